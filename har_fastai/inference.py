@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 import numpy as np, torch
 from torch import nn
-from .files import HARError, eval_array, open_picture, progress, read_json, sha256_file, write_atomic, write_json
-from .models import create_model, find_arch
+from .files import HARError, PictureError, eval_array, open_picture, progress, read_json, sha256_file, write_json
+from .models import create_model, find_arch, save_weights
 
 # %% auto #0
-__all__ = ['FORMAT', 'Card', 'save_weights', 'save_bundle', 'read_card', 'load_bundle', 'Predictor']
+__all__ = ['FORMAT', 'Card', 'save_card', 'save_bundle', 'read_card', 'load_bundle', 'Predictor']
 
 # %% ../nbs/27_inference.ipynb #662acf0d
 FORMAT = 1 # version of the bundle's layout; a reader refuses what's newer than itself
@@ -36,29 +36,26 @@ class Card:
     sha256:str='' # Of model.safetensors
     format:int=FORMAT # Version of this layout
 
-# %% ../nbs/27_inference.ipynb #9ff1980d
-def save_weights(
-    model:nn.Module, # Any network
-    file:str|Path, # Where to
-    **notes:str # Short texts that go into the file's header
+# %% ../nbs/27_inference.ipynb #a7709ca0
+def save_card(
+    folder:str|Path, # Where model.safetensors lies
+    card:Card # What it is; its checksum is filled in
 )->None:
-    "Write a network's parameters and buffers as safetensors, whole or not at all"
-    from safetensors.torch import save
-    data = save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, metadata=notes or None)
-    with write_atomic(file) as f: f.write(data)
+    "Write model.json beside the weights that it describes"
+    card.sha256 = sha256_file(Path(folder)/'model.safetensors')
+    write_json(Path(folder)/'model.json', asdict(card))
 
-# %% ../nbs/27_inference.ipynb #7a67cbb9
+# %% ../nbs/27_inference.ipynb #bbe58751
 def save_bundle(
     folder:str|Path, # Where model.safetensors and model.json go
     model:nn.Module, # The network
-    card:Card # What it is; its checksum is filled in
+    card:Card # What it is
 )->Path: # The folder
     "Write a model as two plain files, the weights first, so that a card never promises weights that aren't there"
     folder = Path(folder)
     (folder/'model.json').unlink(missing_ok=True)
     save_weights(model, folder/'model.safetensors')
-    card.sha256 = sha256_file(folder/'model.safetensors')
-    write_json(folder/'model.json', asdict(card))
+    save_card(folder, card)
     return folder
 
 # %% ../nbs/27_inference.ipynb #23fab00b
@@ -145,6 +142,18 @@ class Predictor:
             for chunk in progress(chunks, comment='pictures'):
                 out.append(self.logits(np.stack(list(pool.map(self.array, chunk)))).softmax(1).numpy())
         return np.concatenate(out) if out else np.zeros((0, len(self.vocab)), np.float32)
+
+    def try_probs(self,
+        pictures:list # What `open_picture` takes
+    )->list[tuple[np.ndarray|None, str]]: # For each picture its probabilities, or None and what's wrong with it
+        "Like `probs`, but a picture that can't be opened spoils no other"
+        def tried(src):
+            try: return self.array(src), ''
+            except PictureError as e: return None, str(e)
+        with ThreadPoolExecutor(os.cpu_count()) as pool: arrays, problems = zip(*pool.map(tried, pictures))
+        good = [a for a in arrays if a is not None]
+        probs = iter(np.concatenate([self.logits(np.stack(good[i:i + self.bs])).softmax(1).numpy() for i in range(0, len(good), self.bs)]) if good else ())
+        return [(None if problem else next(probs), problem) for problem in problems]
 
     def predict(self,
         src # What `open_picture` takes: a path, bytes, an open file, a PIL picture

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 import torch
 from torch import nn
-from .files import HARError, IMAGENET_MEAN, IMAGENET_STD
+from .files import HARError, IMAGENET_MEAN, IMAGENET_STD, write_atomic
 
 # %% auto #0
 __all__ = ['ARCHS', 'conv_block', 'BaselineCNN', 'receptive_field', 'Arch', 'find_arch', 'create_model', 'read_weights',
-           'load_weights']
+           'load_weights', 'save_weights']
 
 # %% ../nbs/20_models.ipynb #1fb1dc2a
 def conv_block(
@@ -134,3 +134,14 @@ def load_weights(
     if len(fit) < len(own) / 2: raise HARError(f'{file} does not fit this architecture: {len(fit)} of {len(own)} tensors match')
     model.load_state_dict(fit, strict=False)
     return model
+
+# %% ../nbs/20_models.ipynb #f4ca9ca1
+def save_weights(
+    model:nn.Module, # Any network
+    file:str|Path, # Where to
+    **notes:str # Short texts that go into the file's header
+)->None:
+    "Write a network's parameters and buffers as safetensors, whole or not at all"
+    from safetensors.torch import save
+    data = save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, metadata=notes or None)
+    with write_atomic(file) as f: f.write(data)
