@@ -10,7 +10,8 @@ from torchvision.transforms import InterpolationMode
 from .files import IMAGENET_MEAN, IMAGENET_STD, squash
 
 # %% auto #0
-__all__ = ['PictureTransform', 'RandAugmentTransform', 'ErasingTransform', 'train_tfms', 'eval_tfms', 'tensor_tfms']
+__all__ = ['PictureTransform', 'CropTransform', 'FlipTransform', 'SquashTransform', 'RandAugmentTransform', 'ErasingTransform',
+           'train_tfms', 'eval_tfms', 'tensor_tfms']
 
 # %% ../nbs/10_augment.ipynb #e8175445
 class PictureTransform(DisplayedTransform):
@@ -25,7 +26,27 @@ class PictureTransform(DisplayedTransform):
     def encodes(self, x:PILImage): return type(x)(self.tfm(x))
     def __repr__(self): return f'{type(self).__name__}: {self.tfm}'
 
-# %% ../nbs/10_augment.ipynb #11a97574
+# %% ../nbs/10_augment.ipynb #5d1e79c4
+class CropTransform(PictureTransform):
+    "Crop a part of a training picture at random and resize it to a square, as torchvision's `RandomResizedCrop`"
+    def __init__(self,
+        size:int, # Side of the square, in pixels
+        scale:tuple[float,float]=(0.75, 1.), # Least and greatest share of the picture's area that is kept
+        order:int=1 # Its place in the pipeline
+    ):
+        super().__init__(T.RandomResizedCrop(size, scale=scale), order)
+
+# %% ../nbs/10_augment.ipynb #5e791ff5
+class FlipTransform(PictureTransform):
+    "Mirror training pictures left and right with probability `p`"
+    def __init__(self, p:float=0.5, order:int=3): super().__init__(T.RandomHorizontalFlip(p), order)
+
+# %% ../nbs/10_augment.ipynb #4a83d075
+class SquashTransform(PictureTransform):
+    "Resize validation and test pictures to a square, no chance involved"
+    def __init__(self, size:int, order:int=1): super().__init__(lambda img: squash(img, size), order, split_idx=1)
+
+# %% ../nbs/10_augment.ipynb #acb66834
 class RandAugmentTransform(PictureTransform):
     "RandAugment on training pictures (Cubuk et al., 2020, doi:10.1109/CVPRW50498.2020.00359), torchvision's implementation"
     def __init__(self,
@@ -35,7 +56,7 @@ class RandAugmentTransform(PictureTransform):
     ):
         super().__init__(T.RandAugment(num_ops, magnitude, num_magnitude_bins=31, interpolation=InterpolationMode.NEAREST, fill=None), order)
 
-# %% ../nbs/10_augment.ipynb #cbfa47fa
+# %% ../nbs/10_augment.ipynb #583cf97d
 class ErasingTransform(DisplayedTransform):
     "Random erasing of training tensors (Zhong et al., 2020, doi:10.1609/aaai.v34i07.7000), torchvision's implementation"
     order,split_idx = 100,0 # after `Normalize`, which has 99
@@ -48,7 +69,7 @@ class ErasingTransform(DisplayedTransform):
         self.tfm = T.RandomErasing(p, scale, ratio, value=0)
     def encodes(self, x:TensorImage): return self.tfm(x)
 
-# %% ../nbs/10_augment.ipynb #02b3b547
+# %% ../nbs/10_augment.ipynb #9d826051
 def train_tfms(
     size:int=256, # Side of the square that the network sees, in pixels
     crop_scale:tuple[float,float]=(0.75, 1.), # Least and greatest share of the picture's area that a crop keeps
@@ -58,20 +79,20 @@ def train_tfms(
     erase:float=0.25 # Probability of random erasing, 0–1
 )->list: # Transforms for training pictures only
     "The report's training transforms"
-    tfms = [PictureTransform(T.RandomResizedCrop(size, scale=crop_scale), order=1)]
+    tfms = [CropTransform(size, crop_scale)]
     if num_ops: tfms.append(RandAugmentTransform(num_ops, magnitude))
-    if flip: tfms.append(PictureTransform(T.RandomHorizontalFlip(flip), order=3))
+    if flip: tfms.append(FlipTransform(flip))
     if erase: tfms.append(ErasingTransform(erase))
     return tfms
 
-# %% ../nbs/10_augment.ipynb #fce68ddc
+# %% ../nbs/10_augment.ipynb #ccf9fb9b
 def eval_tfms(
     size:int=256 # Side of the square that the network sees, in pixels
 )->list: # Transforms for validation and test pictures only
     "The evaluation transforms: squash to a square, no chance involved"
-    return [PictureTransform(lambda img: squash(img, size), order=1, split_idx=1)]
+    return [SquashTransform(size)]
 
-# %% ../nbs/10_augment.ipynb #7eb45fb6
+# %% ../nbs/10_augment.ipynb #07fea6e6
 def tensor_tfms(
     mean:tuple[float,float,float]=IMAGENET_MEAN, # Subtracted from each channel, in 0–1
     std:tuple[float,float,float]=IMAGENET_STD # Divides each channel, in 0–1

@@ -27,9 +27,9 @@ def cache_folder() -> Path:
     "Where files are kept that can be made again"
     return Path(os.environ.get('HAR_FASTAI_CACHE') or Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()/'har_fastai')
 
-# %% ../nbs/50_core.ipynb #83879b12
+# %% ../nbs/50_core.ipynb #bc8a4958
 def embedded_sample(
-    n:int=1500, # Labelled drawings
+    n:int=3000, # Labelled drawings
     size:int=96 # Side of the drawings, in pixels
 )->Path: # The folder of the data set
     "The drawn data set, from the cache where it's already there"

@@ -59,10 +59,10 @@ def _check_recipe(r:Recipe) -> None:
         if isinstance(lo, int) and k not in ('wd', 'smoothing', 'flip', 'erase') and int(v) != v: raise HARError(f'{k} is {v!r} and must be a whole number')
     if len(r.crop_scale) != 2 or not 0 < r.crop_scale[0] <= r.crop_scale[1] <= 1: raise HARError(f'crop_scale is {r.crop_scale} and must be two shares between 0 and 1, the lesser first')
 
-# %% ../nbs/22_runs.ipynb #3fb61f04
+# %% ../nbs/22_runs.ipynb #2fad8690
 RECIPES = {r.name: r for r in (
     Recipe(),
-    Recipe(name='demo', size=64, epochs=12, lr=2e-3, per_batch=True, num_ops=0, erase=0.),
+    Recipe(name='demo', size=48, epochs=10, lr=2e-3, per_batch=True, num_ops=0, erase=0.),
 )} # the recipes that come with the library, by name
 
 # %% ../nbs/22_runs.ipynb #3a8d4bff

@@ -1,0 +1,62 @@
+"Picture files that are wrong in one way each"
+import io, os, struct, zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from helpers import picture
+
+
+def jpeg(seed:int=1, size:int=64) -> bytes:
+    "The bytes of a good JPEG"
+    b = io.BytesIO()
+    picture(seed, size).save(b, 'JPEG', quality=90)
+    return b.getvalue()
+
+
+def chunk(kind:bytes, data:bytes) -> bytes:
+    "A chunk of a PNG file"
+    return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+
+
+def png(width:int, height:int, before:bytes=b'', whole:bool=True) -> bytes:
+    "A white 1-bit PNG made by hand; `whole=False` leaves the pixels out"
+    row = b'\0' + b'\xff' * ((width + 7) // 8)
+    pixels = zlib.compress(row * height, 9) if whole else b'no pixels here'
+    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 1, 0, 0, 0, 0)) + before + chunk(b'IDAT', pixels) + chunk(b'IEND', b'')
+
+
+def flip_bytes(data:bytes, n:int=6) -> bytes:
+    "The same JPEG with some bytes of its pixels changed"
+    a = bytearray(data)
+    for i in np.random.default_rng(0).integers(len(a) // 2, len(a) - 20, n): a[i] = (a[i] + 1) % 255 # 255 would begin a marker
+    return bytes(a)
+
+
+def not_finite(path:Path): Image.fromarray(np.full((20, 20), np.nan, np.float32)).save(path, 'TIFF')
+def folder(path:Path): path.mkdir()
+def link_loop(path:Path): os.symlink(path.name, path)
+
+
+# fault -> (ending, what makes the file, what the reason must say)
+UNREADABLE = {
+    'zero bytes':         ('jpg', lambda p: p.write_bytes(b''), 'not a picture'),
+    'HTML':               ('jpg', lambda p: p.write_text('<!doctype html><title>404</title>'), 'not a picture'),
+    'truncated':          ('jpg', lambda p: p.write_bytes(jpeg()[:len(jpeg()) // 2]), 'truncated'),
+    'truncated header':   ('jpg', lambda p: p.write_bytes(jpeg()[:300]), 'runcated'),
+    '200 megapixels':     ('png', lambda p: p.write_bytes(png(20000, 10000)), '200 megapixels'),
+    '100 megapixels':     ('png', lambda p: p.write_bytes(png(10000, 10000)), '100 megapixels'),
+    'zTXt bomb':          ('png', lambda p: p.write_bytes(png(20, 20, chunk(b'zTXt', b'Comment\0\0' + zlib.compress(bytes(40_000_000), 9)))), 'too large'),
+    'float TIFF of NaN':  ('tif', not_finite, 'not finite'),
+    'folder':             ('jpg', folder, 'not a file'),
+    'link loop':          ('jpg', link_loop, 'not a file'),
+}
+
+
+def make(path:Path, fault:str) -> Path:
+    "Make a broken picture at `path` without its ending; gives the file"
+    ending, maker, _ = UNREADABLE[fault]
+    file = path.with_suffix(f'.{ending}')
+    maker(file)
+    return file

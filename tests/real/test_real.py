@@ -1,0 +1,123 @@
+"The same promises on real pictures: those in the folder that HAR_DATA names"
+import csv, os, shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torchvision.transforms as T
+
+from helpers import run
+
+DATA = os.environ.get('HAR_DATA')
+pytestmark = pytest.mark.skipif(not DATA, reason='HAR_DATA does not name the folder of the real pictures')
+from har_fastai.data import ACTIONS, check_har, find_copies, grouped_split, read_har, tail_split, usable
+from har_fastai.files import IMAGENET_MEAN, IMAGENET_STD, eval_array, open_picture
+
+
+def raw(): return list(csv.DictReader(open(Path(DATA)/'Training_set.csv', encoding='utf-8-sig')))
+
+
+@pytest.fixture(scope='module')
+def table(): return read_har(DATA)
+
+
+@pytest.fixture(scope='module')
+def good(table): return usable(check_har(table))
+
+
+def test_the_table_is_read_whole(table):
+    rows = raw()
+    assert len(rows) > 1000 and [(r['filename'], r['label']) for r in rows] == list(zip(table.filename, table.label))
+    assert set(table.label) == set(ACTIONS) and len(ACTIONS) == 15 and all(map(os.path.isfile, table.path))
+
+
+def test_the_parent_folder_will_do(table): pd.testing.assert_frame_equal(read_har(Path(DATA).parent), table)
+
+
+def test_every_picture_can_be_used(table, good):
+    assert len(good) == len(table) and (good.problem == '').all() and good.width.min() > 16 and good.height.min() > 16
+
+
+def test_exact_copies_are_found(good):
+    ids, sizes = find_copies(good), good.groupby('sha256').size()
+    assert (sizes > 1).sum() > 10, 'the data set is known for its copies'
+    assert (ids.groupby(good.sha256).nunique() == 1).all()
+    assert ids.nunique() <= good.sha256.nunique() < len(good)
+
+
+def leaks(df, bits=20) -> int:
+    "Pairs of pictures in two parts with the same bytes or with hashes at most `bits` apart, counted by brute force"
+    hashes = np.frombuffer(bytes.fromhex(''.join(df.phash)), dtype='>u8').astype(np.uint64).reshape(len(df), -1)
+    sha, part, n = df.sha256.to_numpy(str), df.part.to_numpy(str), 0
+    for a, b in (('test', 'train'), ('test', 'valid'), ('valid', 'train')):
+        ia, ib = np.flatnonzero(part == a), np.flatnonzero(part == b)
+        n += len(set(sha[ia]) & set(sha[ib]))
+        for chunk in np.array_split(ia, len(ia) // 128 + 1):
+            n += (sum(np.bitwise_count(hashes[chunk, None, k] ^ hashes[None, ib, k]).astype(int) for k in range(hashes.shape[1])) <= bits).sum()
+    return int(n)
+
+
+def test_a_plain_random_split_leaks(good):
+    part = np.random.default_rng(0).choice(['train', 'valid', 'test'], len(good), p=[.8, .1, .1])
+    assert leaks(good.assign(part=part)) > 5
+
+
+def test_grouped_split_leaks_nothing(good):
+    df = grouped_split(good)
+    assert leaks(df) == 0 and len(df) == len(good) and set(df.part) == {'train', 'valid', 'test'}
+    for part, share in dict(train=.8, valid=.1, test=.1).items():
+        assert abs((df.part == part).mean() - share) < .02
+        counts = df.label[df.part == part].value_counts()
+        assert len(counts) == 15 and counts.max() - counts.min() < .15 * counts.mean(), counts
+
+
+def test_tail_split_leaks_nothing(good):
+    with pytest.warns(UserWarning, match='not used'): df = tail_split(good)
+    n = round(len(df) * .2)
+    assert leaks(df) == 0 and (df.part.iloc[-n:] == 'test').all() and not (df.part.iloc[:-n] == 'test').any()
+    assert 0 < (df.part == 'unused').sum() < .05 * len(df) and .07 < (df.part == 'valid').mean() < .09
+
+
+@pytest.fixture(scope='module')
+def few(table): return table.groupby('label').head(20)
+
+
+@pytest.mark.parametrize('layout', ['class folders', 'table with Windows line ends'])
+def test_training_on_other_layouts(few, tmp_path, layout):
+    for r in few.itertuples():
+        to = tmp_path/'d'/(r.label if layout == 'class folders' else 'train')
+        to.mkdir(parents=True, exist_ok=True); shutil.copy(r.path, to)
+    if layout != 'class folders':
+        (tmp_path/'d'/'Training_set.csv').write_bytes(('\ufefffilename,label\r\n' + ''.join(f'{r.filename},{r.label}\r\n' for r in few.itertuples())).encode())
+    done = run('har_train', '--data', tmp_path/'d', '--out', tmp_path/'run', '--size', 32, '--epochs', 1, '--device', 'cpu')
+    assert done.returncode == 0, done.stderr
+    split, history = pd.read_csv(tmp_path/'run'/'split.csv'), pd.read_csv(tmp_path/'run'/'history.csv')
+    assert len(split) == 300 and set(split.label) == set(ACTIONS) and set(split.part) == {'train', 'valid', 'test'}
+    assert len(history) == 1 and np.isfinite(history.to_numpy()).all() and len(pd.read_csv(tmp_path/'run'/'predictions.csv')) == (split.part != 'train').sum()
+
+
+def fifty(table): return [open_picture(p) for p in table.path.sample(50, random_state=1)]
+
+
+def test_augmentation_is_that_of_torchvision(table):
+    from fastai.vision.all import Pipeline, PILImage
+    from har_fastai.augment import tensor_tfms, train_tfms
+    ours = Pipeline(train_tfms(96) + tensor_tfms(), split_idx=0)
+    theirs = T.Compose([T.RandomResizedCrop(96, scale=(.75, 1)), T.RandAugment(2, 9), T.RandomHorizontalFlip(.5), T.ToTensor(),
+                        T.Normalize(IMAGENET_MEAN, IMAGENET_STD), T.RandomErasing(.25, scale=(.02, .2))])
+    plain = T.Compose([T.Resize((96, 96)), T.ToTensor(), T.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
+    changed = 0
+    for i, img in enumerate(fifty(table)):
+        torch.manual_seed(i); a = ours(PILImage(img))
+        torch.manual_seed(i); b = theirs(img)
+        assert torch.allclose(torch.Tensor(a), b, atol=1e-5), i
+        changed += not torch.allclose(b, plain(img), atol=.1)
+    assert changed == 50
+
+
+def test_evaluation_is_that_of_torchvision(table):
+    theirs = T.Compose([T.Resize((128, 128), antialias=True), T.ToTensor(), T.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
+    for img in fifty(table):
+        assert np.allclose(eval_array(img, 128), theirs(img).numpy(), atol=1e-6)
