@@ -12,12 +12,13 @@ from .files import HARError
 # %% auto #0
 __all__ = ['command', 'har_train', 'har_evaluate', 'har_predict', 'har_draw', 'har_check', 'har_download']
 
-# %% ../nbs/70_cli.ipynb #86689cf3
+# %% ../nbs/70_cli.ipynb #1bf810ef
 def command(f):
     "Make `f(argv)` a command: errors for people become one line on standard error and an exit code"
     @wraps(f)
     def run(argv=None):
         import warnings
+        for kind in (FutureWarning, DeprecationWarning): warnings.filterwarnings('ignore', category=kind) # of libraries, for their developers
         warnings.showwarning = lambda message, *args, **kwargs: print(f'note: {message}', file=sys.stderr, flush=True)
         try: f(argv)
         except HARError as e: sys.exit(_fail(e, e.code))
@@ -73,10 +74,11 @@ def har_evaluate(argv=None):
     p.add_argument('--csv', metavar='FILE', help='write every prediction to FILE')
     p.add_argument('--device', default='cpu', help='cpu, cuda, mps …')
     a = p.parse_args(argv)
-    from har_fastai.data import check_har, read_har, usable
+    from har_fastai.data import check_har, usable
     from har_fastai.evaluate import classification_table, codes, evaluate_run, say_score, warn_seen
     from har_fastai.files import write_atomic, write_json
     from har_fastai.inference import read_card
+    from har_fastai.tables import read_har
     vocab = read_card(a.run).vocab
     figures, preds = evaluate_run(a.run, usable(check_har(read_har(a.data))), a.split, a.device)
     print(classification_table(*codes(preds, vocab), vocab).round(2).to_string(na_rep=''), end='\n\n')
@@ -144,7 +146,8 @@ def har_check(argv=None):
     p = _parser(har_check)
     p.add_argument('data', metavar='DIR', help='folder or table of labelled pictures')
     a = p.parse_args(argv)
-    from har_fastai.data import check_har, read_har, summarise_check
+    from har_fastai.data import check_har, summarise_check
+    from har_fastai.tables import read_har
     print(summarise_check(check_har(read_har(a.data))))
 
 # %% ../nbs/70_cli.ipynb #2ebaebe6

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 import pandas as pd
 from .files import HARError, RunError, lock_folder, write_atomic, write_json
-from .data import check_har, read_har, read_split, split_har, usable, write_split
+from .tables import read_har
+from .data import check_har, read_split, split_har, usable, write_split
 from .sample import draw_har
 from .loaders import har_dls, torch_device
 from .models import find_arch
@@ -75,13 +76,14 @@ def recipe_dls(
     arch = find_arch(recipe.arch)
     return har_dls(df, recipe.size, recipe.bs, recipe.weighted, num_workers=num_workers, device=device, mean=arch.mean, std=arch.std, **recipe.augment)
 
-# %% ../nbs/50_core.ipynb #af8e0165
+# %% ../nbs/50_core.ipynb #11043134
 def finish(
     learn:HARLearner, # A fitted learner with its best network loaded
+    run:Run, # Its run
     df:pd.DataFrame, # The run's table
 )->dict: # The figures of each part that was scored
     "Save the model of a run, read it back, and score what was saved"
-    run, arch = learn.run, find_arch(learn.recipe.arch)
+    arch = find_arch(learn.recipe.arch)
     card = Card(arch.name, list(learn.dls.vocab), learn.recipe.size, list(arch.mean), list(arch.std), versions=machine())
     save_bundle(run.path, learn.model, card)
     figures, preds = {}, []
@@ -97,18 +99,18 @@ def finish(
     save_card(run.path, card)
     return figures
 
-# %% ../nbs/50_core.ipynb #72f2811c
+# %% ../nbs/50_core.ipynb #55f60074
 @contextmanager
-def _keep_best(learn:HARLearner, df:pd.DataFrame):
+def _keep_best(learn:HARLearner, run:Run, df:pd.DataFrame):
     "Where a fit fails, save the best network so far, and say where"
     try: yield
     except (RunError, OSError) as e:
         saved = learn.save_run.best_epoch is not None
         if isinstance(e, RunError) and saved:
             learn.save_run.load_best()
-            finish(learn, df)
-        where = f'{learn.run.path} keeps what was reached' if saved else f'{learn.run.path} holds no network yet'
-        raise RunError(f'{e}. {where}; har_train --resume --out {learn.run.path} goes on from the last whole epoch') from e
+            finish(learn, run, df)
+        where = f'{run.path} keeps what was reached' if saved else f'{run.path} holds no network yet'
+        raise RunError(f'{e}. {where}; har_train --resume --out {run.path} goes on from the last whole epoch') from e
 
 # %% ../nbs/50_core.ipynb #505b21da
 def resumed(
@@ -145,11 +147,12 @@ def train_baseline(
     with lock_folder(run.path):
         df = prepare_again(run, path) if resume else prepare(path, split, recipe.seed)
         if not resume: write_split(df, run.file('split.csv')); begin_run(run, recipe, data=str(Path(path).resolve()), split=split, device=str(device))
-        learn = har_learner(recipe_dls(df, recipe, device, num_workers), recipe, run, resume, weights, cbs=[TimeEstimate(recipe), *(cbs or [])])
-        learn.run = run
-        with _keep_best(learn, df): learn.fit_recipe()
-        for part, figures in finish(learn, df).items(): print(say_score(part, figures))
+        learn = har_learner(recipe_dls(df, recipe, device, num_workers), recipe, run, resume, weights)
+        with _keep_best(learn, run, df): learn.fit_recipe(cbs=[TimeEstimate(recipe), *(cbs or [])])
+        for part, figures in finish(learn, run, df).items(): print(say_score(part, figures))
         print(f'Run folder: {run.path}', flush=True)
+    learn.remove_cb(learn.save_run) # what is fitted from here on is no longer this run
+    learn.run = run
     return learn
 
 # %% ../nbs/50_core.ipynb #78705da9

@@ -70,28 +70,28 @@ class SeedEpochs(Callback):
         set_seed(seed)
         self.dls.train.rng = random.Random(seed)
 
-# %% ../nbs/25_training.ipynb #ad61e070
+# %% ../nbs/25_training.ipynb #d78463ad
 class HARLearner(Learner):
-    "A `Learner` whose `fit` can begin at `start_epoch`, and which knows whether it is fitting"
-    start_epoch,fitting = 0,False
+    "A `Learner` whose `fit` can begin at `first_epoch`, and which knows whether it is fitting"
+    first_epoch,fitting = 0,False
     @delegates(Learner.fit)
     def fit(self, *args, **kwargs):
-        self.start_epoch,self.fitting = 0,True
+        self.first_epoch,self.fitting = 0,True
         try: super().fit(*args, **kwargs)
         finally: self.fitting = False
     def _do_fit(self):
-        for epoch in range(self.start_epoch, self.n_epoch):
+        for epoch in range(self.first_epoch, self.n_epoch):
             self.epoch = epoch
             self._with_events(self._do_epoch, 'epoch', CancelEpochException)
 
-# %% ../nbs/25_training.ipynb #a3cd8a26
+# %% ../nbs/25_training.ipynb #c54116b0
 class EpochLines(Callback):
     "One line an epoch, for output that nobody watches live"
     order = 60
     def before_fit(self):
-        self.run = self.learn.fitting
-        if self.run: self.old,self.learn.logger = self.logger,self.write
-    def after_fit(self): self.learn.logger = self.old
+        if self.learn.fitting: self.old,self.learn.logger = self.logger,self.write
+    def after_fit(self):
+        if self.learn.fitting: self.learn.logger = self.old
     def write(self, log):
         row = dict(zip(self.recorder.metric_names, log))
         nums = '  '.join(f'{k} {v:.4f}' for k, v in row.items() if isinstance(v, float))
@@ -214,7 +214,7 @@ class SaveRun(TrackerCallback):
     def restore(self, notes):
         self.rows,self.best,self.best_epoch = notes['rows'],notes['best'],notes['best_epoch']
         self.recorder.values[:] = [[r[k] for k in self.columns()] for r in self.rows]
-        self.learn.start_epoch = notes['epoch'] + 1
+        self.learn.first_epoch = notes['epoch'] + 1
         self.recorder.smooth_loss.count,self.recorder.smooth_loss.val = notes['smooth_loss'][0],torch.tensor(notes['smooth_loss'][1])
         now, then = machine(), notes['machine']
         changed = ', '.join(f'{k} {then[k]} → {now[k]}' for k in now if now[k] != then.get(k))

@@ -50,7 +50,9 @@ def test_training_sets_broken_pictures_aside(tmp_path, capsys):
     data = dataset(tmp_path/'d')
     bad = [make(data/'train'/f'bad_{i}', fault).name for i, fault in enumerate(UNREADABLE)]
     write_table(data/'Training_set.csv', [*csv.reader(open(data/'Training_set.csv'))][1:] + [(b, 'sitting') for b in bad])
-    cli.har_train([*map(str, ('--data', data, '--recipe', 'demo', '--size', 32, '--epochs', 1, '--device', 'cpu', '--out', tmp_path/'run'))]) # has batches of 32
+    with warnings.catch_warnings():
+        warnings.simplefilter('always') # even where pytest was told to ignore them
+        cli.har_train([*map(str, ('--data', data, '--recipe', 'demo', '--size', 32, '--epochs', 1, '--device', 'cpu', '--out', tmp_path/'run'))]) # has batches of 32
     said = capsys.readouterr().err
     assert f'set aside: {len(bad)} of {24 + len(bad)}' in said and bad[0] in said
     assert 'a batch has' in said and 'not 32' in said # fault 25

@@ -201,7 +201,7 @@ class FillDisk(Callback):
     def __init__(self, epoch, folder): self.epoch_, self.folder = epoch, folder
     def before_epoch(self):
         if self.epoch != self.epoch_: return
-        self.learn.kept = {f: f.read_bytes() for f in (self.folder/'checkpoint').iterdir()}
+        self.kept = {f: f.read_bytes() for f in (self.folder/'checkpoint').iterdir()}
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
@@ -209,7 +209,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(trained, tmp_path):
     out, fill = tmp_path/'run', FillDisk(2, tmp_path/'run')
     with file_limit(resource.getrlimit(resource.RLIMIT_FSIZE)[0]):
         with pytest.raises(RunError) as e: train_baseline(trained.data, out=out, cbs=[fill], **TINY)
-    kept = fill.learn.kept
+    kept = fill.kept
     assert {f: f.read_bytes() for f in kept} == kept and {f.name for f in kept} == {'best.safetensors', 'last.safetensors'}
     assert e.value.code == 1 and 'too large' in str(e.value) and str(out) in str(e.value) and len(str(e.value).splitlines()) == 1, str(e.value)
     assert leftovers(out) == []
@@ -217,3 +217,11 @@ def test_a_full_disk_leaves_the_old_checkpoint(trained, tmp_path):
     train_baseline(trained.data, out=tmp_path/'whole', **TINY)
     assert unlike(weights(out), weights(tmp_path/'whole')) == []
     pd.testing.assert_frame_equal(history(out), history(tmp_path/'whole'), check_exact=True)
+
+
+def test_ctrl_c_is_one_line(trained, tmp_path):
+    with start('har_train', '--data', trained.data, '--out', tmp_path/'run', *trained.options) as p:
+        try: wait_for(p, 'epoch 1/'); p.send_signal(signal.SIGINT); err = p.communicate(timeout=60)[1].decode()
+        finally: p.kill()
+    lines = [l for l in err.splitlines() if not l.startswith('note: ')]
+    assert p.returncode == 130 and len(lines) == 1 and 'interrupted' in lines[0], err

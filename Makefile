@@ -1,0 +1,34 @@
+# make demo    train the baseline on drawn pictures and score it (minutes, no network after the first call)
+# make test    run every notebook and every test
+# make readme  render README.md from nbs/index.ipynb
+PYTHON ?= python3
+THREADS = OMP_NUM_THREADS=1
+SOURCES = setup.py settings.ini $(wildcard har_fastai/*.py)
+
+.PHONY: demo test readme clean
+
+demo: .venv/installed
+	.venv/bin/har_train --recipe demo
+
+test: .venv-dev/installed
+	$(THREADS) .venv-dev/bin/nbdev_test --n_workers 2
+	.venv-dev/bin/python -m pytest -q tests
+
+readme: .venv-dev/installed
+	.venv-dev/bin/python .ci/readme.py
+
+# a stamp in each environment: it is made anew only when what it was made from has changed
+.venv/installed: $(SOURCES)
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --upgrade pip
+	.venv/bin/python -m pip install --quiet .
+	touch $@
+
+.venv-dev/installed: setup.py settings.ini
+	test -x .venv-dev/bin/python || $(PYTHON) -m venv .venv-dev
+	.venv-dev/bin/python -m pip install --quiet --upgrade pip
+	.venv-dev/bin/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv .venv-dev build dist *.egg-info _proc _docs
