@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np, torch
 from torch import nn
 from .files import HARError, PictureError, eval_array, open_picture, progress, read_json, sha256_file, write_json
-from .models import create_model, find_arch, save_weights
+from .models import create_model, find_arch, save_weights, torch_device
 
 # %% auto #0
 __all__ = ['FORMAT', 'Card', 'save_card', 'save_bundle', 'read_card', 'load_bundle', 'Predictor']
@@ -116,9 +116,9 @@ class Predictor:
         device='cpu', # Where the network computes
         bs:int=32 # Pictures a batch; the answers do not depend on it but for rounding
     ):
+        self.device,self.bs = torch_device(device),bs
         self.model,self.card = load_bundle(folder)
-        self.model.to(device)
-        self.device,self.bs = device,bs
+        self.model.to(self.device)
 
     @property
     def vocab(self) -> list[str]: return self.card.vocab

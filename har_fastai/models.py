@@ -13,7 +13,7 @@ from .files import HARError, IMAGENET_MEAN, IMAGENET_STD, write_atomic
 
 # %% auto #0
 __all__ = ['ARCHS', 'conv_block', 'BaselineCNN', 'receptive_field', 'Arch', 'find_arch', 'create_model', 'read_weights',
-           'load_weights', 'save_weights']
+           'load_weights', 'save_weights', 'torch_device']
 
 # %% ../nbs/20_models.ipynb #1fb1dc2a
 def conv_block(
@@ -145,3 +145,15 @@ def save_weights(
     from safetensors.torch import save
     data = save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, metadata=notes or None)
     with write_atomic(file) as f: f.write(data)
+
+# %% ../nbs/20_models.ipynb #f4bd714b
+def torch_device(
+    name=None # 'cpu', 'cuda', 'cuda:1', 'mps', a `torch.device`; None for the best there is
+)->torch.device: # One that exists here
+    "The device to compute on, or a `HARError` where it's not there"
+    if name is None: name = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, TypeError) as e: raise HARError(f'the device {str(name)!r} is not to be had here: {str(e).splitlines()[0][:100]}') from e
+    return device

@@ -52,15 +52,16 @@ def _tidy(df:pd.DataFrame, where) -> pd.DataFrame:
             'the filename must be relative and stay inside the folder')
     return df
 
-# %% ../nbs/01_tables.ipynb #6e581dde
-def _locate(df:pd.DataFrame, roots:list[Path], where) -> pd.DataFrame:
+# %% ../nbs/01_tables.ipynb #7716b56a
+def _locate(df:pd.DataFrame, roots:list[Path], where, links:bool) -> pd.DataFrame:
     "Add the column `path`, below the one of `roots` that holds most of the files; all of them must exist"
     at = {r: [os.path.join(os.path.abspath(r), f) for f in df.filename] for r in roots}
     root = max(roots, key=lambda r: sum(map(os.path.lexists, at[r])))
     df = df.assign(path=at[root])
     gone = df.filename[[not os.path.lexists(p) for p in df.path]]
-    if len(gone): raise HARError(f'{where}: missing from {root}: {len(gone):,} of {len(df):,} files ({", ".join(gone[:5])}'
-                                 f'{", …" if len(gone) > 5 else ""}); put them there, or delete their rows')
+    if len(gone): raise HARError(f'{where}: missing from {root}: {len(gone):,} of {len(df):,} files ({", ".join(gone[:20])}'
+                                 f'{", …" if len(gone) > 20 else ""}); put them there, or delete their rows')
+    if links: return df
     inside = os.path.realpath(root) + os.sep
     _refuse(df[[not os.path.realpath(p).startswith(inside) for p in df.path]], where, f'the file is a link that leads out of {root}')
     return df
@@ -78,10 +79,10 @@ def _once(df:pd.DataFrame, where) -> pd.DataFrame:
 # %% ../nbs/01_tables.ipynb #9fc5c3d5
 _PARTS = dict(train='train', valid='valid', val='valid', validation='valid', test='test', unused='unused') # names a part may have → ours
 
-# %% ../nbs/01_tables.ipynb #416a9781
-def _finish(df:pd.DataFrame, roots:list[Path], where) -> pd.DataFrame:
+# %% ../nbs/01_tables.ipynb #d95d760b
+def _finish(df:pd.DataFrame, roots:list[Path], where, links:bool=False) -> pd.DataFrame:
     "The table that `read_har` gives, made of raw rows whose index names them"
-    df = _once(_locate(_tidy(df, where), roots, where), where)
+    df = _once(_locate(_tidy(df, where), roots, where, links), where)
     if 'part' in df:
         part = df.part.str.lower()
         bad = df[~part.isin(_PARTS)]
@@ -129,7 +130,7 @@ def _from_folders(folder:Path) -> pd.DataFrame|None:
     if 'train' not in {p for *_, p in rows}: rows = [(f, l, '') for f, l in _class_rows(folder, folder)]
     if not rows: return None
     df = pd.DataFrame(rows, columns=['filename', 'label', 'part'], index=[f for f, *_ in rows])
-    return _finish(df if df.part.iloc[0] else df.drop(columns='part'), [folder], folder)
+    return _finish(df if df.part.iloc[0] else df.drop(columns='part'), [folder], folder, links=True)
 
 # %% ../nbs/01_tables.ipynb #1f42e72f
 def _nothing(folder:Path) -> HARError:

@@ -8,7 +8,7 @@ import json, math, random, time, warnings
 from functools import partial
 from pathlib import Path
 import numpy as np, pandas as pd, sklearn.metrics as skm, torch
-from fastai.vision.all import (Callback, CancelEpochException, ChannelsLast, DataLoaders, LabelSmoothingCrossEntropyFlat, Learner, MixedPrecision, OptimWrapper, ParamScheduler,
+from fastai.vision.all import (Callback, CancelEpochException, CancelFitException, ChannelsLast, DataLoaders, L, LabelSmoothingCrossEntropyFlat, Learner, MixedPrecision, OptimWrapper, ParamScheduler,
                                ProgressCallback, TrackerCallback, accuracy, delegates, patch, set_seed, skm_to_fastai)
 from fastai.callback.fp16 import AMPMode
 from .files import HARError, RunError, watched, write_atomic
@@ -58,7 +58,7 @@ def fit_warmup_cos(self:Learner,
 ):
     "Fit with the report's schedule: linear warm-up, then a cosine down to nearly zero"
     sched = WarmupCosine(self.lr if lr is None else lr, warmup, per_batch)
-    self.fit(n_epoch, lr=lr, wd=wd, cbs=[sched, *(cbs or [])], reset_opt=reset_opt)
+    self.fit(n_epoch, lr=lr, wd=wd, cbs=[sched, *L(cbs)], reset_opt=reset_opt)
 
 # %% ../nbs/25_training.ipynb #ca4f003d
 class SeedEpochs(Callback):
@@ -70,30 +70,33 @@ class SeedEpochs(Callback):
         set_seed(seed)
         self.dls.train.rng = random.Random(seed)
 
-# %% ../nbs/25_training.ipynb #d78463ad
+# %% ../nbs/25_training.ipynb #e3fe7ad1
 class HARLearner(Learner):
     "A `Learner` whose `fit` can begin at `first_epoch`, and which knows whether it is fitting"
-    first_epoch,fitting = 0,False
+    first_epoch,fitting,failure = 0,False,''
     @delegates(Learner.fit)
     def fit(self, *args, **kwargs):
-        self.first_epoch,self.fitting = 0,True
+        self.first_epoch,self.fitting,self.failure = 0,True,''
         try: super().fit(*args, **kwargs)
         finally: self.fitting = False
+        if self.failure: raise RunError(self.failure)
     def _do_fit(self):
         for epoch in range(self.first_epoch, self.n_epoch):
             self.epoch = epoch
             self._with_events(self._do_epoch, 'epoch', CancelEpochException)
 
-# %% ../nbs/25_training.ipynb #c54116b0
+# %% ../nbs/25_training.ipynb #acfe5454
 class EpochLines(Callback):
     "One line an epoch, for output that nobody watches live"
-    order = 60
+    order = 70 # after `SaveRun`: what's printed is safe on disk
     def before_fit(self):
         if self.learn.fitting: self.old,self.learn.logger = self.logger,self.write
     def after_fit(self):
         if self.learn.fitting: self.learn.logger = self.old
-    def write(self, log):
-        row = dict(zip(self.recorder.metric_names, log))
+    def write(self, log): self.row = dict(zip(self.recorder.metric_names, log))
+    def after_epoch(self):
+        if not self.learn.fitting: return
+        row = self.row
         nums = '  '.join(f'{k} {v:.4f}' for k, v in row.items() if isinstance(v, float))
         print(f'epoch {row["epoch"] + 1}/{self.n_epoch}  {nums}  {row.get("time", "")}', flush=True)
 
@@ -248,8 +251,9 @@ class StopOnNaN(Callback):
     def after_batch(self):
         if torch.isfinite(self.loss): return
         kept = getattr(getattr(self.learn, 'save_run', None), 'best_epoch', None)
-        raise RunError(f'the loss became {self.loss.item()} in epoch {self.epoch + 1}: try a lower learning rate. '
-                       + (f'The best network so far, of epoch {kept + 1}, is kept' if kept is not None else 'There is no earlier network to keep'))
+        self.learn.failure = (f'the loss became {self.loss.item()} in epoch {self.epoch + 1}: try a lower learning rate; '
+                              + (f'the best network so far, of epoch {kept + 1}, is kept' if kept is not None else 'there is no earlier network to keep'))
+        raise CancelFitException
 
 # %% ../nbs/25_training.ipynb #11bcb2c7
 def macro_f1():
@@ -272,7 +276,7 @@ def har_learner(
     dls:DataLoaders, # As `har_dls` makes them
     recipe:Recipe|None=None, # How to train; the report's recipe by default
     run:Run|None=None, # Where to keep history, best network and checkpoint; nowhere by default
-    resume:bool=False, # Go on from the run's checkpoint?
+    resume:bool=False, # Go on from the run's checkpoint, where there is one?
     weights:str|Path|None=None, # A file of weights to start from
     cbs=None # More callbacks
 )->HARLearner: # Fit it with `learn.fit_recipe()`
@@ -282,7 +286,7 @@ def har_learner(
     model = create_model(recipe.arch, len(dls.vocab), recipe.pretrained, weights)
     learn = HARLearner(dls, model, loss_func=LabelSmoothingCrossEntropyFlat(eps=recipe.smoothing), opt_func=partial(OptimWrapper, opt=torch.optim.AdamW),
                        lr=recipe.lr, wd=recipe.wd, wd_bn_bias=True, metrics=[accuracy, macro_f1()],
-                       cbs=[SeedEpochs(recipe.seed), StopOnNaN(), *device_cbs(dls.device), *([SaveRun(run, resume)] if run else []), *(cbs or [])])
+                       cbs=[SeedEpochs(recipe.seed), StopOnNaN(), *device_cbs(dls.device), *([SaveRun(run, resume)] if run else []), *L(cbs)])
     learn.recorder.train_metrics,learn.recipe = True,recipe
     if not watched(): learn.remove_cb(ProgressCallback); learn.add_cb(EpochLines())
     return learn
