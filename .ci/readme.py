@@ -5,30 +5,47 @@ from pathlib import Path
 
 import nbformat
 from nbconvert import MarkdownExporter
-from nbconvert.preprocessors import ExtractOutputPreprocessor, RegexRemovePreprocessor
+from nbconvert.preprocessors import ExtractOutputPreprocessor
 
 root = Path(__file__).resolve().parent.parent
 NOTE = '<!-- Rendered from nbs/index.ipynb by `make readme`: edit that notebook. -->\n\n'
 
 
+def has(cell, directive):
+    "Whether a cell carries an nbdev or Quarto directive"
+    return re.search(rf'(?m)^#\|\s*{directive}\s*$', cell.source)
+
+
+def plain(output):
+    "An output that Markdown can show: figures, text, and the table of a progress bar; None for what it cannot"
+    data = output.get('data', {})
+    html = data.get('text/html', '')
+    if 'image/png' in data: output['data'] = {'image/png': data['image/png']}
+    elif '<table class="fastprogress">' in html:
+        rows = [re.findall(r'<t[hd]>(.*?)</t[hd]>', row) for row in re.findall(r'<tr>(.*?)</tr>', html)]
+        lines = ['| ' + ' | '.join(row) + ' |' for row in rows]
+        output['data'] = {'text/markdown': '\n'.join([lines[0], '|---' * len(rows[0]) + '|', *lines[1:]])}
+    elif html: return None
+    return output
+
+
 def readable(cell):
-    "A cell without nbdev's directives, and with plain outputs only"
+    "A cell without directives, its input left out where it asks for that, and with plain outputs only"
+    if has(cell, 'echo: false'): cell.source = ''
     cell.source = re.sub(r'(?m)^#\|.*\n?', '', cell.source)
-    for output in cell.get('outputs', []):
-        data = output.get('data', {})
-        if 'text/html' in data and 'image/png' not in data and '<progress' in data['text/html']: data.clear()
-        if 'image/png' in data: data.pop('text/plain', None)
+    if 'outputs' in cell: cell.outputs = [o for o in map(plain, cell.outputs) if o]
     return cell
 
 
 def render(path):
     "The notebook at `path` as Markdown, and its figures by file name"
     nb = nbformat.read(path, 4)
-    nb.cells = [readable(c) for c in nb.cells if not re.search(r'(?m)^#\|\s*hide\b', c.source)]
-    exporter = MarkdownExporter(preprocessors=[ExtractOutputPreprocessor(output_filename_template='nbs/images/index_{cell_index}_{index}{extension}'),
-                                               RegexRemovePreprocessor(patterns=[r'\s*\Z'])])
-    text, resources = exporter.from_notebook_node(nb)
-    text = text.replace('![png]', '![]').replace('](images/', '](nbs/images/')
+    nb.cells = [readable(c) for c in nb.cells if not has(c, 'hide')]
+    extract = ExtractOutputPreprocessor(output_filename_template='nbs/images/index_{cell_index}_{index}{extension}')
+    text, resources = MarkdownExporter(preprocessors=[extract]).from_notebook_node(nb)
+    text = re.sub(r'```(python)?\n\s*```\n', '', text) # a cell whose input was left out
+    text = text.replace('![png]', '![figure]')
+    text = re.sub(r'\]\((\d\d_\w+\.ipynb)\)', r'](nbs/\1)', text) # links to notebooks, seen from the top
     return NOTE + re.sub(r'\n{3,}', '\n\n', re.sub(r'(?m)[ \t]+$', '', text)).strip() + '\n', resources['outputs']
 
 

@@ -134,18 +134,19 @@ class TimeEstimate(Callback):
         count:int=12 # Batches to time
     ):
         self.recipe,self.skip,self.count = recipe,skip,count
-    def before_fit(self): self.done = 0
+    def before_fit(self): self.done,self.message = 0,''
     def after_batch(self):
         self.done += 1
         if self.done == self.skip: self.start = time.perf_counter()
-        if self.done == self.skip + self.count: self.say((time.perf_counter() - self.start) / self.count)
-    def say(self, step):
+        if self.done == min(self.skip + self.count, self.n_iter) and self.done > self.skip and not self.message: self.say()
+    def say(self):
         # a validation batch goes forwards only, about a third of a training step
-        batches = (self.n_iter + len(self.dls.valid) / 3) * (self.n_epoch - self.epoch) - self.done
-        r, less = self.recipe, shorter(batches * step, self.recipe.size, self.n_epoch, find_arch(self.recipe.arch).min_size)
-        self.message = (f'About {say_time(batches * step)} for {self.n_epoch - self.epoch} epochs of {len(self.dls.train_ds):,} pictures at {r.size} px '
-                        f'on this machine ({self.dls.device}, {self.dls.train.bs / step:.0f} pictures/s).' + (f' For a shorter run, {less}.' if less else ''))
-        print(self.message, flush=True)
+        step, r, epochs = (time.perf_counter() - self.start) / (self.done - self.skip), self.recipe, self.n_epoch - self.epoch
+        seconds = step * ((self.n_iter + len(self.dls.valid) / 3) * epochs - self.done)
+        less = shorter(seconds, r.size, self.n_epoch, find_arch(r.arch).min_size)
+        self.message = (f'About {say_time(seconds)} for {epochs} epochs of {len(self.dls.train_ds):,} pictures at {r.size} px on this machine '
+                        f'({self.dls.device}, {self.dls.train.bs / step:.0f} pictures/s).' + (f' For a shorter run, {less}.' if less else ''))
+        if seconds > 20: print(self.message, flush=True)
 
 # %% ../nbs/25_training.ipynb #fe9bea6d
 def optimiser_tensors(
