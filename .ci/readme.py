@@ -5,7 +5,7 @@ from pathlib import Path
 
 import nbformat
 from nbconvert import MarkdownExporter
-from nbconvert.preprocessors import ExtractOutputPreprocessor
+from traitlets.config import Config
 
 root = Path(__file__).resolve().parent.parent
 NOTE = '<!-- Rendered from nbs/index.ipynb by `make readme`: edit that notebook. -->\n\n'
@@ -41,8 +41,8 @@ def render(path):
     "The notebook at `path` as Markdown, and its figures by file name"
     nb = nbformat.read(path, 4)
     nb.cells = [readable(c) for c in nb.cells if not has(c, 'hide')]
-    extract = ExtractOutputPreprocessor(output_filename_template='nbs/images/index_{cell_index}_{index}{extension}')
-    text, resources = MarkdownExporter(preprocessors=[extract]).from_notebook_node(nb)
+    names = Config({'ExtractOutputPreprocessor': {'output_filename_template': 'nbs/images/index_{cell_index}_{index}{extension}'}})
+    text, resources = MarkdownExporter(config=names).from_notebook_node(nb)
     text = re.sub(r'```(python)?\n\s*```\n', '', text) # a cell whose input was left out
     text = text.replace('![png]', '![figure]')
     text = re.sub(r'\]\((\d\d_\w+\.ipynb)\)', r'](nbs/\1)', text) # links to notebooks, seen from the top
