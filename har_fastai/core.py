@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 import pandas as pd
 from fastcore.foundation import L
-from .files import HARError, RunError, lock_folder, write_atomic, write_json
+from .files import HARError, RunError, cache_folder, lock_folder, write_atomic, write_json
 from .tables import read_har
 from .data import check_har, read_split, split_har, usable, write_split
 from .sample import draw_har
@@ -21,15 +21,9 @@ from .inference import Card, load_bundle, save_bundle, save_card
 from .evaluate import classification_table, codes, evaluate_run, save_figures, say_score
 
 # %% auto #0
-__all__ = ['cache_folder', 'embedded_sample', 'prepare', 'prepare_again', 'recipe_dls', 'finish', 'resumed', 'train_baseline',
-           'load_run']
+__all__ = ['embedded_sample', 'prepare', 'prepare_again', 'recipe_dls', 'finish', 'resumed', 'train_baseline', 'load_run']
 
-# %% ../nbs/50_core.ipynb #589fa775
-def cache_folder() -> Path:
-    "Where files are kept that can be made again"
-    return Path(os.environ.get('HAR_FASTAI_CACHE') or Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()/'har_fastai')
-
-# %% ../nbs/50_core.ipynb #bc8a4958
+# %% ../nbs/50_core.ipynb #5f6ef1f3
 def embedded_sample(
     n:int=3000, # Labelled drawings
     size:int=96 # Side of the drawings, in pixels
@@ -44,7 +38,7 @@ def embedded_sample(
             draw_har(Path(tmp)/'sample', n=n, size=size).rename(folder)
     return folder
 
-# %% ../nbs/50_core.ipynb #8bef736f
+# %% ../nbs/50_core.ipynb #19fffc97
 def prepare(
     path:str|Path, # A folder or table that `read_har` understands
     split:str, # 'grouped' or 'tail'
@@ -53,7 +47,7 @@ def prepare(
     "Read, check and split a data set"
     return split_har(usable(check_har(read_har(path))), split, seed)
 
-# %% ../nbs/50_core.ipynb #d75c51d8
+# %% ../nbs/50_core.ipynb #05903f78
 def prepare_again(
     run:Run, # A run that was begun
     path:str|Path, # Where its pictures are
@@ -66,7 +60,7 @@ def prepare_again(
     if changed: raise HARError(f'{len(changed):,} pictures of {path} are gone or have changed since the run was begun, the first is {changed[0]}: restore them, or begin a new run')
     return df.loc[split.index].assign(part=split.part, label=split.label).reset_index()
 
-# %% ../nbs/50_core.ipynb #b0da2db1
+# %% ../nbs/50_core.ipynb #9ef9ab6f
 def recipe_dls(
     df:pd.DataFrame, # A split table
     recipe:Recipe, # Says size, batch, sampling and augmentation
@@ -77,7 +71,7 @@ def recipe_dls(
     arch = find_arch(recipe.arch)
     return har_dls(df, recipe.size, recipe.bs, recipe.weighted, num_workers=num_workers, device=device, mean=arch.mean, std=arch.std, **recipe.augment)
 
-# %% ../nbs/50_core.ipynb #11043134
+# %% ../nbs/50_core.ipynb #b908e821
 def finish(
     learn:HARLearner, # A fitted learner with its best network loaded
     run:Run, # Its run
@@ -100,7 +94,7 @@ def finish(
     save_card(run.path, card)
     return figures
 
-# %% ../nbs/50_core.ipynb #55f60074
+# %% ../nbs/50_core.ipynb #1c6f64f7
 @contextmanager
 def _keep_best(learn:HARLearner, run:Run, df:pd.DataFrame):
     "Where a fit fails, save the best network so far, and say where"
@@ -111,7 +105,7 @@ def _keep_best(learn:HARLearner, run:Run, df:pd.DataFrame):
         where = f'{run.path} keeps what was reached, and har_train --resume --out {run.path} goes on from the last whole epoch' if saved else f'{run.path} holds no network yet'
         raise RunError(f'{e}. {where}') from e
 
-# %% ../nbs/50_core.ipynb #505b21da
+# %% ../nbs/50_core.ipynb #a9cf303d
 def resumed(
     out:str|Path|None, # The folder of the run
     path:str|Path|None, # Where its pictures are now; where they were by default
@@ -123,7 +117,7 @@ def resumed(
     run = Run(out)
     return run, run.recipe, path or run.info['data']
 
-# %% ../nbs/50_core.ipynb #f8332268
+# %% ../nbs/50_core.ipynb #6038573f
 def train_baseline(
     path:str|Path|None=None, # Your pictures: a folder or table that `read_har` understands; None draws a sample
     recipe:str|Recipe|None=None, # A name in `RECIPES` or your own; by default `report`, or `demo` without a path
@@ -156,7 +150,7 @@ def train_baseline(
     learn.run = run
     return learn
 
-# %% ../nbs/50_core.ipynb #78705da9
+# %% ../nbs/50_core.ipynb #caa8861b
 def load_run(
     folder:str|Path, # The folder of a run
     path:str|Path|None=None, # Where its pictures are now; where they were by default

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'PICTURE_ENDINGS', 'HARError', 'RunError', 'to_rgb', 'PictureError',
            'open_picture', 'squash', 'eval_array', 'is_picture', 'find_pictures', 'natural_key', 'write_atomic',
-           'write_json', 'read_json', 'sha256_file', 'lock_folder', 'watched', 'progress']
+           'write_json', 'read_json', 'sha256_file', 'cache_folder', 'lock_folder', 'watched', 'progress']
 
 # %% ../nbs/00_files.ipynb #b0635abd
 class HARError(Exception):
@@ -198,7 +198,12 @@ def sha256_file(path:str|os.PathLike) -> str:
     "The SHA-256 of a file's bytes, as 64 hexadecimal digits"
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
-# %% ../nbs/00_files.ipynb #13797a65
+# %% ../nbs/00_files.ipynb #45228098
+def cache_folder() -> Path:
+    "Where files are kept that can be made again"
+    return Path(os.environ.get('HAR_FASTAI_CACHE') or Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()/'har_fastai')
+
+# %% ../nbs/00_files.ipynb #98c3ce1d
 @contextmanager
 def lock_folder(
     folder:str|os.PathLike # A folder that this process means to write to; it must exist
@@ -211,13 +216,13 @@ def lock_folder(
     try: yield
     finally: lock.release()
 
-# %% ../nbs/00_files.ipynb #3908cc24
+# %% ../nbs/00_files.ipynb #479645d7
 def watched() -> bool:
     "Whether a person sees the output as it comes: in a notebook or on a terminal"
     shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
     return (shell is not None and hasattr(shell, 'kernel')) or sys.stdout.isatty()
 
-# %% ../nbs/00_files.ipynb #9cfefc71
+# %% ../nbs/00_files.ipynb #a387615c
 def progress(
     items:Iterable, # What to go through
     total:int|None=None, # How many there are; asked of `items` where absent

@@ -15,13 +15,13 @@ from .files import HARError, IMAGENET_MEAN, IMAGENET_STD, write_atomic
 __all__ = ['ARCHS', 'conv_block', 'BaselineCNN', 'receptive_field', 'Arch', 'find_arch', 'create_model', 'read_weights',
            'load_weights', 'save_weights', 'torch_device']
 
-# %% ../nbs/20_models.ipynb #1fb1dc2a
+# %% ../nbs/20_models.ipynb #99306507
 def conv_block(
     ni:int, # Channels in
     nf:int # Channels out
 )->nn.Sequential: # Halves height and width
-    "Convolution 3×3 → batch norm → ReLU → max-pool 2"
-    return nn.Sequential(nn.Conv2d(ni, nf, 3, padding=1), nn.BatchNorm2d(nf), nn.ReLU(inplace=True), nn.MaxPool2d(2))
+    "Convolution 3×3 → batch norm → max-pool 2 → ReLU"
+    return nn.Sequential(nn.Conv2d(ni, nf, 3, padding=1), nn.BatchNorm2d(nf), nn.MaxPool2d(2), nn.ReLU(inplace=True))
 
 # %% ../nbs/20_models.ipynb #6b9322dd
 class BaselineCNN(nn.Module):
@@ -37,7 +37,7 @@ class BaselineCNN(nn.Module):
         self.head = nn.Sequential(nn.Flatten(), nn.Linear(512, 256), nn.ReLU(inplace=True), nn.Dropout(p), nn.Linear(256, n_out))
     def forward(self, x): return self.head(self.pool(self.features(x)))
 
-# %% ../nbs/20_models.ipynb #2b74a79e
+# %% ../nbs/20_models.ipynb #cc622c7a
 def receptive_field(
     kernels:tuple=((3, 1), (2, 2)) * 5 # (kernel size, stride) of each layer in turn; the baseline's by default
 )->int: # Side of the square of input pixels that one output value depends on
@@ -46,7 +46,7 @@ def receptive_field(
     for k, s in kernels: field, step = field + (k - 1) * step, step * s
     return field
 
-# %% ../nbs/20_models.ipynb #cbe61ab6
+# %% ../nbs/20_models.ipynb #6a29d313
 @dataclass(frozen=True)
 class Arch:
     "An architecture and the preprocessing that belongs to it"
@@ -60,13 +60,13 @@ class Arch:
     std:tuple[float, float, float]=IMAGENET_STD # Divides each channel, in 0–1
     bs:int=32 # A batch size that fits most machines
 
-# %% ../nbs/20_models.ipynb #356f7abb
+# %% ../nbs/20_models.ipynb #ae7bc305
 def _baseline(n_out:int, pretrained:bool=False) -> nn.Module:
     "The baseline; it has no pretrained weights"
     if pretrained: raise HARError('the baseline has no pretrained weights: leave --pretrained out, or give your own with --weights FILE')
     return BaselineCNN(n_out)
 
-# %% ../nbs/20_models.ipynb #42c2f967
+# %% ../nbs/20_models.ipynb #40081404
 def _torchvision(name:str, head:str, **kwargs) -> Callable[[int, bool], nn.Module]:
     "A builder of torchvision's network `name` whose last linear layer, at the dotted path `head`, is replaced"
     def build(n_out, pretrained=False):
@@ -80,16 +80,16 @@ def _torchvision(name:str, head:str, **kwargs) -> Callable[[int, bool], nn.Modul
         return model
     return build
 
-# %% ../nbs/20_models.ipynb #2fe6fbbd
+# %% ../nbs/20_models.ipynb #0860dcd9
 ARCHS = {a.name: a for a in (
-    Arch('baseline', _baseline, 256, 'features.4.2', 'Patel, Baseline CNN for Human Action Recognition, George Washington University, 2025'),
+    Arch('baseline', _baseline, 256, 'features.4.3', 'Patel, Baseline CNN for Human Action Recognition, George Washington University, 2025'),
     Arch('vgg16', _torchvision('vgg16', 'classifier.6'), 224, 'features.29', 'Simonyan and Zisserman, 2015, arXiv:1409.1556'),
     Arch('resnet50', _torchvision('resnet50', 'fc'), 224, 'layer4', 'He et al., 2016, doi:10.1109/CVPR.2016.90'),
     Arch('inception_v3', _torchvision('inception_v3', 'fc', init_weights=False), 299, 'Mixed_7c', 'Szegedy et al., 2016, doi:10.1109/CVPR.2016.308', min_size=75),
     Arch('efficientnet_b1', _torchvision('efficientnet_b1', 'classifier.1'), 240, 'features', 'Tan and Le, 2019, arXiv:1905.11946'),
 )} # the architectures that `create_model` builds, by name
 
-# %% ../nbs/20_models.ipynb #06d53eb1
+# %% ../nbs/20_models.ipynb #fb5fbe2a
 def find_arch(
     name:str # A key of `ARCHS`
 )->Arch:
@@ -97,7 +97,7 @@ def find_arch(
     if name not in ARCHS: raise HARError(f'unknown architecture {name!r}: choose one of {", ".join(ARCHS)}')
     return ARCHS[name]
 
-# %% ../nbs/20_models.ipynb #6c3f2f29
+# %% ../nbs/20_models.ipynb #0e948ca1
 def create_model(
     arch:str='baseline', # A key of `ARCHS`
     n_out:int=15, # Number of classes
@@ -108,7 +108,7 @@ def create_model(
     model = find_arch(arch).build(n_out, pretrained)
     return load_weights(model, weights) if weights else model
 
-# %% ../nbs/20_models.ipynb #e33bd5cf
+# %% ../nbs/20_models.ipynb #32206377
 def read_weights(
     file:str|Path # A .safetensors file or a PyTorch state dict (.pt, .pth)
 )->dict[str, torch.Tensor]:
@@ -123,7 +123,7 @@ def read_weights(
     if not state or not all(isinstance(v, torch.Tensor) for v in state.values()): raise HARError(f'{file} holds no weights: a state dict of tensors is expected')
     return state
 
-# %% ../nbs/20_models.ipynb #4b3fd92f
+# %% ../nbs/20_models.ipynb #55d8b62f
 def load_weights(
     model:nn.Module, # Is changed
     file:str|Path # As for `read_weights`
@@ -135,7 +135,7 @@ def load_weights(
     model.load_state_dict(fit, strict=False)
     return model
 
-# %% ../nbs/20_models.ipynb #f4ca9ca1
+# %% ../nbs/20_models.ipynb #753300da
 def save_weights(
     model:nn.Module, # Any network
     file:str|Path, # Where to
@@ -146,7 +146,7 @@ def save_weights(
     data = save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, metadata=notes or None)
     with write_atomic(file) as f: f.write(data)
 
-# %% ../nbs/20_models.ipynb #f4bd714b
+# %% ../nbs/20_models.ipynb #ceba5623
 def torch_device(
     name=None # 'cpu', 'cuda', 'cuda:1', 'mps', a `torch.device`; None for the best there is
 )->torch.device: # One that exists here

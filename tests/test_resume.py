@@ -220,7 +220,8 @@ def test_a_full_disk_leaves_the_old_checkpoint(trained, tmp_path):
 
 
 def test_ctrl_c_is_one_line(trained, tmp_path):
-    with start('har_train', '--data', trained.data, '--out', tmp_path/'run', *trained.options) as p:
+    def listen(): signal.signal(signal.SIGINT, signal.SIG_DFL) # a job in the background of a shell ignores it
+    with start('har_train', '--data', trained.data, '--out', tmp_path/'run', *trained.options, preexec_fn=listen) as p:
         try: wait_for(p, 'epoch 1/'); p.send_signal(signal.SIGINT); err = p.communicate(timeout=60)[1].decode()
         finally: p.kill()
     lines = [l for l in err.splitlines() if not l.startswith('note: ')]

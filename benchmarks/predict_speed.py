@@ -1,0 +1,105 @@
+"""How fast a `Predictor` answers, against fastai's `Learner.predict` and plain PyTorch, all in one process.
+
+The sides take turns in rounds and their medians are compared, so that a machine which slows down slows them all down. The network is the
+baseline with random weights (speed does not depend on them); the pictures are drawn, or yours with --data. All sides begin with the bytes
+of a picture file, except `batches_network`, which is given arrays. One line of JSON is printed; ratios above 1 mean that the predictor is faster.
+"""
+from __future__ import annotations
+import argparse, contextlib, importlib.util, json, os, subprocess, sys, tempfile, time
+from pathlib import Path
+from statistics import median
+import fastai, numpy as np, torch
+from har_fastai.files import IMAGENET_MEAN, IMAGENET_STD, eval_array, find_pictures, open_picture
+from har_fastai.inference import Card, Predictor, save_bundle
+from har_fastai.loaders import HARImage
+from har_fastai.sample import draw_har
+from har_fastai.test_utils import synth_har_learner
+
+def options():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--data', metavar='DIR', help='a folder of pictures; drawn ones by default')
+    p.add_argument('--size', type=int, default=256, metavar='PX', help="side of the network's pictures (default: 256)")
+    p.add_argument('--n', type=int, default=192, metavar='N', help='pictures a round of the many (default: 192)')
+    p.add_argument('--rounds', type=int, default=9, help='times that each side has its turn (default: 9)')
+    p.add_argument('--bs', type=int, default=32, help='batch of the plain side (default: 32)')
+    p.add_argument('--threads', type=int, help="PyTorch's threads; its own default otherwise")
+    p.add_argument('--quick', action='store_true', help='under a minute: 64 pictures, 3 rounds')
+    a = p.parse_args()
+    if a.quick: a.n, a.rounds = min(a.n, 64), min(a.rounds, 3)
+    return a
+
+def read_pictures(a, tmp):
+    "The bytes of `a.n` picture files"
+    folder = a.data or draw_har(tmp/'har', n=60, size=240)
+    files = find_pictures(folder)[:a.n]
+    return [files[i % len(files)].read_bytes() for i in range(a.n)]
+
+def plain_batches(model, arrays, bs):
+    "Eager PyTorch in batches, as most people write it"
+    out = []
+    for i in range(0, len(arrays), bs):
+        with torch.no_grad(): out.append(model(torch.from_numpy(np.stack([f() for f in arrays[i:i + bs]]))).softmax(1))
+    return torch.cat(out).numpy()
+
+def onnx_session(model, size, tmp):
+    "A session of ONNX Runtime for `model`, or None where that's not installed"
+    if not all(importlib.util.find_spec(m) for m in ('onnxruntime', 'onnx', 'onnxscript')): return None
+    import onnxruntime as ort
+    torch.onnx.export(model, (torch.zeros(1, 3, size, size),), tmp/'model.onnx', dynamo=True, input_names=['x'])
+    opts = ort.SessionOptions(); opts.intra_op_num_threads = torch.get_num_threads()
+    return ort.InferenceSession(tmp/'model.onnx', opts, providers=['CPUExecutionProvider'])
+
+def turns(sides, rounds, repeat, per):
+    "Let the sides take turns; for each the median seconds of a call, divided by `per`"
+    times = {k: [] for k in sides}
+    for r in range(rounds + 1): # the first round only warms up
+        for k, f in sides.items():
+            for i in range(repeat):
+                start = time.perf_counter(); f(i)
+                if r: times[k].append((time.perf_counter() - start) / per)
+    return {k: median(v) for k, v in times.items()}
+
+def cold_start(run, data, tmp, times):
+    "Seconds of whole processes: `har_predict` on one picture, and an `import torch` and nothing else"
+    (tmp/'one.jpg').write_bytes(data)
+    codes = dict(har_predict=['from har_fastai.cli import har_predict; har_predict()', str(tmp/'one.jpg'), '--model', str(run)], import_torch=['import torch'])
+    sides = {k: lambda i, c=c: subprocess.run([sys.executable, '-c', *c], check=True, capture_output=True) for k, c in codes.items()}
+    return turns(sides, times, 1, 1)
+
+def main(a, tmp):
+    if a.threads: torch.set_num_threads(a.threads)
+    data = read_pictures(a, tmp)
+    learn = synth_har_learner(n=60, size=a.size)
+    plain = learn.model.eval()
+    save_bundle(tmp/'run', plain, Card('baseline', list(learn.dls.vocab), a.size, list(IMAGENET_MEAN), list(IMAGENET_STD)))
+    predictor, session, vocab = Predictor(tmp/'run'), onnx_session(plain, a.size, tmp), learn.dls.vocab
+    openers = [lambda d=d: eval_array(open_picture(d), a.size) for d in data]
+    ready = [lambda x=f(): x for f in openers]
+    def eager(i):
+        with torch.no_grad(): return vocab[plain(torch.from_numpy(openers[i]()[None])).softmax(1).argmax()]
+    one = dict(predictor=lambda i: predictor.predict(data[i]), learner=lambda i: learn.predict(HARImage.create(data[i])), eager=eager)
+    if session: one['onnx'] = lambda i: vocab[session.run(None, {'x': np.ascontiguousarray(openers[i]()[None])})[0].argmax()]
+    many = dict(predictor=lambda i: predictor.probs(data), batches=lambda i: plain_batches(plain, openers, a.bs),
+                batches_network=lambda i: plain_batches(plain, ready, a.bs))
+    with learn.no_bar(), learn.no_logging():
+        labels = all(predictor.predict(d)[0] == learn.predict(HARImage.create(d))[0] for d in data[:8])
+        one = turns(one, a.rounds, 8, 1)
+    diff = float(np.abs(predictor.probs(data) - plain_batches(plain, ready, a.bs)).max())
+    many = turns(many, a.rounds, 1, len(data))
+    cold = cold_start(tmp/'run', data[0], tmp, 1 if a.quick else 5)
+    return dict(benchmark='predict_speed', ratios=dict(one_vs_learner=one['learner'] / one['predictor'], one_vs_eager=one['eager'] / one['predictor'],
+                    **({'one_vs_onnx': one['onnx'] / one['predictor']} if session else {}), many_vs_batches=many['batches'] / many['predictor'],
+                    many_vs_batches_network=many['batches_network'] / many['predictor']),
+                one_p50_ms={k: 1e3 * v for k, v in one.items()}, many_pictures_per_s={k: 1 / v for k, v in many.items()}, cold_start_s=cold,
+                same_labels=labels, largest_difference=diff, n=len(data), rounds=a.rounds, bs=a.bs, size=a.size, arch='baseline',
+                pictures=a.data and 'own' or 'drawn', threads=torch.get_num_threads(), cores=os.cpu_count(), load_1min=os.getloadavg()[0],
+                versions=dict(python=sys.version.split()[0], torch=torch.__version__, fastai=fastai.__version__, numpy=np.__version__))
+
+def rounded(x):
+    "Numbers to four digits, in nested dicts"
+    return {k: rounded(v) for k, v in x.items()} if isinstance(x, dict) else float(f'{x:.4g}') if isinstance(x, float) else x
+
+if __name__ == '__main__':
+    args = options()
+    with tempfile.TemporaryDirectory() as d, contextlib.redirect_stdout(sys.stderr): result = main(args, Path(d))
+    print(json.dumps(rounded(result)))
