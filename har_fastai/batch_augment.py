@@ -143,7 +143,14 @@ def _move(x, order, ops, levels, flip, mode):
         _resample(x[still + mirrored:], m, mode)
     return x, order
 
-# %% ../nbs/12_batch_augment.ipynb #ac783a4d
+# %% ../nbs/12_batch_augment.ipynb #31510760
+def _two_steps(x, order, op, level, flip, mode):
+    "Colours of the first step, moves of both, colours of the second"
+    x, order = _recolour(x, order, op[0], level[0])
+    x, order = _move(x, order, op, level, flip, mode)
+    return _recolour(x, order, op[1], level[1])
+
+# %% ../nbs/12_batch_augment.ipynb #47d7523b
 @torch.no_grad()
 def rand_augment(
     x:torch.Tensor, # Bytes, of shape (n, 3, height, width); left as it is
@@ -153,14 +160,15 @@ def rand_augment(
     mode:str='nearest' # Or 'bilinear': how moved pixels are read
 )->torch.Tensor: # Bytes, of the same shape
     "Do to each picture of a batch what was drawn for it"
-    x, order = x.as_subclass(torch.Tensor), torch.arange(len(x))
+    x, order, most = x.as_subclass(torch.Tensor), torch.arange(len(x)), max(1, 3*2**20 // x[0].numel())
+    if x.device.type == 'cpu' and len(x) > most:
+        parts = zip(x.split(most), op.split(most, 1), level.split(most, 1), flip.split(most))
+        return torch.cat([rand_augment(*part, mode) for part in parts])
     for k in range(0, len(op), 2):
-        x, order = _recolour(x, order, op[k], level[k])
-        x, order = _move(x, order, op[k:k + 2], level[k:k + 2], flip & (k + 2 == len(op)), mode)
-        x, order = _recolour(x, order, op[k + 1], level[k + 1])
+        x, order = _two_steps(x, order, op[k:k + 2], level[k:k + 2], flip & (k + 2 == len(op)), mode)
     return x.index_select(0, order.argsort().to(x.device))
 
-# %% ../nbs/12_batch_augment.ipynb #54a029f6
+# %% ../nbs/12_batch_augment.ipynb #9ede13f3
 class BatchRandAugment(DisplayedTransform):
     "RandAugment and the mirror for a batch of training pictures, drawn for each picture (Cubuk et al., 2020, doi:10.1109/CVPRW50498.2020.00359)"
     order,split_idx = 9,0 # before `IntToFloatTensor`, which has 10
@@ -179,7 +187,7 @@ class BatchRandAugment(DisplayedTransform):
         if not x.is_floating_point(): return rand_augment(x, *draws, self.mode)
         return rand_augment(x.mul(255).round().to(torch.uint8), *draws, self.mode).to(x.dtype).div_(255)
 
-# %% ../nbs/12_batch_augment.ipynb #faa2e57e
+# %% ../nbs/12_batch_augment.ipynb #483a5ab6
 def draw_boxes(
     n:int, # How many pictures
     height:int, # Of the pictures, in pixels
@@ -198,7 +206,7 @@ def draw_boxes(
     top, left = (torch.rand(n, 1) * (height - h + 1)).floor(), (torch.rand(n, 1) * (width - w + 1)).floor()
     return torch.cat([top, left, h, w], 1) * (fits.any(1) & (torch.rand(n) < p))[:, None]
 
-# %% ../nbs/12_batch_augment.ipynb #f50bbf2e
+# %% ../nbs/12_batch_augment.ipynb #b3b7209c
 class BatchErasing(DisplayedTransform):
     "Random erasing for a normalised batch of training pictures, drawn for each picture (Zhong et al., 2020, doi:10.1609/aaai.v34i07.7000)"
     order,split_idx = 100,0 # after `Normalize`, which has 99
@@ -215,7 +223,7 @@ class BatchErasing(DisplayedTransform):
         box = ((ys >= top) & (ys < top + h))[:, None, :, None] & ((xs >= left) & (xs < left + w))[:, None, None]
         return x.masked_fill(box, 0)
 
-# %% ../nbs/12_batch_augment.ipynb #ddc1308e
+# %% ../nbs/12_batch_augment.ipynb #ae146d59
 def batch_tfms(
     num_ops:int=2, # RandAugment's operations for each picture; 0 leaves RandAugment out
     magnitude:int=9, # RandAugment's strength, 0–30

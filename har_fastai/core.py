@@ -13,7 +13,8 @@ from .files import HARError, RunError, cache_folder, lock_folder, write_atomic, 
 from .tables import read_har
 from .data import check_har, read_split, split_har, usable, write_split
 from .sample import draw_har
-from .loaders import har_dls
+from .loaders import har_dls, packed_dls
+from .pack import pack_pictures
 from .models import find_arch, torch_device
 from .runs import Recipe, Run, begin_run, find_recipe, machine, run_folder
 from .training import HARLearner, TimeEstimate, har_learner
@@ -23,7 +24,7 @@ from .evaluate import classification_table, codes, evaluate_run, save_figures, s
 # %% auto #0
 __all__ = ['embedded_sample', 'prepare', 'prepare_again', 'recipe_dls', 'finish', 'resumed', 'train_baseline', 'load_run']
 
-# %% ../nbs/50_core.ipynb #5f6ef1f3
+# %% ../nbs/50_core.ipynb #bc8a4958
 def embedded_sample(
     n:int=3000, # Labelled drawings
     size:int=96 # Side of the drawings, in pixels
@@ -38,7 +39,7 @@ def embedded_sample(
             draw_har(Path(tmp)/'sample', n=n, size=size).rename(folder)
     return folder
 
-# %% ../nbs/50_core.ipynb #19fffc97
+# %% ../nbs/50_core.ipynb #8bef736f
 def prepare(
     path:str|Path, # A folder or table that `read_har` understands
     split:str, # 'grouped' or 'tail'
@@ -47,7 +48,7 @@ def prepare(
     "Read, check and split a data set"
     return split_har(usable(check_har(read_har(path))), split, seed)
 
-# %% ../nbs/50_core.ipynb #05903f78
+# %% ../nbs/50_core.ipynb #d75c51d8
 def prepare_again(
     run:Run, # A run that was begun
     path:str|Path, # Where its pictures are
@@ -60,18 +61,21 @@ def prepare_again(
     if changed: raise HARError(f'{len(changed):,} pictures of {path} are gone or have changed since the run was begun, the first is {changed[0]}: restore them, or begin a new run')
     return df.loc[split.index].assign(part=split.part, label=split.label).reset_index()
 
-# %% ../nbs/50_core.ipynb #9ef9ab6f
+# %% ../nbs/50_core.ipynb #c3a5281b
 def recipe_dls(
     df:pd.DataFrame, # A split table
     recipe:Recipe, # Says size, batch, sampling and augmentation
     device, # Where the batches go
-    num_workers:int|None=None # As for `har_dls`
+    num_workers:int|None=None, # As for `har_dls`
+    packed:bool=False # Decode every picture once, and augment in batches?
 ): # `DataLoaders`
     "The DataLoaders that a recipe asks for"
     arch = find_arch(recipe.arch)
-    return har_dls(df, recipe.size, recipe.bs, recipe.weighted, num_workers=num_workers, device=device, mean=arch.mean, std=arch.std, **recipe.augment)
+    kw = dict(size=recipe.size, bs=recipe.bs, weighted=recipe.weighted, device=device, mean=arch.mean, std=arch.std, **recipe.augment)
+    pack = pack_pictures(df.path, df.sha256, max(512, 2 * recipe.size)) if packed else None
+    return packed_dls(df, pack, **kw) if pack else har_dls(df, num_workers=num_workers, **kw)
 
-# %% ../nbs/50_core.ipynb #b908e821
+# %% ../nbs/50_core.ipynb #11043134
 def finish(
     learn:HARLearner, # A fitted learner with its best network loaded
     run:Run, # Its run
@@ -94,7 +98,7 @@ def finish(
     save_card(run.path, card)
     return figures
 
-# %% ../nbs/50_core.ipynb #1c6f64f7
+# %% ../nbs/50_core.ipynb #55f60074
 @contextmanager
 def _keep_best(learn:HARLearner, run:Run, df:pd.DataFrame):
     "Where a fit fails, save the best network so far, and say where"
@@ -105,7 +109,7 @@ def _keep_best(learn:HARLearner, run:Run, df:pd.DataFrame):
         where = f'{run.path} keeps what was reached, and har_train --resume --out {run.path} goes on from the last whole epoch' if saved else f'{run.path} holds no network yet'
         raise RunError(f'{e}. {where}') from e
 
-# %% ../nbs/50_core.ipynb #a9cf303d
+# %% ../nbs/50_core.ipynb #505b21da
 def resumed(
     out:str|Path|None, # The folder of the run
     path:str|Path|None, # Where its pictures are now; where they were by default
@@ -117,7 +121,7 @@ def resumed(
     run = Run(out)
     return run, run.recipe, path or run.info['data']
 
-# %% ../nbs/50_core.ipynb #6038573f
+# %% ../nbs/50_core.ipynb #f8332268
 def train_baseline(
     path:str|Path|None=None, # Your pictures: a folder or table that `read_har` understands; None draws a sample
     recipe:str|Recipe|None=None, # A name in `RECIPES` or your own; by default `report`, or `demo` without a path
@@ -126,6 +130,7 @@ def train_baseline(
     seed:int|None=None, # Of split, weights, sampling and augmentation; the recipe's own (42) by default
     device=None, # Where to compute; a GPU where there is one, else the CPU
     num_workers:int|None=None, # Processes that open pictures; chosen by device where None
+    packed:bool=False, # Decode every picture once, into a cache, and augment in batches? Faster, see `loaders`
     weights:str|Path|None=None, # A file of weights to start from
     resume:bool=False, # Go on with the run in `out`, as its own recipe says?
     cbs=None, # More callbacks for the fit
@@ -139,7 +144,7 @@ def train_baseline(
         run, path = run_folder(out, recipe), embedded_sample() if path is None else path
     with lock_folder(run.path):
         df = prepare_again(run, path) if resume else prepare(path, split, recipe.seed)
-        learn = har_learner(recipe_dls(df, recipe, device, num_workers), recipe, run, resume, weights)
+        learn = har_learner(recipe_dls(df, recipe, device, num_workers, packed), recipe, run, resume, weights)
         if not resume: # only now can nothing more be refused
             write_split(df, run.file('split.csv'))
             begin_run(run, recipe, data=str(Path(path).resolve()), split=split, device=str(device))
@@ -150,7 +155,7 @@ def train_baseline(
     learn.run = run
     return learn
 
-# %% ../nbs/50_core.ipynb #caa8861b
+# %% ../nbs/50_core.ipynb #78705da9
 def load_run(
     folder:str|Path, # The folder of a run
     path:str|Path|None=None, # Where its pictures are now; where they were by default

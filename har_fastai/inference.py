@@ -169,7 +169,13 @@ def _as_picture(src):
         raise PictureError(f'an array of {src.dtype} and shape {src.shape} is not a picture: give uint8 of shape (height, width, 3), in RGB')
     return Image.fromarray(src)
 
-# %% ../nbs/27_inference.ipynb #c332d664
+# %% ../nbs/27_inference.ipynb #4db690ad
+def _tried(f, x, catch):
+    "`f(x)`, or the error of the kind `catch` that it raised"
+    try: return f(x)
+    except catch as e: return e
+
+# %% ../nbs/27_inference.ipynb #98fe0668
 class Predictor:
     "Tells what the person in a picture is doing, from a bundle alone"
     def __init__(self,
@@ -178,8 +184,8 @@ class Predictor:
         bs:int=32 # Most pictures a batch on a GPU; a CPU takes each picture by itself
     ):
         self.device,self.bs = torch_device(device),bs
-        cpu = self.device.type == 'cpu'
-        self._most,self._threads,self._layout = (1, torch.get_num_threads(), torch.channels_last) if cpu else (bs, os.cpu_count(), torch.contiguous_format)
+        if self.device.type == 'cpu': self._most,self._threads,self._layout = 1, torch.get_num_threads(), torch.channels_last
+        else: self._most,self._threads,self._layout = bs, os.cpu_count(), torch.contiguous_format
         model, self.card = load_bundle(folder)
         self.model = fold_batch_norm(model).to(self.device, memory_format=self._layout)
 
@@ -197,10 +203,7 @@ class Predictor:
 
     def _answer(self, pictures:list, catch=()) -> list:
         "The probabilities for each of a few pictures; where one raises an error of the kind `catch`, that error"
-        got = []
-        for src in pictures:
-            try: got.append(self.array(src))
-            except catch as e: got.append(e)
+        got = [_tried(self.array, src, catch) for src in pictures]
         good = [a for a in got if isinstance(a, np.ndarray)]
         probs = iter(self.logits(np.stack(good) if len(good) > 1 else good[0][None]).softmax(1).numpy() if good else ())
         return [next(probs) if isinstance(a, np.ndarray) else a for a in got]
@@ -210,8 +213,7 @@ class Predictor:
         pictures = list(pictures)
         k = max(1, min(self._most, len(pictures) // self._threads)) # a small request is spread over the threads as well
         chunks = [pictures[i:i + k] for i in range(0, len(pictures), k)]
-        if not chunks: return []
-        with lone_threads(min(self._threads, len(chunks))) as pool:
+        with lone_threads(max(1, min(self._threads, len(chunks)))) as pool:
             answers = progress(pool.map(lambda c: self._answer(c, catch), chunks), total=len(chunks), comment='pictures')
             return [a for chunk in answers for a in chunk]
 
