@@ -146,7 +146,9 @@ def train_baseline(
 )->HARLearner: # Fitted, with its best epoch's network; `learn.run` is the folder
     "Train, score and save the baseline"
     device = torch_device(device)
-    if resume: run, recipe, path = resumed(out, path, [recipe, seed, weights, *changes.values()])
+    if resume:
+        run, recipe, path = resumed(out, path, [recipe, seed, weights, *changes.values()])
+        packed = run.info.get('packed', False)
     else:
         recipe = find_recipe(recipe or ('demo' if path is None else 'report'), seed=seed, **changes)
         run, path = run_folder(out, recipe), embedded_sample() if path is None else path
@@ -155,7 +157,7 @@ def train_baseline(
         learn = har_learner(recipe_dls(df, recipe, device, num_workers, packed), recipe, run, resume, weights)
         if not resume: # only now can nothing more be refused
             write_split(df, run.file('split.csv'))
-            begin_run(run, recipe, data=str(Path(path).resolve()), split=split, device=str(device))
+            begin_run(run, recipe, data=str(Path(path).resolve()), split=split, device=str(device), packed=packed)
         with _keep_best(learn, run, df): learn.fit_recipe(cbs=[TimeEstimate(recipe), *L(cbs)])
         for part, figures in finish(learn, run, df).items(): print(say_score(part, figures))
         print(f'Run folder: {run.path}', flush=True)
