@@ -45,7 +45,7 @@ def render(path):
     text, resources = MarkdownExporter(config=names).from_notebook_node(nb)
     text = re.sub(r'```(python)?\n\s*```\n', '', text) # a cell whose input was left out
     text = text.replace('![png]', '![figure]')
-    text = re.sub(r'\]\((\d\d_\w+\.ipynb)\)', r'](nbs/\1)', text) # links to notebooks, seen from the top
+    text = re.sub(r'\]\((\w+\.ipynb)\)', r'](nbs/\1)', text) # links to notebooks, seen from the top
     return NOTE + re.sub(r'\n{3,}', '\n\n', re.sub(r'(?m)[ \t]+$', '', text)).strip() + '\n', resources['outputs']
 
 

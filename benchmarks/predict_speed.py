@@ -47,6 +47,7 @@ def onnx_session(model, size, tmp):
     import onnxruntime as ort
     torch.onnx.export(model, (torch.zeros(1, 3, size, size),), tmp/'model.onnx', dynamo=True, input_names=['x'])
     opts = ort.SessionOptions(); opts.intra_op_num_threads = torch.get_num_threads()
+    opts.add_session_config_entry('session.intra_op.allow_spinning', '0') # its threads would hold the cores while the other sides have their turn
     return ort.InferenceSession(tmp/'model.onnx', opts, providers=['CPUExecutionProvider'])
 
 def turns(sides, rounds, repeat, per):
@@ -87,7 +88,7 @@ def main(a, tmp):
     diff = float(np.abs(predictor.probs(data) - plain_batches(plain, ready, a.bs)).max())
     many = turns(many, a.rounds, 1, len(data))
     cold = cold_start(tmp/'run', data[0], tmp, 1 if a.quick else 5)
-    return dict(benchmark='predict_speed', ratios=dict(one_vs_learner=one['learner'] / one['predictor'], one_vs_eager=one['eager'] / one['predictor'],
+    return dict(what='time of a prediction, other / Predictor', ratios=dict(one_vs_learner=one['learner'] / one['predictor'], one_vs_eager=one['eager'] / one['predictor'],
                     **({'one_vs_onnx': one['onnx'] / one['predictor']} if session else {}), many_vs_batches=many['batches'] / many['predictor'],
                     many_vs_batches_network=many['batches_network'] / many['predictor']),
                 one_p50_ms={k: 1e3 * v for k, v in one.items()}, many_pictures_per_s={k: 1 / v for k, v in many.items()}, cold_start_s=cold,

@@ -35,6 +35,7 @@ class CropTransform(PictureTransform):
         order:int=1 # Its place in the pipeline
     ):
         super().__init__(T.RandomResizedCrop(size, scale=scale), order)
+    def set_size(self, size:int): self.tfm.size = (size, size)
 
 # %% ../nbs/10_augment.ipynb #5e791ff5
 class FlipTransform(PictureTransform):

@@ -98,12 +98,12 @@ _COLOUR = dict(Brightness=lambda x, v: _clip(x.float().mul_(1 + v)), Color=_colo
 def _sort(x, order, key):
     "Put pictures with the same key side by side; also says how many there are of each key"
     at = key[order].argsort()
-    return x.index_select(0, at.to(x.device)), order[at], key.bincount(minlength=len(OPS)).tolist()
+    return x.index_select(0, at.to(x.device, non_blocking=True)), order[at], key.bincount(minlength=len(OPS)).tolist()
 
 def _recolour(x, order, op, level):
     "One step's operations on colours"
     x, order, sizes = _sort(x, order, op)
-    levels = level[order].to(x.device).view(-1, 1, 1, 1)
+    levels = level[order].to(x.device, non_blocking=True).view(-1, 1, 1, 1)
     for name, part, v in zip(OPS, x.split(sizes), levels.split(sizes)):
         if name in _COLOUR and len(part): part.copy_(_COLOUR[name](part, v))
     return x, order
@@ -121,7 +121,7 @@ def _resample(x, matrix, mode):
     "Send each picture through its own matrix, in place; black where there was no picture"
     h, w = x.shape[-2:]
     xs, ys = (torch.arange(s, device=x.device) + (.5 - s/2) for s in (w, h))
-    m = (matrix[:, :2] * torch.tensor([[2/w], [2/h]])).to(x.device)
+    m = (matrix[:, :2] * torch.tensor([[2/w], [2/h]])).to(x.device, non_blocking=True)
     grid = (m[..., 0, None, None] * xs + (m[..., 1, None] * ys + m[..., 2, None])[..., None]).permute(0, 2, 3, 1)
     src = _mix(x, 1, 256, 65536) if mode == 'nearest' else x.float()
     res = F.grid_sample(src, grid, mode, 'zeros', align_corners=False)
@@ -166,7 +166,7 @@ def rand_augment(
         return torch.cat([rand_augment(*part, mode) for part in parts])
     for k in range(0, len(op), 2):
         x, order = _two_steps(x, order, op[k:k + 2], level[k:k + 2], flip & (k + 2 == len(op)), mode)
-    return x.index_select(0, order.argsort().to(x.device))
+    return x.index_select(0, order.argsort().to(x.device, non_blocking=True))
 
 # %% ../nbs/12_batch_augment.ipynb #9ede13f3
 class BatchRandAugment(DisplayedTransform):
@@ -206,9 +206,24 @@ def draw_boxes(
     top, left = (torch.rand(n, 1) * (height - h + 1)).floor(), (torch.rand(n, 1) * (width - w + 1)).floor()
     return torch.cat([top, left, h, w], 1) * (fits.any(1) & (torch.rand(n) < p))[:, None]
 
+# %% ../nbs/12_batch_augment.ipynb #b8540286
+def _erase_each(x, boxes):
+    "One box after the other: little work on a processor"
+    for i in boxes.any(1).nonzero()[:, 0].tolist():
+        top, left, h, w = boxes[i].int().tolist()
+        x[i, :, top:top + h, left:left + w] = 0
+
+# %% ../nbs/12_batch_augment.ipynb #f9ca463a
+def _erase_all(x, boxes):
+    "All boxes at once: few steps for a GPU"
+    top, left, h, w = boxes.to(x.device, non_blocking=True)[..., None].unbind(1)
+    ys, xs = (torch.arange(s, device=x.device) for s in x.shape[-2:])
+    box = ((ys >= top) & (ys < top + h))[:, None, :, None] & ((xs >= left) & (xs < left + w))[:, None, None]
+    x.masked_fill_(box, 0)
+
 # %% ../nbs/12_batch_augment.ipynb #b3b7209c
 class BatchErasing(DisplayedTransform):
-    "Random erasing for a normalised batch of training pictures, drawn for each picture (Zhong et al., 2020, doi:10.1609/aaai.v34i07.7000)"
+    "Random erasing for a normalised batch of training pictures, in place, drawn for each picture (Zhong et al., 2020, doi:10.1609/aaai.v34i07.7000)"
     order,split_idx = 100,0 # after `Normalize`, which has 99
     def __init__(self,
         p:float=0.25, # Probability that a picture loses a rectangle, 0–1
@@ -218,10 +233,9 @@ class BatchErasing(DisplayedTransform):
         super().__init__()
         self.p,self.scale,self.ratio = p,scale,ratio
     def encodes(self, x:TensorImage):
-        top, left, h, w = draw_boxes(len(x), *x.shape[-2:], self.p, self.scale, self.ratio).to(x.device)[..., None].unbind(1)
-        ys, xs = (torch.arange(s, device=x.device) for s in x.shape[-2:])
-        box = ((ys >= top) & (ys < top + h))[:, None, :, None] & ((xs >= left) & (xs < left + w))[:, None, None]
-        return x.masked_fill(box, 0)
+        boxes, plain = draw_boxes(len(x), *x.shape[-2:], self.p, self.scale, self.ratio), x.as_subclass(torch.Tensor)
+        (_erase_each if x.device.type == 'cpu' else _erase_all)(plain, boxes)
+        return x
 
 # %% ../nbs/12_batch_augment.ipynb #ae146d59
 def batch_tfms(

@@ -45,7 +45,7 @@ def har_train(argv=None):
     p = _parser(har_train, argument_default=None)
     add = p.add_argument
     add('--data', metavar='DIR', help='folder or table of labelled pictures; without it a sample is drawn')
-    add('--recipe', metavar='NAME', help='report or demo (default: report, or demo without --data)')
+    add('--recipe', metavar='NAME', help='report, cpu (minutes on two cores) or demo (default: report, or demo without --data)')
     add('--out', metavar='RUN', help='folder for the run (default: runs/<recipe>-<time>)')
     add('--split', default='grouped', help="grouped: 80/10/10 or the data's own parts; tail: the last 20 %% of rows are test")
     add('--arch', help='baseline, vgg16, resnet50, inception_v3 or efficientnet_b1')
@@ -56,11 +56,13 @@ def har_train(argv=None):
         add(f'--{name}', type=kind, metavar='N', help=f'{text} (default: as the recipe says)')
     add('--device', help='cpu, cuda, mps … (default: the best there is)')
     add('--workers', type=int, metavar='N', help='processes that open pictures (default: chosen by device)')
+    add('--packed', choices=['yes', 'no'], default='yes', help='decode all pictures once, into a cache, and augment in batches; no: one by one, as the report does (default: yes)')
+    add('--compile', action='store_true', help='let PyTorch compile the network; pays for long runs on a GPU')
     add('--resume', action='store_true', help='go on with the run in --out')
     a = vars(p.parse_args(argv))
     pretrained = {'yes': True, 'no': False, None: None}[a.pop('pretrained')]
     from har_fastai.core import train_baseline
-    train_baseline(a.pop('data'), num_workers=a.pop('workers'), pretrained=pretrained, **a)
+    train_baseline(a.pop('data'), num_workers=a.pop('workers'), pretrained=pretrained, packed=a.pop('packed') == 'yes', **a)
 
 # %% ../nbs/70_cli.ipynb #5a154fe9
 @command

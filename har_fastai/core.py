@@ -13,10 +13,11 @@ from .files import HARError, RunError, cache_folder, lock_folder, write_atomic, 
 from .tables import read_har
 from .data import check_har, read_split, split_har, usable, write_split
 from .sample import draw_har
-from .loaders import har_dls, packed_dls
+from .loaders import PackedDL, har_dls, packed_dls
 from .pack import pack_pictures
 from .models import find_arch, torch_device
 from .runs import Recipe, Run, begin_run, find_recipe, machine, run_folder
+from .speed import Compile
 from .training import HARLearner, TimeEstimate, har_learner
 from .inference import Card, load_bundle, save_bundle, save_card
 from .evaluate import classification_table, codes, evaluate_run, save_figures, say_score
@@ -68,7 +69,7 @@ def recipe_dls(
     recipe:Recipe, # Says size, batch, sampling and augmentation
     device, # Where the batches go
     num_workers:int|None=None, # As for `har_dls`
-    packed:bool=False # Decode every picture once, and augment in batches?
+    packed:bool=True # Decode every picture once, and augment in batches?
 ): # `DataLoaders`
     "The DataLoaders that a recipe asks for"
     arch = find_arch(recipe.arch)
@@ -138,7 +139,8 @@ def train_baseline(
     seed:int|None=None, # Of split, weights, sampling and augmentation; the recipe's own (42) by default
     device=None, # Where to compute; a GPU where there is one, else the CPU
     num_workers:int|None=None, # Processes that open pictures; chosen by device where None
-    packed:bool=False, # Decode every picture once, into a cache, and augment in batches? Faster, see `loaders`
+    packed:bool=True, # Decode every picture once, into a cache, and augment in batches? Otherwise one by one, as the report does
+    compile:bool=False, # Let PyTorch compile the network? Pays for long runs on a GPU
     weights:str|Path|None=None, # A file of weights to start from
     resume:bool=False, # Go on with the run in `out`, as its own recipe says?
     cbs=None, # More callbacks for the fit
@@ -157,8 +159,8 @@ def train_baseline(
         learn = har_learner(recipe_dls(df, recipe, device, num_workers, packed), recipe, run, resume, weights)
         if not resume: # only now can nothing more be refused
             write_split(df, run.file('split.csv'))
-            begin_run(run, recipe, data=str(Path(path).resolve()), split=split, device=str(device), packed=packed)
-        with _keep_best(learn, run, df): learn.fit_recipe(cbs=[TimeEstimate(recipe), *L(cbs)])
+            begin_run(run, recipe, data=str(Path(path).resolve()), split=split, device=str(device), packed=isinstance(learn.dls.train, PackedDL))
+        with _keep_best(learn, run, df): learn.fit_recipe(cbs=[TimeEstimate(recipe), *([Compile()] if compile else []), *L(cbs)])
         for part, figures in finish(learn, run, df).items(): print(say_score(part, figures))
         print(f'Run folder: {run.path}', flush=True)
     learn.remove_cb(learn.save_run) # what is fitted from here on is no longer this run
@@ -174,6 +176,6 @@ def load_run(
     run, (model, _) = Run(folder), load_bundle(folder)
     recipe, device = run.recipe, torch_device(device)
     df = prepare_again(run, path or run.info['data'], check=False)
-    learn = har_learner(recipe_dls(df, recipe, device), recipe)
+    learn = har_learner(recipe_dls(df, recipe, device, packed=False), recipe)
     learn.model.load_state_dict(model.state_dict())
     return carry(learn, run)

@@ -140,7 +140,7 @@ def evaluate_run(
 )->tuple[dict, pd.DataFrame]: # The figures (with those on unseen pictures apart, where some were trained on), and the predictions
     "Score a run's model on pictures, and notice those that it was trained on"
     run = run if isinstance(run, Run) else Run(run)
-    predictor, rows = Predictor(run.path, device), rows_to_score(run, df, which)
+    predictor, rows = Predictor(run.path, device, half=False), rows_to_score(run, df, which)
     preds = predict_table(predictor, rows).assign(seen=rows.seen.to_numpy())
     figures = score(preds, predictor.vocab)
     if preds.seen.any():

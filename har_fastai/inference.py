@@ -18,7 +18,7 @@ from torch import nn
 from torch.fx import Tracer
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from .files import HARError, PictureError, eval_array, open_picture, progress, read_json, sha256_file, write_json
-from .models import create_model, find_arch, save_weights, torch_device
+from .models import create_model, find_arch, native_bf16, save_weights, torch_device
 
 # %% auto #0
 __all__ = ['FORMAT', 'Card', 'save_card', 'save_bundle', 'read_card', 'load_bundle', 'fold_batch_norm', 'lone_threads',
@@ -181,13 +181,14 @@ class Predictor:
     def __init__(self,
         folder:str|Path, # A run, or any folder with model.safetensors and model.json
         device='cpu', # Where the network computes
-        bs:int=32 # Most pictures a batch on a GPU; a CPU takes each picture by itself
+        bs:int=32, # Most pictures a batch on a GPU; a CPU takes each picture by itself
+        half:bool|None=None # Compute in bfloat16? By default on a CPU that has it; probabilities then have two to three digits
     ):
-        self.device,self.bs = torch_device(device),bs
-        if self.device.type == 'cpu': self._most,self._threads,self._layout = 1, torch.get_num_threads(), torch.channels_last
-        else: self._most,self._threads,self._layout = bs, os.cpu_count(), torch.contiguous_format
+        self.device,self.bs = torch_device(device),bs; cpu = self.device.type == 'cpu'
+        self.dtype = torch.bfloat16 if (cpu and native_bf16() if half is None else half) else torch.float32
+        self._most,self._threads,self._layout = (1, torch.get_num_threads(), torch.channels_last) if cpu else (bs, os.cpu_count(), torch.contiguous_format)
         model, self.card = load_bundle(folder)
-        self.model = fold_batch_norm(model).to(self.device, memory_format=self._layout)
+        self.model = fold_batch_norm(model).to(self.device, self.dtype, memory_format=self._layout)
 
     @property
     def vocab(self) -> list[str]: return self.card.vocab
@@ -199,7 +200,7 @@ class Predictor:
     @torch.inference_mode()
     def logits(self, x:np.ndarray) -> torch.Tensor:
         "The network's outputs, divided by the temperature, of a batch of arrays"
-        return self.model(torch.from_numpy(x).to(self.device, memory_format=self._layout)).float().cpu() / self.card.temperature
+        return self.model(torch.from_numpy(x).to(self.device, self.dtype, memory_format=self._layout)).float().cpu() / self.card.temperature
 
     def _answer(self, pictures:list, catch=()) -> list:
         "The probabilities for each of a few pictures; where one raises an error of the kind `catch`, that error"
@@ -214,8 +215,7 @@ class Predictor:
         k = max(1, min(self._most, len(pictures) // self._threads)) # a small request is spread over the threads as well
         chunks = [pictures[i:i + k] for i in range(0, len(pictures), k)]
         with lone_threads(max(1, min(self._threads, len(chunks)))) as pool:
-            answers = progress(pool.map(lambda c: self._answer(c, catch), chunks), total=len(chunks), comment='pictures')
-            return [a for chunk in answers for a in chunk]
+            return [a for answers in progress(pool.map(lambda c: self._answer(c, catch), chunks), total=len(chunks), comment='pictures') for a in answers]
 
     def probs(self,
         pictures:Iterable # What `predict` takes, any number of them

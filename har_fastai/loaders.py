@@ -10,16 +10,15 @@ import numpy as np, pandas as pd, torch
 from fastai.vision.all import (CategoryBlock, ColReader, DataBlock, DataLoaders, IntToFloatTensor, Normalize, PILImage, TensorCategory, TensorImage, TfmdDL,
                                ToTensor, TransformBlock, chunked, default_device)
 from fastai.callback.data import WeightedDL # brings DataBlock.weighted_dataloaders along
-import torchvision.transforms as T
-from PIL import Image
 from .files import HARError, IMAGENET_MEAN, IMAGENET_STD, open_picture, squash
 from .pack import Pack
 from .augment import eval_tfms, tensor_tfms, train_tfms
+from .crop import crop_boxes, cut, cut_batch
 from .batch_augment import batch_tfms
 
 # %% auto #0
-__all__ = ['HARImage', 'part_splitter', 'har_block', 'class_weights', 'check_weights', 'har_dls', 'PackedDL', 'crop_box', 'cut',
-           'packed_dls']
+__all__ = ['HARImage', 'part_splitter', 'har_block', 'class_weights', 'check_weights', 'har_dls', 'fits', 'PackedDL', 'ahead',
+           'NormalizeBytes', 'packed_dls']
 
 # %% ../nbs/15_loaders.ipynb #a2e3ebe4
 class HARImage(PILImage):
@@ -86,10 +85,7 @@ def har_dls(
 )->DataLoaders: # Training pictures augmented and drawn by weight, validation pictures neither
     "DataLoaders of a table of pictures"
     device = default_device() if device is None else torch.device(device)
-    n = _check_parts(df, vocab)
-    if n < bs:
-        warnings.warn(f'there are only {n} training pictures, so a batch has {n}, not {bs}')
-        bs = n
+    bs = _fitting(bs, _check_parts(df, vocab))
     block, kw = har_block(size, vocab, **augment), dict(bs=bs, device=device, num_workers=_workers(num_workers, device))
     if not weighted and wgts is None: return block.dataloaders(df, **kw)
     return block.weighted_dataloaders(df, check_weights(class_weights(df) if wgts is None else wgts, len(df)), **kw)
@@ -104,11 +100,27 @@ def _check_parts(df:pd.DataFrame, vocab) -> int:
     if unknown: raise HARError(f'no training picture is labelled {", ".join(sorted(unknown))}: such pictures can be neither learnt nor scored')
     return len(train)
 
+# %% ../nbs/15_loaders.ipynb #13dcc074
+def _fitting(bs:int, n:int) -> int:
+    "The size of a batch where there are `n` training pictures"
+    if n < bs: warnings.warn(f'there are only {n} training pictures, so a batch has {n}, not {bs}')
+    return min(n, bs)
+
 # %% ../nbs/15_loaders.ipynb #fa06168e
 def _workers(num_workers:int|None, device) -> int:
     "How many loader processes to start: beside a network on the CPU they only compete for the cores"
     if num_workers is not None: return num_workers
     return 0 if device.type == 'cpu' else min(16, os.cpu_count() or 1)
+
+# %% ../nbs/15_loaders.ipynb #3aedd496
+def fits(
+    nbytes:int, # How much is to be kept there
+    device:torch.device, # Where
+    free:int|None=None # Bytes that are free there; asked for where None
+)->bool: # On a GPU with as much room again, and 4 GB, for the network
+    "Whether an array of pictures should live on a device"
+    if device.type != 'cuda': return False
+    return (torch.cuda.mem_get_info(device)[0] if free is None else free) > 2 * nbytes + 4e9
 
 # %% ../nbs/15_loaders.ipynb #6d3b6e9c
 class PackedDL(WeightedDL):
@@ -118,60 +130,73 @@ class PackedDL(WeightedDL):
         bs:int=32, # Pictures a batch
         pack:Pack=None, # The decoded pictures
         rows=None, # Which picture of the pack each row of the dataset is
-        size:int=256, # Side of the square that the network sees, in pixels
+        pixels:torch.Tensor|None=None, # The pack's pixels on a GPU, of shape (pixels, 3); cut on the CPU where None
+        size:int=256, # Side of the square that the network sees, in pixels; may be set between two epochs
         crop_scale:tuple[float,float]=(0.75, 1.), # Least and greatest share of the area that a training crop keeps
         **kwargs # `wgts`, `shuffle`, `drop_last`, `after_batch` and what else `WeightedDL` takes
     ):
-        self.pack,self.rows,self.size,self.crop_scale = pack,rows,size,crop_scale
-        self.pool,self.ready = ThreadPoolExecutor(os.cpu_count()),None
+        self.pack,self.rows,self.pixels,self.size,self.crop_scale = pack,np.asarray(rows),pixels,size,crop_scale
+        self.ready = {}
         super().__init__(dataset, bs=bs, **{**kwargs, 'num_workers': 0})
         index = {label: i for i, label in enumerate(self.vocab)}
         self.y = torch.tensor([index[label] for label in dataset.items.label])
+        self.start, self.height, self.width = torch.from_numpy(pack.index[self.rows]).T
 
     def new(self, dataset=None, cls=None, **kwargs):
         if dataset is not None and dataset is not self.dataset: return super().new(dataset, cls or TfmdDL, **kwargs) # other pictures: opened one by one
-        return super().new(dataset, cls, **{**dict(pack=self.pack, rows=self.rows, size=self.size, crop_scale=self.crop_scale, wgts=self.wgts), **kwargs})
+        own = {k: getattr(self, k) for k in ('pack', 'rows', 'pixels', 'size', 'crop_scale', 'wgts')}
+        return super().new(dataset, cls, **{**own, **kwargs})
 
     def create_batches(self, samps):
-        for idxs in chunked(samps, self.bs, self.drop_last):
-            x = self.crops(idxs) if self.dataset.split_idx == 0 else self.squashed(idxs)
-            yield TensorImage(torch.from_numpy(x).permute(0, 3, 1, 2)), TensorCategory(self.y[idxs])
+        batches = [torch.tensor(idxs) for idxs in chunked(list(samps), self.bs, self.drop_last)]
+        return map(self.squashed, batches) if self.dataset.split_idx else self.cut_all(batches)
 
-    def fill(self, n:int, picture) -> np.ndarray:
-        "An array of `n` squares that `picture(i)` makes, in threads"
-        x = np.empty((n, self.size, self.size, 3), np.uint8)
-        def put(i): x[i] = picture(i)
-        list(self.pool.map(put, range(n)))
+    def pair(self, x, idxs): return TensorImage(x), TensorCategory(self.y[idxs])
+
+    def cut_all(self, batches):
+        "Batches of training pictures: a random part of each, resized to a square; the frames are all drawn before the first is cut"
+        idxs = torch.cat(batches) if batches else torch.empty(0, dtype=torch.long)
+        boxes = crop_boxes(self.height[idxs], self.width[idxs], self.crop_scale).split([len(b) for b in batches])
+        if self.pixels is not None: return (self.pair(cut_batch(self.pixels, self.start[i] // 3, self.width[i], b, self.size), i) for i, b in zip(batches, boxes))
+        many = map if self.device is None or self.device.type == 'cpu' else ahead
+        return many(lambda i, b: self.pair(self.fill(zip(self.rows[i], b.tolist()), lambda row, box: cut(self.pack.array(row), box, self.size)), i), batches, boxes)
+
+    def squashed(self, idxs):
+        "A batch of validation pictures: squashed to a square, all of them at the first call"
+        if self.size not in self.ready: self.ready = {self.size: self.squash_all()}
+        return self.pair(self.ready[self.size][idxs], idxs)
+
+    def squash_all(self):
+        x = self.fill(zip(self.rows), lambda row: torch.from_numpy(np.array(squash(self.pack.picture(row), self.size))).permute(2, 0, 1))
+        return x if self.pixels is None else x.to(self.pixels.device)
+
+    def fill(self, items, picture) -> torch.Tensor:
+        "The squares that `picture(*item)` makes, plane by plane, as the batch's transforms work on planes"
+        items = list(items)
+        x = torch.empty(len(items), 3, self.size, self.size, dtype=torch.uint8)
+        for k, item in enumerate(items): x[k] = picture(*item)
         return x
 
-    def crops(self, idxs) -> np.ndarray:
-        "Training pictures: a random part of each, resized to a square"
-        boxes = [crop_box(*self.pack.index[self.rows[i]][1:].tolist(), self.crop_scale) for i in idxs] # in order, as chance has one generator
-        return self.fill(len(idxs), lambda k: cut(self.pack.picture(self.rows[idxs[k]]), boxes[k], self.size))
+# %% ../nbs/15_loaders.ipynb #927dbae6
+def ahead(
+    f, # A function
+    *items # Iterables of its arguments
+): # An iterator over the results
+    "Like `map`, in a thread that is one result ahead"
+    with ThreadPoolExecutor(1) as pool:
+        waiting = None
+        for args in zip(*items):
+            following = pool.submit(f, *args)
+            if waiting: yield waiting.result()
+            waiting = following
+        if waiting: yield waiting.result()
 
-    def squashed(self, idxs) -> np.ndarray:
-        "Validation pictures: squashed to a square, all of them at the first call"
-        if self.ready is None: self.ready = self.fill(self.n, lambda i: squash(self.pack.picture(self.rows[i]), self.size))
-        return self.ready[idxs]
-
-# %% ../nbs/15_loaders.ipynb #08028d04
-def crop_box(
-    height:int, # Of the picture, in pixels
-    width:int, # Likewise
-    scale:tuple[float,float]=(0.75, 1.) # Least and greatest share of the area that's kept
-)->tuple[int,int,int,int]: # left, top, right, bottom
-    "A random crop as torchvision's `RandomResizedCrop` draws it"
-    top, left, h, w = T.RandomResizedCrop.get_params(torch.empty(3, height, width, device='meta'), list(scale), [3/4, 4/3])
-    return left, top, left + w, top + h
-
-# %% ../nbs/15_loaders.ipynb #8e8c3ae8
-def cut(
-    img:Image.Image, # A picture
-    box:tuple[int,int,int,int], # left, top, right, bottom
-    size:int # Side of the square, in pixels
-)->Image.Image: # size × size
-    "Crop and resize, to the bit as torchvision does with PIL pictures"
-    return img.crop(box).resize((size, size), Image.Resampling.BILINEAR)
+# %% ../nbs/15_loaders.ipynb #2aa33031
+class NormalizeBytes(Normalize):
+    "Divide bytes by 255 and normalise them, as `IntToFloatTensor` and `Normalize` do, in place"
+    def encodes(self, x:TensorImage):
+        y = x.as_subclass(torch.Tensor).to(torch.float32)
+        return TensorImage(y.div_(255.).sub_(self.mean.as_subclass(torch.Tensor)).div_(self.std.as_subclass(torch.Tensor)))
 
 # %% ../nbs/15_loaders.ipynb #f186893b
 def packed_dls(
@@ -188,10 +213,18 @@ def packed_dls(
 )->DataLoaders: # As `har_dls` gives, from decoded pictures
     "DataLoaders of decoded pictures"
     device = default_device() if device is None else torch.device(device)
-    bs = min(bs, _check_parts(df, None))
-    dss = har_block(size, mean=mean, std=std).datasets(df)
-    tfms = [*batch_tfms(**augment), IntToFloatTensor(), Normalize.from_stats(mean, std, cuda=device.type == 'cuda')]
-    kw = dict(pack=pack, bs=bs, size=size, crop_scale=crop_scale, device=device, after_item=[*eval_tfms(size), ToTensor()], after_batch=tfms)
-    rows = part_splitter(df)
-    wgts = class_weights(df)[rows[0]] if weighted else None
-    return DataLoaders(PackedDL(dss.train, rows=rows[0], wgts=wgts, shuffle=True, drop_last=True, **kw), PackedDL(dss.valid, rows=rows[1], **kw), device=device)
+    bs = _fitting(bs, _check_parts(df, None))
+    dss, rows = har_block(size, mean=mean, std=std).datasets(df), part_splitter(df)
+    norm = NormalizeBytes.from_stats(mean, std, cuda=False) # the loader takes it to its device
+    kw = dict(pack=pack, size=size, crop_scale=crop_scale, device=device, pixels=_on_gpu(pack, device),
+              after_item=[*eval_tfms(size), ToTensor()], after_batch=[*batch_tfms(**augment), norm])
+    train = PackedDL(dss.train, bs, rows=rows[0], wgts=class_weights(df)[rows[0]] if weighted else None, shuffle=True, drop_last=True, **kw)
+    return DataLoaders(train, PackedDL(dss.valid, bs if device.type == 'cpu' else 4 * bs, rows=rows[1], **kw), device=device)
+
+# %% ../nbs/15_loaders.ipynb #26be06e1
+def _on_gpu(pack:Pack, device) -> torch.Tensor|None:
+    "A pack's pixels on the GPU, or None where they'd leave too little room there"
+    if fits(pack.nbytes, device):
+        try: return torch.from_numpy(pack.pixels).view(-1, 3).to(device)
+        except torch.cuda.OutOfMemoryError: pass
+    if device.type == 'cuda': print(f'The GPU has no room for {pack.nbytes / 1e6:,.0f} MB of pictures: they stay in the memory of the machine.', flush=True)

@@ -13,7 +13,7 @@ from .files import HARError, IMAGENET_MEAN, IMAGENET_STD, write_atomic
 
 # %% auto #0
 __all__ = ['ARCHS', 'conv_block', 'BaselineCNN', 'receptive_field', 'Arch', 'find_arch', 'create_model', 'read_weights',
-           'load_weights', 'save_weights', 'torch_device']
+           'load_weights', 'save_weights', 'torch_device', 'native_bf16']
 
 # %% ../nbs/20_models.ipynb #99306507
 def conv_block(
@@ -157,3 +157,9 @@ def torch_device(
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, TypeError) as e: raise HARError(f'the device {str(name)!r} is not to be had here: {str(e).splitlines()[0][:100]}') from e
     return device
+
+# %% ../nbs/20_models.ipynb #b751226c
+def native_bf16()->bool:
+    "Whether this processor multiplies bfloat16 numbers itself"
+    able = getattr(torch.cpu, 'get_capabilities', dict)()
+    return any(able.get(k) for k in ('avx512_bf16', 'amx_bf16'))

@@ -4,9 +4,10 @@
 
 # %% ../nbs/08_pack.ipynb #fddb86a8
 from __future__ import annotations
-import hashlib, os, shutil, tempfile, warnings
+import hashlib, mmap, os, shutil, tempfile, warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 import numpy as np
 from PIL import Image
@@ -24,7 +25,8 @@ class Pack:
     ):
         self.folder = Path(folder)
         self.index = np.load(self.folder/'index.npy', allow_pickle=False) # rows of offset, height, width
-        self.pixels = np.memmap(self.folder/'pixels.bin', dtype=np.uint8, mode='r')
+        self.pixels = np.memmap(self.folder/'pixels.bin', dtype=np.uint8, mode='c') # writable for PyTorch's sake; nothing reaches the file
+        if hasattr(mmap, 'MADV_WILLNEED'): self.pixels._mmap.madvise(mmap.MADV_WILLNEED) # begin to read it in
     def __len__(self): return len(self.index)
     @property
     def nbytes(self) -> int: return self.pixels.nbytes
@@ -125,7 +127,7 @@ def pack_pictures(
         except (OSError, PictureError) as e: # a full disk, a read-only cache, a picture that vanished
             warnings.warn(f'the decoded pictures cannot be kept in {packs_folder()} ({e}): they are decoded anew each time')
             return None
-    os.utime(folder/'pack.json')
+    with suppress(OSError): os.utime(folder/'pack.json') # a cache that may only be read serves as well
     make_room(folder)
     return Pack(folder)
 

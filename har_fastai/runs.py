@@ -23,12 +23,15 @@ class Recipe:
     arch:str='baseline' # A key of `ARCHS`
     pretrained:bool=False # Start from ImageNet weights?
     size:int=256 # Side of the square that the network sees, in pixels
+    growth:tuple=() # Smaller pictures that come first: pairs of a side in pixels and a share of the epochs
     epochs:int=40 # How often the network sees as many pictures as there are
     bs:int=32 # Pictures a batch
     lr:float=3e-4 # Highest learning rate
     wd:float=1e-4 # Weight decay of AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101)
     warmup:int=3 # Epochs of warm-up
     per_batch:bool=False # Does the learning rate change with each batch, or with each epoch?
+    ema:float=0. # Share of the weights' running average that each step keeps, 0 to below 1, such as 0.9975; 0 for no average
+    dropout:float|None=None # Of all dropout layers, 0 to below 1; the architecture's own where None
     smoothing:float=0.1 # Label smoothing (Szegedy et al., 2016, doi:10.1109/CVPR.2016.308), 0 to below 1
     weighted:bool=True # Draw all classes equally often?
     crop_scale:tuple[float,float]=(0.75, 1.) # Least and greatest share of the area that a training crop keeps
@@ -39,8 +42,16 @@ class Recipe:
     seed:int=42 # Of the split, the weights, the sampling and the augmentation
 
     def __post_init__(self):
-        self.crop_scale = tuple(self.crop_scale)
+        self.crop_scale,self.growth = tuple(self.crop_scale),tuple(tuple(g) for g in self.growth)
         _check_recipe(self)
+
+    def size_at(self, epoch:int, epochs:int|None=None) -> int:
+        "The side of the training pictures in an epoch, in pixels"
+        end = 0
+        for size, share in self.growth:
+            end += share * (epochs or self.epochs)
+            if epoch < round(end): return min(size, self.size)
+        return self.size
 
     @property
     def augment(self) -> dict:
@@ -51,17 +62,28 @@ class Recipe:
 def _check_recipe(r:Recipe) -> None:
     "Refuse a recipe that could not be cooked"
     arch = find_arch(r.arch)
-    bounds = dict(size=(arch.min_size, 1024), epochs=(1, 10_000), bs=(2, 4096), lr=(1e-9, 10), wd=(0, 1), warmup=(0, 10_000), smoothing=(0, 0.99),
+    bounds = dict(size=(arch.min_size, 1024), epochs=(1, 10_000), bs=(2, 4096), lr=(1e-9, 10), wd=(0, 1), warmup=(0, 10_000), smoothing=(0, 0.99), ema=(0, 0.99999),
                   num_ops=(0, 14), magnitude=(0, 30), flip=(0, 1), erase=(0, 1), seed=(0, 2**32 - 1))
+    if r.dropout is not None: bounds['dropout'] = (0, 0.99)
     for k, (lo, hi) in bounds.items():
         v = getattr(r, k)
         if isinstance(v, bool) or not isinstance(v, (int, float)) or not lo <= v <= hi: raise HARError(f'{k} is {v!r} and must lie between {lo} and {hi}')
-        if isinstance(lo, int) and k not in ('wd', 'smoothing', 'flip', 'erase') and int(v) != v: raise HARError(f'{k} is {v!r} and must be a whole number')
+        if isinstance(lo, int) and k not in ('wd', 'smoothing', 'flip', 'erase', 'dropout', 'ema') and int(v) != v: raise HARError(f'{k} is {v!r} and must be a whole number')
     if len(r.crop_scale) != 2 or not 0 < r.crop_scale[0] <= r.crop_scale[1] <= 1: raise HARError(f'crop_scale is {r.crop_scale} and must be two shares between 0 and 1, the lesser first')
+    _check_growth(r, arch.min_size)
+
+# %% ../nbs/22_runs.ipynb #5abe3b01
+def _check_growth(r:Recipe, least:int) -> None:
+    "Refuse sizes that no network could take, and shares that leave nothing for full size"
+    for g in r.growth:
+        if len(g) != 2 or not all(type(v) in (int, float) for v in g) or g[0] % 1 or not least <= g[0] <= 1024 or not 0 < g[1] < 1: raise HARError(f'growth holds {g} and must hold pairs of a side, {least} to 1024 px, and a share of the epochs between 0 and 1')
+    if sum(g[1] for g in r.growth) > 0.99: raise HARError(f'growth is {r.growth}: its shares must leave some epochs for {r.size} px')
 
 # %% ../nbs/22_runs.ipynb #2fad8690
 RECIPES = {r.name: r for r in (
     Recipe(),
+    Recipe(name='cpu', size=128, growth=((64, 0.4), (96, 0.4)), epochs=20, bs=64, lr=3e-3, wd=0.05, warmup=2, per_batch=True, ema=0.9975, dropout=0.2,
+           crop_scale=(0.35, 1.), num_ops=0, erase=0.),
     Recipe(name='demo', size=48, epochs=10, lr=2e-3, per_batch=True, num_ops=0, erase=0.),
 )} # the recipes that come with the library, by name
 

@@ -4,21 +4,21 @@
 
 # %% ../nbs/25_training.ipynb #b888b025
 from __future__ import annotations
-import json, math, random, time, warnings
+import copy, json, math, random, time, warnings
 from functools import partial
 from pathlib import Path
-import numpy as np, pandas as pd, sklearn.metrics as skm, torch
-from fastai.vision.all import (Callback, CancelEpochException, CancelFitException, ChannelsLast, DataLoaders, L, LabelSmoothingCrossEntropyFlat, Learner, MixedPrecision, OptimWrapper, ParamScheduler,
-                               ProgressCallback, TrackerCallback, accuracy, delegates, patch, set_seed, skm_to_fastai)
-from fastai.callback.fp16 import AMPMode
+import numpy as np, pandas as pd, torch
+from fastai.vision.all import (Callback, CancelEpochException, CancelFitException, DataLoaders, L, LabelSmoothingCrossEntropyFlat, Learner, OptimWrapper, ParamScheduler,
+                               ProgressCallback, TrackerCallback, delegates, patch, set_seed)
 from .files import HARError, RunError, watched, write_atomic
 from .models import create_model, find_arch, save_weights
 from .runs import RECIPES, Recipe, Run, machine
+from .speed import Accuracy, GrowPictures, MacroF1, device_cbs, keep_on_device
 
 # %% auto #0
 __all__ = ['warmup_cos', 'WarmupCosine', 'SeedEpochs', 'HARLearner', 'EpochLines', 'say_time', 'shorter', 'TimeEstimate',
-           'optimiser_tensors', 'restore_optimiser', 'save_checkpoint', 'load_checkpoint', 'SaveRun', 'StopOnNaN',
-           'macro_f1', 'device_cbs', 'har_learner']
+           'optimiser_tensors', 'restore_optimiser', 'save_checkpoint', 'load_checkpoint', 'SaveRun', 'WeightAverage',
+           'StopOnNaN', 'set_dropout', 'har_learner']
 
 # %% ../nbs/25_training.ipynb #e708e8a9
 def warmup_cos(
@@ -74,6 +74,10 @@ class SeedEpochs(Callback):
 class HARLearner(Learner):
     "A `Learner` whose `fit` can begin at `first_epoch`, and which knows whether it is fitting"
     first_epoch,fitting,failure = 0,False,''
+    @property
+    def scored(self):
+        "The network that's validated and kept: the average, where there is one"
+        return self.weight_average.avg if hasattr(self, 'weight_average') else self.model
     @delegates(Learner.fit)
     def fit(self, *args, **kwargs):
         self.first_epoch,self.fitting,self.failure = 0,True,''
@@ -142,7 +146,9 @@ class TimeEstimate(Callback):
     def say(self):
         # a validation batch goes forwards only, about a third of a training step
         step, r, epochs = (time.perf_counter() - self.start) / (self.done - self.skip), self.recipe, self.n_epoch - self.epoch
-        seconds = step * ((self.n_iter + len(self.dls.valid) / 3) * epochs - self.done)
+        areas = [(r.size_at(e, self.n_epoch) / r.size_at(self.epoch, self.n_epoch))**2 for e in range(self.epoch, self.n_epoch)]
+        valid = epochs * len(self.dls.valid) * self.dls.valid.bs / self.dls.train.bs / 3 * (r.size / r.size_at(self.epoch, self.n_epoch))**2
+        seconds = step * (self.n_iter * sum(areas) + valid - self.done)
         less = shorter(seconds, r.size, self.n_epoch, find_arch(r.arch).min_size)
         self.message = (f'About {say_time(seconds)} for {epochs} epochs of {len(self.dls.train_ds):,} pictures at {r.size} px on this machine '
                         f'({self.dls.device}, {self.dls.train.bs / step:.0f} pictures/s).' + (f' For a shorter run, {less}.' if less else ''))
@@ -161,10 +167,11 @@ def restore_optimiser(
     tensors:dict[str, torch.Tensor] # As `optimiser_tensors` gave them
 )->None:
     "Put an optimiser's memory back"
-    state = {}
+    params, state = [p for g in opt.param_groups for p in g['params']], {}
     for name, v in tensors.items():
         i, k = name.split('.', 1)
-        state.setdefault(int(i), {})[k] = v
+        p = params[int(i)] # PyTorch's fused steps take for granted that a weight and its moments lie in memory in the same order
+        state.setdefault(int(i), {})[k] = torch.empty_like(p).copy_(v) if v.shape == p.shape else v
     opt.load_state_dict({**opt.state_dict(), 'state': state})
 
 # %% ../nbs/25_training.ipynb #ef5820d2
@@ -176,6 +183,7 @@ def save_checkpoint(
     "Write network and optimiser as one safetensors file with `notes` in its header"
     from safetensors.torch import save
     parts = dict(model=learn.model.state_dict(), opt=optimiser_tensors(learn.opt))
+    if hasattr(learn, 'weight_average'): parts['avg'] = learn.weight_average.avg.state_dict()
     data = save({f'{p}.{k}': v.detach().cpu().contiguous() for p, d in parts.items() for k, v in d.items()}, metadata={'notes': json.dumps(notes)})
     with write_atomic(file) as f: f.write(data)
 
@@ -191,6 +199,7 @@ def load_checkpoint(
             tensors, notes = {k: f.get_tensor(k) for k in f.keys()}, json.loads(f.metadata()['notes'])
         part = lambda p: {k[len(p) + 1:]: v for k, v in tensors.items() if k.startswith(p + '.')}
         learn.model.load_state_dict(part('model'))
+        if hasattr(learn, 'weight_average'): learn.weight_average.resume(part('avg'), (notes['epoch'] + 1) * len(learn.dls.train))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e: raise HARError(f'{file} is not a whole checkpoint of this run: {str(e).splitlines()[0][:150]}') from e
     if learn.opt is None: learn.create_opt()
     restore_optimiser(learn.opt, part('opt'))
@@ -231,7 +240,7 @@ class SaveRun(TrackerCallback):
         super().after_epoch()
         row = {'epoch': self.epoch, **dict(zip(self.columns(), map(float, self.recorder.values[-1]))), 'lr': float(self.opt.hypers[-1]['lr'])}
         self.rows.append({**row, 'seconds': round(time.perf_counter() - self.start, 2)})
-        if self.new_best: self.best_epoch = self.epoch; save_weights(self.model, self.best_file)
+        if self.new_best: self.best_epoch = self.epoch; save_weights(self.learn.scored, self.best_file)
         with write_atomic(self.folder.file('history.csv'), 'w') as f: pd.DataFrame(self.rows).to_csv(f, index=False, lineterminator='\n')
         save_checkpoint(self.last, self.learn, epoch=self.epoch, rows=self.rows, best=float(self.best), best_epoch=self.best_epoch, machine=machine(),
                         smooth_loss=[self.recorder.smooth_loss.count, float(self.recorder.smooth_loss.val)])
@@ -245,32 +254,54 @@ class SaveRun(TrackerCallback):
         from safetensors.torch import load_file
         if self.best_epoch is not None: self.model.load_state_dict(load_file(self.best_file))
 
+# %% ../nbs/25_training.ipynb #9a14c78e
+class WeightAverage(Callback):
+    "Validate and keep a running average of the weights and of batch norm's statistics"
+    order = 5 # after `ChannelsLast`, before what changes the network's arithmetic
+    def __init__(self,
+        decay:float=0.9975 # Share of the average that each step keeps; smaller in the first steps
+    ):
+        self.decay,self.raw = decay,None
+    def before_fit(self):
+        self.run = self.learn.fitting
+        if not self.run: return
+        self.back()
+        self.avg,self.steps = copy.deepcopy(self.model).eval(),0
+        pairs = list(zip(self.avg.state_dict().values(), self.model.state_dict().values()))
+        self.numbers, self.counters = ([p for p in pairs if p[0].is_floating_point() == kind] for kind in (True, False))
+    def after_step(self):
+        self.steps += 1
+        torch._foreach_lerp_(*zip(*self.numbers), 1 - min(self.decay, self.steps / (9 + self.steps)))
+        for old, new in self.counters: old.copy_(new)
+    def resume(self, state, steps): self.steps = steps; self.avg.load_state_dict(state)
+    def before_validate(self): self.raw, self.learn.model = self.model, self.avg
+    def after_validate(self): self.back()
+    def back(self):
+        "Train the weights themselves again; an interrupt may have come in between"
+        if self.raw is not None: self.learn.model,self.raw = self.raw,None
+    def after_fit(self): self.back(); self.model.load_state_dict(self.avg.state_dict())
+
 # %% ../nbs/25_training.ipynb #66586f3a
 class StopOnNaN(Callback):
     "End a run whose loss is no longer finite, with a `RunError` that names what was kept"
     order,run_valid = -9,False
-    def after_batch(self):
+    def after_batch(self): # a loss that's not finite stays so; asking a GPU at each step would make it wait
+        if self.loss.device.type != 'cpu' and self.iter % 50 and self.iter + 1 < self.n_iter: return
         if torch.isfinite(self.loss): return
         kept = getattr(getattr(self.learn, 'save_run', None), 'best_epoch', None)
         self.learn.failure = (f'the loss became {self.loss.item()} in epoch {self.epoch + 1}: try a lower learning rate; '
                               + (f'the best network so far, of epoch {kept + 1}, is kept' if kept is not None else 'there is no earlier network to keep'))
         raise CancelFitException
 
-# %% ../nbs/25_training.ipynb #11bcb2c7
-def macro_f1():
-    "fastai metric: the mean of the classes' F1 scores, as scikit-learn computes it"
-    metric = skm_to_fastai(skm.f1_score, average='macro', zero_division=0)
-    metric.name = 'macro_f1'
-    return metric
-
-# %% ../nbs/25_training.ipynb #f068095e
-def device_cbs(
-    device:torch.device # Where the network computes
-)->list[Callback]:
-    "What makes training faster on this device: channels-last order, and half precision on a GPU"
-    cbs = [ChannelsLast()] if device.type in ('cpu', 'cuda') else []
-    if device.type == 'cuda': cbs.append(MixedPrecision(AMPMode.BF16 if torch.cuda.is_bf16_supported() else AMPMode.FP16))
-    return cbs
+# %% ../nbs/25_training.ipynb #f976f266
+def set_dropout(
+    model, # Is changed
+    p:float|None=None # Probability, 0 to below 1; nothing is changed where None
+): # `model`
+    "Give all dropout layers of a network one probability (Srivastava et al., 2014, JMLR 15:1929)"
+    for m in model.modules():
+        if p is not None and isinstance(m, torch.nn.Dropout): m.p = p
+    return model
 
 # %% ../nbs/25_training.ipynb #342e3b08
 def har_learner(
@@ -284,11 +315,13 @@ def har_learner(
     "A learner of human actions by a recipe"
     recipe = recipe or Recipe()
     set_seed(recipe.seed)
-    model = create_model(recipe.arch, len(dls.vocab), recipe.pretrained, weights)
-    learn = HARLearner(dls, model, loss_func=LabelSmoothingCrossEntropyFlat(eps=recipe.smoothing), opt_func=partial(OptimWrapper, opt=torch.optim.AdamW),
-                       lr=recipe.lr, wd=recipe.wd, wd_bn_bias=True, metrics=[accuracy, macro_f1()],
-                       cbs=[SeedEpochs(recipe.seed), StopOnNaN(), *device_cbs(dls.device), *([SaveRun(run, resume)] if run else []), *L(cbs)])
+    model = set_dropout(create_model(recipe.arch, len(dls.vocab), recipe.pretrained, weights), recipe.dropout)
+    learn = HARLearner(dls, model, loss_func=LabelSmoothingCrossEntropyFlat(eps=recipe.smoothing), opt_func=partial(OptimWrapper, opt=partial(torch.optim.AdamW, fused=dls.device.type in ('cpu', 'cuda'))),
+                       lr=recipe.lr, wd=recipe.wd, wd_bn_bias=True, metrics=[Accuracy(), MacroF1()],
+                       cbs=[SeedEpochs(recipe.seed), StopOnNaN(), *device_cbs(dls.device), *([GrowPictures(recipe.size_at)] if recipe.growth else []), *([WeightAverage(recipe.ema)] if recipe.ema else []),
+                            *([SaveRun(run, resume)] if run else []), *L(cbs)])
     learn.recorder.train_metrics,learn.recipe = True,recipe
+    keep_on_device(learn)
     if not watched(): learn.remove_cb(ProgressCallback); learn.add_cb(EpochLines())
     return learn
 

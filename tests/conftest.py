@@ -1,9 +1,12 @@
 "Fixtures of all tests"
-import os
+import os, tempfile
 from types import SimpleNamespace
 
 os.environ['MPLBACKEND'] = 'Agg'
 os.environ['OMP_NUM_THREADS'] = '1' # the same sums in this process as in the commands that tests start
+
+_cache = tempfile.TemporaryDirectory(prefix='har-cache-') # the tests' packs and samples, gone when they end
+os.environ['HAR_FASTAI_CACHE'] = _cache.name
 
 import pytest
 

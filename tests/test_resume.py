@@ -9,10 +9,12 @@ from fastai.callback.core import Callback
 from safetensors.torch import load_file, save_file
 
 from har_fastai import cli
-from har_fastai.core import train_baseline
+from har_fastai.core import prepare, recipe_dls, train_baseline
 from har_fastai.files import RunError, lock_folder
 from har_fastai.inference import Predictor
+from har_fastai.loaders import PackedDL
 from har_fastai.models import BaselineCNN
+from har_fastai.runs import find_recipe
 from helpers import run, start, unlike
 
 
@@ -217,6 +219,16 @@ def test_a_full_disk_leaves_the_old_checkpoint(trained, tmp_path):
     train_baseline(trained.data, out=tmp_path/'whole', **TINY)
     assert unlike(weights(out), weights(tmp_path/'whole')) == []
     pd.testing.assert_frame_equal(history(out), history(tmp_path/'whole'), check_exact=True)
+
+
+def test_a_cache_on_a_full_disk_is_done_without(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv('HAR_FASTAI_CACHE', str(tmp_path/'cache'))
+    df, recipe = prepare(trained.data, 'grouped', 42), find_recipe('demo', size=32, bs=8)
+    with file_limit(100_000), pytest.warns(UserWarning, match='cannot be kept'):
+        dls = recipe_dls(df, recipe, torch.device('cpu'), 0)
+    assert not isinstance(dls.train, PackedDL) and len(dls.train.one_batch()[0]) == 8
+    assert [f for f in (tmp_path/'cache').rglob('*') if f.is_file()] == []
+    assert isinstance(recipe_dls(df, recipe, torch.device('cpu')).train, PackedDL) # and once there is room, it's used
 
 
 def test_ctrl_c_is_one_line(trained, tmp_path):

@@ -121,3 +121,47 @@ def test_evaluation_is_that_of_torchvision(table):
     theirs = T.Compose([T.Resize((128, 128), antialias=True), T.ToTensor(), T.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
     for img in fifty(table):
         assert np.allclose(eval_array(img, 128), theirs(img).numpy(), atol=1e-6)
+
+
+@pytest.fixture(scope='module')
+def loaders(good, tmp_path_factory):
+    "Both ways of loading 400 of the pictures, at 96 px"
+    from har_fastai.loaders import har_dls, packed_dls
+    from har_fastai.pack import pack_pictures
+    df = grouped_split(good.sample(400, random_state=2).reset_index(drop=True), seed=1)
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv('HAR_FASTAI_CACHE', str(tmp_path_factory.mktemp('cache')))
+        return df, packed_dls(df, pack_pictures(df.path, df.sha256), 96, device='cpu', num_ops=0, flip=0, erase=0), har_dls(df, 96, device='cpu', num_workers=0)
+
+
+def test_both_ways_of_loading_evaluate_alike(loaders):
+    _, fast, slow = loaders
+    for (a, ya), (b, yb) in zip(fast.valid, slow.valid, strict=True):
+        assert torch.equal(torch.Tensor(a), torch.Tensor(b)) and torch.equal(ya, yb) # closer than the 1/255 that's asked for
+
+
+def test_packed_crops_are_those_of_torchvision(loaders):
+    from har_fastai.crop import crop_boxes
+    df, fast, _ = loaders
+    fast.train.get_idxs = lambda: list(range(64))
+    torch.manual_seed(3); x = torch.cat([x for x, _ in fast.train])
+    torch.manual_seed(3); torch.empty((), dtype=torch.int64).random_(); boxes = crop_boxes(fast.train.height[:64], fast.train.width[:64])
+    for path, (l, t, r, b), got in zip(df.path[df.part == 'train'], boxes.tolist(), x, strict=False):
+        want = T.functional.to_tensor(T.functional.resized_crop(open_picture(path), t, l, b - t, r - l, [96, 96]))
+        assert (got - T.functional.normalize(want, IMAGENET_MEAN, IMAGENET_STD)).abs().max() < 1.01 / 255 / min(IMAGENET_STD), path
+
+
+@pytest.mark.parametrize('mode', ['nearest', 'bilinear'])
+def test_batch_operations_are_those_of_torchvision(table, mode):
+    from har_fastai.batch_augment import OPS, op_levels, rand_augment
+    from torchvision.transforms.autoaugment import _apply_op
+    from torchvision.transforms.functional import pil_to_tensor, resize
+    pics = [resize(img, [128, 128]) for img in fifty(table)[:24]]
+    x, still = torch.stack([pil_to_tensor(p) for p in pics]), torch.zeros(24, dtype=torch.bool)
+    for i, name in enumerate(OPS):
+        for v in {s * op_levels(9, 128, 128)[i].item() for s in ((1, -1) if 0 < i < 10 else (1,))}:
+            ops, levels = torch.tensor([[i], [0]]).repeat(1, 24), torch.tensor([[v], [0.]]).repeat(1, 24)
+            theirs = torch.stack([pil_to_tensor(_apply_op(p, name, v, T.InterpolationMode(mode), None)) for p in pics])
+            worst = (rand_augment(x, ops, levels, still, mode).int() - theirs.int()).abs().float().mean((1, 2, 3)).max().item()
+            assert worst <= 2, (name, v, worst)
+            assert i == 0 or not torch.equal(theirs, x), name
