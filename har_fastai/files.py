@@ -206,17 +206,25 @@ def cache_folder() -> Path:
     "Where files are kept that can be made again"
     return Path(os.environ.get('HAR_FASTAI_CACHE') or Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()/'har_fastai')
 
+# %% ../nbs/00_files.ipynb #4cf4c37a
+def _sweep(folder:Path) -> None:
+    "Remove what `write_atomic` left in `folder` when its process was killed"
+    for f in folder.rglob('.*.part'):
+        if re.fullmatch(r'\..+\.[a-z0-9_]{8}\.part', f.name): f.unlink(missing_ok=True)
+
 # %% ../nbs/00_files.ipynb #98c3ce1d
 @contextmanager
 def lock_folder(
     folder:str|os.PathLike # A folder that this process means to write to; it must exist
 )->Iterator[None]:
-    "Hold `folder` for this process; `HARError` where another one has it"
+    "Hold `folder` for this process, rid of what a killed one left half-written; `HARError` where another one has it"
     from filelock import FileLock, Timeout
     lock = FileLock(Path(folder)/'.lock', timeout=0)
     try: lock.acquire()
     except Timeout: raise HARError(f'{folder} is in use by another run: wait for it, or choose another folder') from None
-    try: yield
+    try:
+        _sweep(Path(folder))
+        yield
     finally: lock.release()
 
 # %% ../nbs/00_files.ipynb #479645d7

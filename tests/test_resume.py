@@ -77,6 +77,7 @@ def test_killed_in_mid_epoch_beside_a_second_run(trained, tmp_path, refuse):
             assert code == 2 and str(out) in told
             assert epochs < trained.epochs and len(history(out)) == epochs
         finally: p.kill()
+    (out/'checkpoint'/'.last.safetensors.k5jlnsd0.part').write_bytes(b'as a kill in the middle of a write leaves it')
     assert not (out/'model.json').exists()
     code, told = refuse(cli.har_predict, trained.data/'test', '--model', out)
     assert code == 2 and 'not finished' in told and '--resume' in told
