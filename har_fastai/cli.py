@@ -77,9 +77,10 @@ def har_evaluate(argv=None):
     p.add_argument('--device', default='cpu', help='cpu, cuda, mps …')
     a = p.parse_args(argv)
     from har_fastai.data import check_har, usable
-    from har_fastai.evaluate import classification_table, codes, evaluate_run, say_score, warn_seen
     from har_fastai.files import write_atomic, write_json
     from har_fastai.inference import read_card
+    from har_fastai.metrics import classification_table
+    from har_fastai.score import codes, evaluate_run, keep_predictions, say_score, warn_seen
     from har_fastai.tables import read_har
     vocab = read_card(a.run).vocab
     figures, preds = evaluate_run(a.run, usable(check_har(read_har(a.data))), a.split, a.device)
@@ -88,7 +89,7 @@ def har_evaluate(argv=None):
     print(say_score(a.split, figures))
     if a.json: write_json(a.json, dict(run=str(a.run), data=str(a.data), split=a.split, **figures))
     if a.csv:
-        with write_atomic(a.csv, 'w') as f: preds.to_csv(f, index=False, lineterminator='\n')
+        with write_atomic(a.csv, 'w') as f: keep_predictions(preds).to_csv(f, index=False, lineterminator='\n')
 
 # %% ../nbs/70_cli.ipynb #6fb756c9
 @command

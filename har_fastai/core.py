@@ -19,8 +19,9 @@ from .models import find_arch, torch_device
 from .runs import Recipe, Run, begin_run, find_recipe, machine, run_folder
 from .speed import Compile
 from .training import HARLearner, TimeEstimate, har_learner
-from .inference import Card, load_bundle, save_bundle, save_card
-from .evaluate import classification_table, codes, evaluate_run, save_figures, say_score
+from .inference import Card, load_bundle, read_card, save_bundle, save_card
+from .metrics import classification_table
+from .score import calibrate, codes, evaluate_run, keep_predictions, say_score, score
 
 # %% auto #0
 __all__ = ['embedded_sample', 'prepare', 'prepare_again', 'recipe_dls', 'finish', 'resumed', 'carry', 'train_baseline',
@@ -87,15 +88,18 @@ def finish(
     arch = find_arch(learn.recipe.arch)
     card = Card(arch.name, list(learn.dls.vocab), learn.recipe.size, list(arch.mean), list(arch.std), versions=machine())
     save_bundle(run.path, learn.model, card)
-    figures, preds = {}, []
-    for part in ('valid', 'test'):
-        if (df.part == part).any():
-            figures[part], p = evaluate_run(run, df, part, learn.dls.device)
-            preds.append(p.drop(columns='seen').assign(part=part))
-    with write_atomic(run.file('predictions.csv'), 'w') as f: pd.concat(preds).to_csv(f, index=False, lineterminator='\n')
-    table = classification_table(*codes(preds[-1], card.vocab), card.vocab)
+    figures, preds = {}, {}
+    for part in ('valid', 'test'): # valid first: the temperature is fitted on it, before test is scored
+        if not (df.part == part).any(): continue
+        figures[part], preds[part] = evaluate_run(run, df, part, learn.dls.device)
+        if part == 'valid':
+            preds[part] = calibrate(run.path, preds[part])
+            figures[part] = score(preds[part], card.vocab, read_card(run.path).temperature)
+    with write_atomic(run.file('predictions.csv'), 'w') as f: pd.concat([keep_predictions(p).assign(part=n) for n, p in preds.items()]).to_csv(f, index=False, lineterminator='\n')
+    last = list(preds.values())[-1]
+    table = classification_table(*codes(last, card.vocab), card.vocab)
     write_json(run.file('metrics.json'), dict(best_epoch=learn.save_run.best_epoch, **figures, table=table.astype(object).where(table.notna(), None).to_dict('index')))
-    save_figures(run, preds[-1], card.vocab, part)
+    card = read_card(run.path)
     card.metrics = figures
     save_card(run.path, card)
     return figures
