@@ -111,7 +111,7 @@ def wilson_interval(
     from scipy.special import ndtri
     hits, n, z = np.asarray(hits, float), np.where(np.asarray(n) > 0, n, np.nan).astype(float), ndtri((1 + level) / 2)
     mid, half = (hits + z * z / 2) / (n + z * z), z / (n + z * z) * np.sqrt(hits * (n - hits) / n + z * z / 4)
-    return np.clip(mid - half, 0, 1), np.clip(mid + half, 0, 1)
+    return np.clip(mid - half, 0, hits / n), np.clip(mid + half, hits / n, 1) # the share itself lies inside, whatever rounding does
 
 # %% ../nbs/26_metrics.ipynb #a74b1dec
 def classification_table(
