@@ -165,7 +165,7 @@ CMAP = 'inferno' # of heat-maps: as dark as it is low, in print and to colour-bl
 def overlay(
     picture:Image.Image, # RGB
     map:np.ndarray, # Of shape (h, w), 0–1
-    strength:float=0.75 # How much of the picture the highest value covers, 0–1
+    strength:float=0.6 # How much of the picture the highest value covers, 0–1
 )->Image.Image: # RGB, as large as the picture
     "A picture under its heat-map"
     from matplotlib import colormaps
