@@ -17,8 +17,8 @@ from .inference import Predictor
 from .plots import BLUE, ORANGE, class_columns, thumbnail
 
 # %% auto #0
-__all__ = ['CMAP', 'GradCAM', 'Explanation', 'Explainer', 'fit_map', 'overlay', 'plot_cam', 'draw_cam', 'plot_cams', 'surest',
-           'plot_atlas']
+__all__ = ['CMAP', 'GradCAM', 'Explanation', 'explanations', 'Explainer', 'fit_map', 'overlay', 'plot_cam', 'draw_cam',
+           'plot_cams', 'surest', 'plot_atlas']
 
 # %% ../nbs/33_cam.ipynb #e2296d89
 class GradCAM:
@@ -59,7 +59,7 @@ class GradCAM:
             if x.is_inference(): x = x.clone()
             logits = functional_call(self.model, self.copies, (x,)) if self.copies else self.model(x)
             if self.act is None: raise HARError('the layer to explain took no part in the network\'s answer')
-            which = logits.argmax(1) if classes is None else classes
+            which = logits.argmax(1) if classes is None else torch.where(classes < 0, logits.argmax(1), classes)
             grad, = torch.autograd.grad(logits.gather(1, which[:, None]).sum(), self.act)
             maps = (grad.float().mean((2, 3), keepdim=True) * self.act.detach().float()).sum(1)
             self.act = None
@@ -67,7 +67,7 @@ class GradCAM:
 
     def __call__(self,
         x:torch.Tensor, # Normalised pictures, of shape (pictures, 3, height, width), on the network's device
-        classes=None, # The class to explain: one for all or one a picture, by index; what is predicted where None
+        classes=None, # The class to explain: one for all or one a picture, by index; what is predicted where None or -1
         relu:bool=True # Cut off what speaks against the class?
     )->torch.Tensor: # float32 of shape (pictures, h, w), h and w those of the layer's output; `self.logits` holds the outputs
         "The raw maps of a batch"
@@ -87,6 +87,22 @@ class Explanation:
     cls:str # The class that the map speaks for
     prob:float # Its probability, 0–1
     map:np.ndarray # float32 of shape (h, w), from 0 to 1 where anything speaks for the class, else all 0; it covers the whole picture
+
+# %% ../nbs/33_cam.ipynb #295da29f
+def explanations(
+    model:nn.Module, # A network that gives logits
+    layer:str|nn.Module, # The layer to explain, as for `GradCAM`
+    x:torch.Tensor, # Normalised pictures, of shape (n, 3, height, width), on the network's device
+    vocab:list[str], # The names of the classes
+    classes:list[int|None]|None=None, # The class to explain, one a picture, by index; what is predicted where None
+    temperature:float=1., # Divides the logits before the softmax, > 0
+    bs:int=32 # Most pictures at a time
+)->list[Explanation]: # One a picture
+    "What a network says of each picture of a batch, and why"
+    with GradCAM(model, layer, bs) as cam: maps = cam(x, None if classes is None else [-1 if c is None else c for c in classes]).cpu().numpy()
+    probs = (cam.logits / temperature).softmax(1).cpu().numpy()
+    which = [p.argmax() if c is None else c for p, c in zip(probs, classes or [None] * len(probs))]
+    return [Explanation(vocab[p.argmax()], p, vocab[c], float(p[c]), m / m.max() if m.max() > 0 else m) for p, c, m in zip(probs, which, maps)]
 
 # %% ../nbs/33_cam.ipynb #0504d0b7
 class Explainer(Predictor):
@@ -114,13 +130,7 @@ class Explainer(Predictor):
 
     def _explain(self, arrays:list, classes:list) -> list[Explanation]:
         "Explain a few pictures"
-        x = self.batch(arrays)
-        with GradCAM(self.model, self.layer, self.bs) as cam:
-            logits = self.logits(np.stack(arrays)) # the same numbers as `predict` gives
-            which = torch.tensor([int(l.argmax()) if c is None else c for l, c in zip(logits, classes)])
-            maps = cam(x, which.to(self.device)).cpu().numpy()
-        probs = logits.softmax(1).numpy()
-        return [Explanation(self.vocab[p.argmax()], p, self.vocab[c], float(p[c]), m / m.max() if m.max() > 0 else m) for p, c, m in zip(probs, which.tolist(), maps)]
+        return explanations(self.model, self.layer, self.batch(arrays), self.vocab, classes, self.card.temperature, self.bs)
 
     def try_explain(self,
         pictures:Iterable, # What `predict` takes, any number of them
