@@ -4,21 +4,25 @@
 
 # %% ../nbs/45_report.ipynb #c7b1aaee
 from __future__ import annotations
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
-import numpy as np, pandas as pd
+import numpy as np, pandas as pd, torch
 from .files import write_atomic
 from .data import ACTIONS, read_split
+from .faithful import Faithfulness, class_probs, faith_table, faithfulness, plot_faithfulness, say_faithfulness
 from .metrics import class_intervals, classification_table, confused_pairs, confusion, rescale
 from .inference import Card, read_card
+from .cam import Explainer, plot_atlas, plot_cams, surest
 from .plots import plot_classes, plot_confusion, plot_history, plot_predictions, plot_reliability, plot_top_losses
 from .page import Shown, figure, render, section, table, text
 from .runs import Run
 from .score import codes, say_score, score, score_table, warn_seen
 
 # %% auto #0
-__all__ = ['PUBLISHED', 'Evaluation', 'evaluation_figures', 'what_was_trained', 'on_what', 'about_copies', 'class_table',
-           'calibration_table', 'beside_published', 'what_compares', 'cards', 'sections', 'write_report']
+__all__ = ['PUBLISHED', 'Evaluation', 'evaluation_figures', 'look_figures', 'affordable', 'check_heatmaps', 'what_was_trained',
+           'on_what', 'about_copies', 'class_table', 'calibration_table', 'beside_published', 'what_compares', 'cards',
+           'sections', 'write_report']
 
 # %% ../nbs/45_report.ipynb #e7f80fb6
 @dataclass
@@ -59,6 +63,44 @@ def evaluation_figures(
         reliability=Shown(plot_reliability(e.y, {**raw, f'temperature {t:.2f}': e.probs}), 'How often the model is right, by how sure it says it is. Temperature 1 is as it was trained; the other was fitted on validation pictures.'),
         predictions=Shown(plot_predictions(few, f'{len(few)} pictures drawn at random'), 'Blue frame and tick: right. Orange frame and cross: wrong, with the label in brackets. The number is the probability of what was said.', photo=True, wide=True),
         top_losses=Shown(plot_top_losses(e.preds, n), 'Where the model was most surely wrong, with the probability it gave to the label and to its own answer. Some of these labels can be doubted.', photo=True, wide=True))
+
+# %% ../nbs/45_report.ipynb #4fdcc3e1
+def look_figures(
+    e:Evaluation, # What to draw
+    explainer:Explainer, # Of the run's model
+    n:int=12, # How many sample pictures
+    each:int=3 # Pictures of each kind a class in the atlas
+)->dict[str, Shown]: # By the name of its file
+    "The figures of where a model looks"
+    few, sure = e.preds.sample(min(n, len(e.preds)), random_state=0), surest(e.preds, each)
+    told = [t for t, _ in explainer.try_explain([*few.path, *sure.path])]
+    return dict(
+        heatmaps=Shown(plot_cams(list(few.path), told[:len(few)], list(few.label), 'What speaks for the answers (Grad-CAM)'), 'The same pictures as above. The brighter, the more that part of the picture speaks for what the model said; the network sees in cells as coarse as the blots.', photo=True, wide=True),
+        atlas=Shown(plot_atlas(sure, told[len(few):], e.vocab, each), 'For each class the pictures of which the model was surest: right ones on the left, wrong ones with their label on the right.', photo=True, wide=True))
+
+# %% ../nbs/45_report.ipynb #39db3022
+def affordable(
+    explainer:Explainer, # Of the run's model
+    picture, # One of its pictures
+    most:int, # Pictures, at most
+    seconds:float=60. # How long it may take
+)->int: # 0 where it would not be worth while
+    "On how many pictures the test of the heat-maps can be made in a given time"
+    x, c = explainer.batch([explainer.array(picture)] * 4), torch.zeros(4, dtype=torch.long, device=explainer.device)
+    class_probs(explainer.model, x, c)
+    start = time.perf_counter(); class_probs(explainer.model, x, c)
+    n = min(most, int(seconds / (120 * (time.perf_counter() - start) / 4))) # about 120 passes a picture
+    return n if n >= min(most, 8) else 0
+
+# %% ../nbs/45_report.ipynb #e69a241e
+def check_heatmaps(
+    e:Evaluation, # Whose pictures
+    explainer:Explainer, # Of the run's model
+    n:int=64 # How many pictures, drawn at random
+)->Faithfulness:
+    "Whether the heat-maps of what the model says can be trusted"
+    paths = e.preds.sample(min(n, len(e.preds)), random_state=1).path
+    return faithfulness(explainer.model, explainer.layer, explainer.batch([explainer.array(p) for p in paths]))
 
 # %% ../nbs/45_report.ipynb #405eaa13
 def what_was_trained(
@@ -157,7 +199,8 @@ def cards(
 # %% ../nbs/45_report.ipynb #2895cd10
 def sections(
     e:Evaluation, # What was scored
-    drawn:dict # For the name of each figure, its part of the page
+    drawn:dict, # For the name of each figure, its part of the page
+    faith:Faithfulness|None=None # As `check_heatmaps` gives it
 )->list[dict]: # id, title, parts
     "The page's sections, in order"
     split, here = read_split(e.run.file('split.csv')), lambda *names: [drawn[n] for n in names if n in drawn]
@@ -170,22 +213,38 @@ def sections(
             table(confused_pairs(e.cm, e.vocab), 'Most often confused', index=False)),
         section('sure', 'How sure it is', text('A model should be right as often as it says. The temperature was fitted on the validation pictures; it changes probabilities, and no label.'), table(calibration_table(e), digits=3), *here('reliability')),
         section('pictures', 'The pictures themselves', *here('predictions', 'top_losses')),
+        section('looks', 'Where it looks', *here('heatmaps', 'atlas')),
+        section('faithful', 'Can the heat-maps be trusted?', *([text('This was not tested: the network is slow on this machine, or nobody asked for it. har_evaluate with --faithful 64 does it.')] if faith is None else
+            [text(say_faithfulness(faith)), table(faith_table(faith), f'{faith.n} pictures, mean and 95 % interval'), *here('faithfulness')])),
         section('beside', 'Beside the course report', *map(text, what_compares(e)), *([] if beside is None else [table(beside, 'F1, class by class')]))]
 
-# %% ../nbs/45_report.ipynb #27cd8f5d
+# %% ../nbs/45_report.ipynb #a57c0961
+def _keep(e:Evaluation, shown:dict[str, Shown]) -> dict:
+    "Save figures in the run's folder, and make them parts of the page"
+    folder, drawn = 'figures' if e.name == 'test' else f'figures/{e.name}', {}
+    for name, s in shown.items():
+        png = s.png()
+        with write_atomic(e.run.file(f'{folder}/{name}.png')) as f: f.write(png)
+        drawn[name] = figure(s, png)
+    return drawn
+
+# %% ../nbs/45_report.ipynb #1ae799ec
 def write_report(
     run:Run|str|Path, # The run; report.html and figures/ go into its folder
     preds:pd.DataFrame, # Its answers, with `path`, as `evaluate_run` gives them
-    name:str='test' # Which pictures they are; all but test have pages of their own, such as report-all.html
+    name:str='test', # Which pictures they are; all but test have pages of their own, such as report-all.html
+    faithful:int|None=None, # On how many pictures to test the heat-maps, 0 for none; as many as a minute allows, up to 64, where None
+    device='cpu' # Where the network computes
 )->Path: # The page
     "Write the page of a run, and its figures"
     e = Evaluation(run if isinstance(run, Run) else Run(run), preds, name)
-    folder, drawn = 'figures' if name == 'test' else f'figures/{name}', {}
-    for file, shown in evaluation_figures(e).items():
-        png = shown.png()
-        with write_atomic(e.run.file(f'{folder}/{file}.png')) as f: f.write(png)
-        drawn[file] = figure(shown, png)
+    explainer = Explainer(e.run.path, device)
+    drawn = _keep(e, {**evaluation_figures(e), **look_figures(e, explainer)})
+    n, faith = affordable(explainer, preds.path.iloc[0], 64) if faithful is None else faithful, None
+    if n:
+        faith = check_heatmaps(e, explainer, n)
+        drawn |= _keep(e, dict(faithfulness=Shown(plot_faithfulness(faith), 'The class’s probability as pixels are taken away or given back in the order of a map, and how alike the maps stay as weights are destroyed.', wide=True)))
     page = e.run.file('report.html' if name == 'test' else f'report-{name}.html')
-    subtitle = f'{e.card.arch}, recipe “{e.run.recipe.name}”, seed {e.run.recipe.seed}; scored on {len(e.preds):,} {name} pictures of {len(e.vocab)} classes'
-    with write_atomic(page, 'w') as f: f.write(render(f'{e.run.path.resolve().name}: human action recognition', subtitle, sections(e, drawn), cards(e), warn_seen(e.scores)))
+    subtitle = f'{e.card.arch}, recipe “{e.run.recipe.name}”, seed {e.run.recipe.seed}; scored on {len(preds):,} {name} pictures of {len(e.vocab)} classes'
+    with write_atomic(page, 'w') as f: f.write(render(f'{e.run.path.resolve().name}: human action recognition', subtitle, sections(e, drawn, faith), cards(e), warn_seen(e.scores)))
     return page

@@ -1,0 +1,70 @@
+"Heat-maps agree with an independent implementation, for every architecture of the register, and leave nothing behind"
+import os
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import LayerGradCam
+from torch import nn
+
+from har_fastai.cam import GradCAM
+from har_fastai.files import eval_array, open_picture
+from har_fastai.models import ARCHS, create_model
+from har_fastai.tables import read_har
+
+SIZES = dict(baseline=128, inception_v3=149) # of the pictures; 96 px for the others: the arithmetic is the same, the time is not
+
+
+@pytest.fixture(scope='module')
+def files(drawn): return list(read_har(os.environ.get('HAR_DATA') or drawn).path[:16])
+
+
+def lively(arch:str, x:torch.Tensor) -> nn.Module:
+    "A network with random weights whose outputs neither vanish nor explode: batch norm and linear layers see numbers of size 1"
+    torch.manual_seed(0)
+    model = create_model(arch, 15)
+    for m in model.modules():
+        if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, nonlinearity='relu')
+        if isinstance(m, nn.BatchNorm2d): m.reset_running_stats(); m.momentum = None
+    with torch.no_grad(): model.train()(x) # batch norm takes the statistics of these pictures
+    return model.eval()
+
+
+def batch(files, size): return torch.from_numpy(np.stack([eval_array(open_picture(f), size) for f in files]))
+def hooks(model): return sum(len(m._forward_hooks) + len(m._backward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def differ(a, b): return ((a - b).abs().max() / b.abs().max()).item()
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_maps_agree_with_captum(arch, files):
+    x = batch(files, SIZES.get(arch, 96)); model, layer = lively(arch, x), ARCHS[arch].target_layer
+    x, classes = x[:4], torch.tensor([0, 3, 7, 14])
+    want = LayerGradCam(model, model.get_submodule(layer)).attribute(x, classes)[:, 0].detach()
+    assert 1e-6 < want.abs().max() < 1e6 and want.abs().flatten(1).amax(1).min() > 0, 'these maps could hide any difference'
+    with GradCAM(model, layer, bs=3) as cam: got, cut = cam(x, classes, relu=False), cam(x, classes)
+    assert got.shape == want.shape and differ(got, want) <= 1e-5
+    assert torch.equal(cut, got.relu()) and hooks(model) == 0
+    assert differ(got.roll(1, 0), want) > 1e-3, 'the comparison would not see a mistake'
+
+
+@pytest.mark.parametrize('layer', ['features.28', 'features.29', 'features.30'])
+def test_the_side_of_an_in_place_relu(layer, files):
+    "VGG16's last convolution, the ReLU that changes its output in place, and the pooling behind"
+    x = batch(files[:4], 96); model = lively('vgg16', x)
+    want = LayerGradCam(model, model.get_submodule(layer)).attribute(x, 2)[:, 0].detach()
+    with GradCAM(model, layer) as cam: got = cam(x, 2, relu=False)
+    assert want.abs().max() > 0 and differ(got, want) <= 1e-5
+
+
+@pytest.mark.parametrize('arch', ['vgg16', 'resnet50'])
+def test_frozen_and_born_without_gradients(arch, files):
+    x = batch(files[:2], 64); model, layer = lively(arch, batch(files, 64)), ARCHS[arch].target_layer
+    with GradCAM(model, layer) as cam: want = cam(x, 1)
+    model.requires_grad_(False)
+    with GradCAM(model, layer) as cam: assert torch.equal(cam(x, 1), want)
+    with torch.inference_mode():
+        born = create_model(arch, 15); born.load_state_dict(model.state_dict()); born.eval()
+        with GradCAM(born, layer) as cam: assert differ(cam(x.clone(), 1), want) < 1e-5
+    assert next(born.parameters()).is_inference() and hooks(born) == 0 and all(p.grad is None for p in model.parameters())
