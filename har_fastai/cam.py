@@ -116,7 +116,7 @@ class Explainer(Predictor):
         super().__init__(folder, device, bs, half=False)
         self.layer = layer or find_arch(self.card.arch).target_layer
 
-    def _class(self, name:str|None) -> int|None:
+    def check_class(self, name:str|None) -> int|None:
         "The index of a class, None for what is predicted"
         if name is None: return None
         if name not in self.vocab: raise HARError(f'the model does not know the class {name!r}; it knows {", ".join(self.vocab)}')
@@ -138,7 +138,7 @@ class Explainer(Predictor):
     )->list[tuple[Explanation|None, str]]: # For each picture its explanation, or None and what's wrong with it
         "Explain pictures; one that can't be opened spoils no other"
         pictures = list(pictures)
-        classes = [self._class(c) for c in (classes if isinstance(classes, (list, tuple)) else [classes] * len(pictures))]
+        classes = [self.check_class(c) for c in (classes if isinstance(classes, (list, tuple)) else [classes] * len(pictures))]
         if len(classes) != len(pictures): raise HARError(f'there are {len(classes)} classes to explain and {len(pictures)} pictures')
         done = []
         for i in progress(range(0, len(pictures), self.bs), comment='heat-maps'):
@@ -158,7 +158,7 @@ class Explainer(Predictor):
         cls:str|None=None # The class to explain; what is predicted where None
     )->Explanation:
         "Explain one picture"
-        return self._explain([self.array(src)], [self._class(cls)])[0]
+        return self._explain([self.array(src)], [self.check_class(cls)])[0]
 
 # %% ../nbs/33_cam.ipynb #3ed0e526
 def fit_map(
@@ -228,7 +228,7 @@ def plot_cams(
     from matplotlib import cm, colors
     from matplotlib.figure import Figure
     rows = -(-len(pictures) // cols)
-    fig = Figure(figsize=(9, 2.25 * rows + 0.9), layout='constrained'); axs = fig.subplots(rows, cols, squeeze=False)
+    fig = Figure(figsize=(9, 2.4 * rows + 0.9), layout='constrained'); axs = fig.subplots(rows, cols, squeeze=False)
     for ax in axs.ravel()[len(pictures):]: ax.axis('off')
     for i, (ax, src, e) in enumerate(zip(axs.ravel(), pictures, told)):
         right = None if truths is None or e is None else truths[i] == e.label

@@ -10,7 +10,8 @@ from pathlib import Path
 from .files import HARError
 
 # %% auto #0
-__all__ = ['command', 'har_train', 'har_evaluate', 'har_predict', 'har_draw', 'har_check', 'har_download']
+__all__ = ['command', 'har_train', 'har_evaluate', 'har_predict', 'har_explain', 'har_compare', 'har_draw', 'har_check',
+           'har_download']
 
 # %% ../nbs/70_cli.ipynb #1bf810ef
 def command(f):
@@ -58,6 +59,7 @@ def har_train(argv=None):
     add('--workers', type=int, metavar='N', help='processes that open pictures (default: chosen by device)')
     add('--packed', choices=['yes', 'no'], default='yes', help='decode all pictures once, into a cache, and augment in batches; no: one by one, as the report does (default: yes)')
     add('--compile', action='store_true', help='let PyTorch compile the network; pays for long runs on a GPU')
+    add('--faithful', type=int, metavar='N', help='test the heat-maps on N pictures for the report, 0 for none (default: as many as half a minute allows)')
     add('--resume', action='store_true', help='go on with the run in --out')
     a = vars(p.parse_args(argv))
     pretrained = {'yes': True, 'no': False, None: None}[a.pop('pretrained')]
@@ -74,22 +76,33 @@ def har_evaluate(argv=None):
     p.add_argument('--split', default='test', choices=['test', 'valid', 'tail', 'all'], help="test, valid: the run's own parts; tail: the last 20 %% of rows; all: every row")
     p.add_argument('--json', metavar='FILE', help='write the figures to FILE')
     p.add_argument('--csv', metavar='FILE', help='write every prediction to FILE')
+    p.add_argument('--report', choices=['yes', 'no'], default='yes', help='write report.html (for another split than test report-<split>.html) and figures into RUN')
+    p.add_argument('--faithful', type=int, metavar='N', help='test the heat-maps on N pictures, 0 for none (default: as many as half a minute allows)')
     p.add_argument('--device', default='cpu', help='cpu, cuda, mps …')
     a = p.parse_args(argv)
-    from har_fastai.data import check_har, usable
+    if a.faithful is not None and a.faithful < 0: raise HARError(f'--faithful is {a.faithful} and must be 0 or more')
     from har_fastai.files import write_atomic, write_json
     from har_fastai.inference import read_card
     from har_fastai.metrics import classification_table
     from har_fastai.score import codes, evaluate_run, keep_predictions, say_score, warn_seen
-    from har_fastai.tables import read_har
     vocab = read_card(a.run).vocab
-    figures, preds = evaluate_run(a.run, usable(check_har(read_har(a.data))), a.split, a.device)
+    figures, preds = evaluate_run(a.run, _labelled(a.data), a.split, a.device)
     print(classification_table(*codes(preds, vocab), vocab).round(2).to_string(na_rep=''), end='\n\n')
     if seen := warn_seen(figures): print(seen)
     print(say_score(a.split, figures))
     if a.json: write_json(a.json, dict(run=str(a.run), data=str(a.data), split=a.split, **figures))
     if a.csv:
         with write_atomic(a.csv, 'w') as f: keep_predictions(preds).to_csv(f, index=False, lineterminator='\n')
+    if a.report == 'yes': print(f'Report: {_report(a.run, preds, a.split, a.faithful, a.device)}')
+
+# %% ../nbs/70_cli.ipynb #028d22d3
+def _report(run:str, preds, split:str, faithful:int|None, device:str) -> str:
+    "Write the page of a scored run; where its folder can't be written to, the figures are all there is"
+    from har_fastai.files import lock_folder
+    from har_fastai.report import write_report
+    try:
+        with lock_folder(run): return str(write_report(run, preds, split, faithful, device))
+    except OSError as e: return f'none, since {run} cannot be written to ({e.strerror})'
 
 # %% ../nbs/70_cli.ipynb #6fb756c9
 @command
@@ -128,6 +141,70 @@ def _write_rows(file:str, rows:list[dict]) -> None:
     with write_atomic(file, 'w') as f:
         w = csv.DictWriter(f, rows[0].keys(), lineterminator='\n')
         w.writeheader(); w.writerows(rows)
+
+# %% ../nbs/70_cli.ipynb #2dcb1d44
+@command
+def har_explain(argv=None):
+    "Draw which parts of pictures speak for a class (Grad-CAM)"
+    p = _parser(har_explain)
+    p.add_argument('paths', nargs='+', metavar='PATH', help='pictures, or folders of them')
+    p.add_argument('--model', required=True, metavar='RUN', help='folder of a run')
+    p.add_argument('--out', required=True, metavar='DIR', help='folder for the figures, one PNG a picture')
+    p.add_argument('--class', dest='cls', metavar='NAME', help='the class to explain (default: what the model says)')
+    p.add_argument('--device', default='cpu', help='cpu, cuda, mps …')
+    a = p.parse_args(argv)
+    from har_fastai.cam import Explainer
+    from har_fastai.files import find_pictures
+    explainer, files, good = Explainer(a.model, a.device), find_pictures(a.paths), 0
+    explainer.check_class(a.cls)
+    for i in range(0, len(files), explainer.bs): # a batch at a time, so that any number of pictures fits
+        for file, (told, problem) in zip(files[i:], explainer.try_explain(files[i:i + explainer.bs], a.cls)):
+            print(f'{file}: ' + (problem or f'{told.label} {told.probs.max():.3f}, what speaks for {told.cls} is in {_draw(file, told, a.out)}'), flush=True)
+            good += not problem
+    if not good: raise HARError(f'none of the {len(files):,} pictures could be read')
+
+# %% ../nbs/70_cli.ipynb #5d2c1a4b
+def _draw(file:Path, told, out:str) -> Path:
+    "Draw the heat-map of a picture into a folder, under a name that's free"
+    from har_fastai.cam import plot_cam
+    from har_fastai.files import write_atomic
+    to = next(f for i in range(1, 100_000) if not (f := Path(out)/f'{file.stem}{"" if i == 1 else f"-{i}"}.png').exists())
+    with write_atomic(to) as f: plot_cam(file, told).savefig(f, format='png', dpi=110)
+    return to
+
+# %% ../nbs/70_cli.ipynb #252191e2
+@command
+def har_compare(argv=None):
+    "Compare runs on the same pictures, none of which they were trained on"
+    p = _parser(har_compare)
+    p.add_argument('runs', nargs='+', metavar='RUN', help='folders of runs; the first is what the others are held against')
+    p.add_argument('--data', metavar='DIR', help="folder or table of labelled pictures (default: the test pictures that the runs have in common)")
+    p.add_argument('--out', metavar='FILE', help='where to write the comparison: .html, .csv, .json or .png')
+    a = p.parse_args(argv)
+    if a.out and Path(a.out).suffix not in ('.html', '.csv', '.json', '.png'): raise HARError(f'--out is {a.out} and must end in .html, .csv, .json or .png')
+    from har_fastai.compare import compare, say_comparison
+    c = compare(a.runs, _labelled(a.data) if a.data else None)
+    print(c.table.round(3).to_string(), end='\n\n')
+    print(*say_comparison(c), sep='\n')
+    if a.out: _write_comparison(c, a.out)
+
+# %% ../nbs/70_cli.ipynb #f8a697f7
+def _labelled(data:str):
+    "The usable pictures of a folder or table"
+    from har_fastai.data import check_har, usable
+    from har_fastai.tables import read_har
+    return usable(check_har(read_har(data)))
+
+# %% ../nbs/70_cli.ipynb #260b3245
+def _write_comparison(c, out:str) -> None:
+    "Write a comparison in the form that the file's name asks for"
+    from har_fastai.compare import comparison_page, plot_comparison
+    from har_fastai.files import write_atomic, write_json
+    if out.endswith('.json'): write_json(out, dict(pictures=c.n, runs=c.table.reset_index().to_dict('records'), seeds=c.seeds.to_dict('records')))
+    elif out.endswith('.png'):
+        with write_atomic(out) as f: plot_comparison(c).savefig(f, format='png', dpi=110)
+    else:
+        with write_atomic(out, 'w') as f: f.write(comparison_page(c) if out.endswith('.html') else c.table.to_csv(lineterminator='\n'))
 
 # %% ../nbs/70_cli.ipynb #e3228813
 @command

@@ -21,6 +21,7 @@ from .speed import Compile
 from .training import HARLearner, TimeEstimate, har_learner
 from .inference import Card, load_bundle, read_card, save_bundle, save_card
 from .metrics import classification_table
+from .report import write_report
 from .score import calibrate, codes, evaluate_run, keep_predictions, say_score, score
 
 # %% auto #0
@@ -83,8 +84,9 @@ def finish(
     learn:HARLearner, # A fitted learner with its best network loaded
     run:Run, # Its run
     df:pd.DataFrame, # The run's table
+    faithful:int|None=None # As for `write_report`
 )->dict: # The figures of each part that was scored
-    "Save the model of a run, read it back, and score what was saved"
+    "Save the model of a run, read it back, score what was saved, and write the report"
     arch = find_arch(learn.recipe.arch)
     card = Card(arch.name, list(learn.dls.vocab), learn.recipe.size, list(arch.mean), list(arch.std), versions=machine())
     save_bundle(run.path, learn.model, card)
@@ -102,6 +104,7 @@ def finish(
     card = read_card(run.path)
     card.metrics = figures
     save_card(run.path, card)
+    write_report(run, last, part, faithful, learn.dls.device)
     return figures
 
 # %% ../nbs/50_core.ipynb #55f60074
@@ -148,6 +151,7 @@ def train_baseline(
     weights:str|Path|None=None, # A file of weights to start from
     resume:bool=False, # Go on with the run in `out`, as its own recipe says?
     cbs=None, # More callbacks for the fit
+    faithful:int|None=None, # On how many pictures the report tests the heat-maps, 0 for none; as many as half a minute allows where None
     **changes # Fields of the recipe to set otherwise, such as size=128, epochs=10 or arch='resnet50'
 )->HARLearner: # Fitted, with its best epoch's network; `learn.run` is the folder
     "Train, score and save the baseline"
@@ -165,7 +169,7 @@ def train_baseline(
             write_split(df, run.file('split.csv'))
             begin_run(run, recipe, data=str(Path(path).resolve()), split=split, device=str(device), packed=isinstance(learn.dls.train, PackedDL))
         with _keep_best(learn, run, df): learn.fit_recipe(cbs=[TimeEstimate(recipe), *([Compile()] if compile else []), *L(cbs)])
-        for part, figures in finish(learn, run, df).items(): print(say_score(part, figures))
+        for part, figures in finish(learn, run, df, faithful).items(): print(say_score(part, figures))
         print(f'Run folder: {run.path}', flush=True)
     learn.remove_cb(learn.save_run) # what is fitted from here on is no longer this run
     return carry(learn, run)

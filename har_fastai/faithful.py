@@ -88,7 +88,7 @@ _NEAR = torch.tensor([[1, 2, 1], [2, 0, 2], [1, 2, 1]]) / 12 # weights of the ei
 def impute(
     x:torch.Tensor, # Of shape (n, 3, height, width)
     gone:torch.Tensor, # Of shape (n, 1, height, width): True where a pixel is missing
-    steps:int=24 # How often the weighted mean is taken at each size
+    steps:int=12 # How often the weighted mean is taken at each size
 )->torch.Tensor: # `x`, with the missing pixels filled in from around
     "Fill in missing pixels by the weighted mean of their neighbours"
     known = (~gone).to(x.dtype)
@@ -239,7 +239,7 @@ def say_faithfulness(
     "What came out, in words"
     v, last = verdicts(f), f.cascade.iloc[-1]
     by = {k: [t for t, o in v.items() if o == k] for k in ('better', 'no better', 'worse')}
-    told = '; '.join(f'{k} than a centred Gaussian by {" and ".join(ts)}' for k, ts in by.items() if ts)
+    told = '; '.join(f'{k} than a centred Gaussian by {" and ".join(filter(None, [", ".join(ts[:-1]), ts[-1]]))}' for k, ts in by.items() if ts)
     end = 'So these heat-maps show more than where the middle of the picture is.' if len(by['better']) == len(v) else \
           'So these heat-maps show no more than a blob in the middle does: do not read them as the reason of an answer.' if not by['better'] else 'So these heat-maps are to be read with care.'
     return f'On {f.n} pictures Grad-CAM is {told}. {end} With all weights destroyed, the maps\' rank correlation with the true ones is {last.correlation:.2f} ({last.low:.2f} to {last.high:.2f}; 0 would say that they depend on nothing but what was learnt).'

@@ -42,11 +42,11 @@ main, header, footer { max-width: 62rem; margin: 0 auto; padding: 0 1.2rem; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 2rem 0 .3rem; } h2 { margin: 3rem 0 .6rem; padding-top: .6rem; border-top: 1px solid var(--line); } h3 { margin: 1.6rem 0 .4rem; }
 .sub, figcaption, footer { color: var(--soft); } a { color: var(--blue); }
 nav ul { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; padding: 0; list-style: none; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .8rem; margin: 1.2rem 0; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .8rem; margin: 1.2rem 0; }
 .card { background: var(--card); border-radius: .5rem; padding: .8rem 1rem; } .card b { display: block; font-size: 1.7rem; line-height: 1.2; } .card span { color: var(--soft); font-size: .86rem; }
 .warning { border-left: .35rem solid var(--warn); background: var(--card); padding: .7rem 1rem; font-weight: 600; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .92rem; margin: .6rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; } th { font-weight: 600; } tbody th, td:first-child, th:first-child { text-align: left; } .words td { text-align: left; }
+th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; } th { font-weight: 600; } tbody td { white-space: nowrap; } .words td { white-space: normal; } tbody th, td:first-child, th:first-child { text-align: left; } .words td { text-align: left; }
 figure { margin: 1.4rem 0; } figure img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: .4rem; } figcaption { font-size: .9rem; margin-top: .4rem; max-width: 46rem; }
 @media (max-width: 40rem) { figure.wide img { max-width: none; width: 46rem; } h1 { font-size: 1.5rem; } }
 @media print { nav { display: none; } figure, table { break-inside: avoid; } }

@@ -57,9 +57,9 @@ def evaluation_figures(
     t, few = e.card.temperature, e.preds.sample(min(n, len(e.preds)), random_state=0)
     raw = {} if t == 1 else {'temperature 1': rescale(e.probs, 1 / t)}
     return dict(
-        history=Shown(plot_history(e.run.history), 'Loss and macro-F1 after each epoch. The circle marks the epoch whose network was kept: the best on validation pictures. Training pictures are augmented, and scored as the network was during the epoch.'),
+        history=Shown(plot_history(e.run.history), 'Loss and macro-F1 after each epoch. The circle marks the epoch whose network was kept: the best on validation pictures. Training pictures are augmented, and scored as the network was during the epoch.', wide=True),
         confusion=Shown(plot_confusion(e.cm, e.vocab, f'Confusion matrix, {len(e.preds):,} {e.name} pictures'), 'Rows: what the pictures show; columns: what the model said. Numbers are pictures; the colour, and the per cent where it is 5 or more, is the share of the row.', wide=True),
-        classes=Shown(plot_classes(e.cm, e.vocab), 'The share of each class that was found, best first. The bars are 95 % intervals (Wilson); classes whose bars overlap much can hardly be told apart in difficulty.'),
+        classes=Shown(plot_classes(e.cm, e.vocab), 'The share of each class that was found, best first. The bars are 95 % intervals (Wilson); classes whose bars overlap much can hardly be told apart in difficulty.', wide=True),
         reliability=Shown(plot_reliability(e.y, {**raw, f'temperature {t:.2f}': e.probs}), 'How often the model is right, by how sure it says it is. Temperature 1 is as it was trained; the other was fitted on validation pictures.'),
         predictions=Shown(plot_predictions(few, f'{len(few)} pictures drawn at random'), 'Blue frame and tick: right. Orange frame and cross: wrong, with the label in brackets. The number is the probability of what was said.', photo=True, wide=True),
         top_losses=Shown(plot_top_losses(e.preds, n), 'Where the model was most surely wrong, with the probability it gave to the label and to its own answer. Some of these labels can be doubted.', photo=True, wide=True))
@@ -83,7 +83,7 @@ def affordable(
     explainer:Explainer, # Of the run's model
     picture, # One of its pictures
     most:int, # Pictures, at most
-    seconds:float=60. # How long it may take
+    seconds:float=30. # How long it may take
 )->int: # 0 where it would not be worth while
     "On how many pictures the test of the heat-maps can be made in a given time"
     x, c = explainer.batch([explainer.array(picture)] * 4), torch.zeros(4, dtype=torch.long, device=explainer.device)
@@ -110,11 +110,11 @@ def what_was_trained(
     r, h, info, m = e.run.recipe, e.run.history, e.run.info, e.run.info['machine']
     growth = ' → '.join([*(f'{int(s)}' for s, _ in r.growth), f'{r.size}'])
     rows = {'recipe': r.name, 'network': f'{r.arch}, {"from ImageNet weights" if r.pretrained else "from scratch"}', 'pictures': f'{growth} × {r.size} px' if not r.growth else f'{growth} px, squares',
-            'epochs': f'{len(h)} of {r.epochs}, the {h.valid_macro_f1.idxmax() + 1}. was kept', 'batch, learning rate, weight decay': f'{r.bs}, {r.lr:g}, {r.wd:g}',
+            'epochs': f'{len(h)} of {r.epochs}; the network of epoch {h.valid_macro_f1.idxmax() + 1} was kept', 'batch, learning rate, weight decay': f'{r.bs}, {r.lr:g}, {r.wd:g}',
             'schedule': f'{r.warmup} epochs of warm-up, then cosine, {"by batch" if r.per_batch else "by epoch"}', 'label smoothing, dropout, weight average': f'{r.smoothing:g}, {"as built" if r.dropout is None else r.dropout}, {r.ema:g}',
             'augmentation': f'crops of {r.crop_scale[0]:g}–{r.crop_scale[1]:g} of the area, RandAugment {r.num_ops} × {r.magnitude}, mirrored {r.flip:g}, erased {r.erase:g}',
             'sampling': 'all classes equally often' if r.weighted else 'each picture once an epoch', 'seed': r.seed,
-            'time': f'{h.seconds.sum() / 60:.1f} minutes on {m.get("gpu") or str(info.get("device", "cpu"))}, {m["threads"]} threads' if 'seconds' in h else 'unknown',
+            'time': f'{h.seconds.sum() / 60:.1f} minutes on {m.get("gpu") or str(info.get("device", "cpu"))}, {m["threads"]} thread{"s" * (m["threads"] > 1)}' if 'seconds' in h else 'unknown',
             'libraries': ', '.join(f'{k} {m[k]}' for k in ('torch', 'fastai', 'har_fastai') if m.get(k))}
     return pd.DataFrame({'': rows.keys(), ' ': map(str, rows.values())})
 
@@ -233,7 +233,7 @@ def write_report(
     run:Run|str|Path, # The run; report.html and figures/ go into its folder
     preds:pd.DataFrame, # Its answers, with `path`, as `evaluate_run` gives them
     name:str='test', # Which pictures they are; all but test have pages of their own, such as report-all.html
-    faithful:int|None=None, # On how many pictures to test the heat-maps, 0 for none; as many as a minute allows, up to 64, where None
+    faithful:int|None=None, # On how many pictures to test the heat-maps, 0 for none; as many as half a minute allows, up to 64, where None
     device='cpu' # Where the network computes
 )->Path: # The page
     "Write the page of a run, and its figures"
