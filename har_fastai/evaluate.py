@@ -6,7 +6,7 @@
 from __future__ import annotations
 from pathlib import Path
 import numpy as np, pandas as pd, sklearn.metrics as skm, torch
-from fastai.vision.all import ClassificationInterpretation, Learner
+from fastai.vision.all import ClassificationInterpretation, Learner, patch
 from .files import HARError
 from .tables import read_har
 from .data import check_har, usable
@@ -63,19 +63,6 @@ class HARInterpretation(ClassificationInterpretation):
         run = getattr(learn, 'run', None)
         return cls(learner_table(learn, learn.dls[ds_idx] if dl is None else dl, act), learn, history=run.history if run and run.file('history.csv').is_file() else None)
 
-    @classmethod
-    def from_run(cls,
-        run:Run|str|Path, # The folder of a run
-        data:str|Path|None=None, # Its pictures, or other labelled ones; where the run's were by default
-        which:str='test', # As for `rows_to_score`: test, valid, tail or all
-        device='cpu' # Where the network computes
-    ):
-        "Of a run's model, on a part of its own pictures or on others"
-        run = run if isinstance(run, Run) else Run(run)
-        figures, preds = evaluate_run(run, usable(check_har(read_har(data or run.info['data']))), which, device)
-        if seen := warn_seen(figures): print(seen)
-        return cls(preds, None, read_card(run.path).temperature, run.history, f'{which} pictures')
-
     @property
     def y(self) -> np.ndarray: return self.targs.numpy()
     @property
@@ -121,3 +108,17 @@ class HARInterpretation(ClassificationInterpretation):
     def plot_history(self):
         if self.history is None: raise HARError('there is no history to draw: make the interpretation from a run')
         return plot_history(self.history)
+
+# %% ../nbs/30_evaluate.ipynb #1f742329
+@patch(cls_method=True)
+def from_run(cls:HARInterpretation,
+    run:Run|str|Path, # The folder of a run
+    data:str|Path|None=None, # Its pictures, or other labelled ones; where the run's were by default
+    which:str='test', # As for `rows_to_score`: test, valid, tail or all
+    device='cpu' # Where the network computes
+):
+    "Of a run's model, on a part of its own pictures or on others"
+    run = run if isinstance(run, Run) else Run(run)
+    figures, preds = evaluate_run(run, usable(check_har(read_har(data or run.info['data']))), which, device)
+    if seen := warn_seen(figures): print(seen)
+    return cls(preds, None, read_card(run.path).temperature, run.history, f'{which} pictures')
