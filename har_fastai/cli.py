@@ -193,7 +193,7 @@ def _labelled(data:str):
     "The usable pictures of a folder or table"
     from har_fastai.data import check_har, usable
     from har_fastai.tables import read_har
-    return usable(check_har(read_har(data)))
+    return usable(check_har(read_har(data, least=1)), least=1)
 
 # %% ../nbs/70_cli.ipynb #260b3245
 def _write_comparison(c, out:str) -> None:

@@ -77,15 +77,16 @@ def check_har(
 
 # %% ../nbs/03_data.ipynb #837f9927
 def usable(
-    df:pd.DataFrame # Rows that `check_har` has seen
+    df:pd.DataFrame, # Rows that `check_har` has seen
+    least:int=2 # Fewest classes; training needs two, scoring one
 )->pd.DataFrame: # Those without a problem
     "Set aside what cannot be used, counted and named; an error where too little is left"
     _need_check(df, 'problem')
     bad, good = df[df.problem != ''], df[df.problem == '']
     named = '; '.join(f'{f}: {p}' for f, p in zip(bad.filename[:3], bad.problem[:3])) + ('; …' if len(bad) > 3 else '')
-    if good.label.nunique() < 2:
+    if good.label.nunique() < least:
         left = ', '.join(set(good.label)) or 'none'
-        raise HARError(f'of {len(df):,} pictures {len(good):,} can be used, and two classes are the least (left: {left}; {named})')
+        raise HARError(f'of {len(df):,} pictures {len(good):,} can be used, and {"two classes are" if least > 1 else "one is"} the least (left: {left}; {named})')
     if len(bad): warnings.warn(f'pictures set aside: {len(bad):,} of {len(df):,} ({named})')
     return good.reset_index(drop=True)
 

@@ -18,7 +18,7 @@ from .runs import Run
 from .score import calibrate, codes, evaluate_run, predict_table, rows_to_score, say_score, score, score_table, warn_seen
 
 # %% auto #0
-__all__ = ['learner_table', 'HARInterpretation']
+__all__ = ['learner_table', 'InterpretationFigures', 'HARInterpretation']
 
 # %% ../nbs/30_evaluate.ipynb #a239fb24
 def learner_table(
@@ -36,8 +36,32 @@ def learner_table(
     table = pd.DataFrame(dict(filename=names, label=[vocab[i] for i in y], path=paths, predicted=[vocab[i] for i in probs.argmax(1)]))
     return table.join(pd.DataFrame(probs.numpy(), columns=vocab))
 
+# %% ../nbs/30_evaluate.ipynb #70b0db55
+class InterpretationFigures:
+    "The figures of an interpretation, under fastai's names where it has them"
+    def plot_confusion_matrix(self, title='Confusion matrix'):
+        "Counts and row shares"
+        return plot_confusion(self.confusion_matrix(), self.vocab, f'{title}, {len(self.preds):,} {self.name}')
+    def plot_classes(self):
+        "The accuracy of each class with its interval"
+        return plot_classes(self.confusion_matrix(), self.vocab)
+    def plot_top_losses(self, k=12, cols=4):
+        "The surest mistakes, with both probabilities"
+        return plot_top_losses(self.preds, k, cols=cols)
+    def show_results(self, idxs=None, cols=4):
+        "Pictures with what the model says of them"
+        return plot_predictions(self.preds.iloc[range(min(12, len(self.preds))) if idxs is None else idxs], cols=cols)
+    def plot_reliability(self):
+        "How often it is right, by how sure it is"
+        probs = self.probs.numpy()
+        return plot_reliability(self.y, {'temperature 1': rescale(probs, 1 / self.temperature), f'temperature {self.temperature:.2f}': probs} if self.temperature != 1 else {'temperature 1': probs})
+    def plot_history(self):
+        "Loss and macro-F1 by epoch"
+        if self.history is None: raise HARError('there is no history to draw: make the interpretation from a run')
+        return plot_history(self.history)
+
 # %% ../nbs/30_evaluate.ipynb #e8f3de3c
-class HARInterpretation(ClassificationInterpretation):
+class HARInterpretation(InterpretationFigures, ClassificationInterpretation):
     "Interpretation of predictions that are computed once, with intervals"
     def __init__(self,
         preds:pd.DataFrame, # path, label, predicted, then a column of probabilities for each class
@@ -48,9 +72,8 @@ class HARInterpretation(ClassificationInterpretation):
     ):
         self.preds,self.learn,self.temperature,self.history,self.name = preds.reset_index(drop=True),learn,temperature,history,name
         self.vocab = class_columns(preds)
-        self.targs,self.decoded = (torch.as_tensor(c) for c in codes(preds, self.vocab))
-        self.probs = torch.tensor(preds[self.vocab].to_numpy(np.float64))
-        self.losses = torch.as_tensor(top_losses(self.preds).loss.sort_index().to_numpy())
+        self.targs,self.decoded,self.probs = map(torch.tensor, (*codes(preds, self.vocab), preds[self.vocab].to_numpy(np.float64)))
+        self.losses = torch.as_tensor(top_losses(self.preds).loss.sort_index().to_numpy(copy=True))
 
     @classmethod
     def from_learner(cls,
@@ -98,17 +121,6 @@ class HARInterpretation(ClassificationInterpretation):
         losses, idx = self.losses.topk(len(self.losses) if k is None else k, largest=largest)
         return (losses, idx, self.preds.iloc[idx.tolist()]) if items else (losses, idx)
 
-    def plot_confusion_matrix(self, title='Confusion matrix'): return plot_confusion(self.confusion_matrix(), self.vocab, f'{title}, {len(self.preds):,} {self.name}')
-    def plot_classes(self): return plot_classes(self.confusion_matrix(), self.vocab)
-    def plot_top_losses(self, k=12, cols=4): return plot_top_losses(self.preds, k, cols=cols)
-    def show_results(self, idxs=None, cols=4): return plot_predictions(self.preds.iloc[range(min(12, len(self.preds))) if idxs is None else idxs], cols=cols)
-    def plot_reliability(self):
-        probs = self.probs.numpy()
-        return plot_reliability(self.y, {'temperature 1': rescale(probs, 1 / self.temperature), f'temperature {self.temperature:.2f}': probs} if self.temperature != 1 else {'temperature 1': probs})
-    def plot_history(self):
-        if self.history is None: raise HARError('there is no history to draw: make the interpretation from a run')
-        return plot_history(self.history)
-
 # %% ../nbs/30_evaluate.ipynb #1f742329
 @patch(cls_method=True)
 def from_run(cls:HARInterpretation,
@@ -119,6 +131,6 @@ def from_run(cls:HARInterpretation,
 ):
     "Of a run's model, on a part of its own pictures or on others"
     run = run if isinstance(run, Run) else Run(run)
-    figures, preds = evaluate_run(run, usable(check_har(read_har(data or run.info['data']))), which, device)
+    figures, preds = evaluate_run(run, usable(check_har(read_har(data or run.info['data'], least=1)), least=1), which, device)
     if seen := warn_seen(figures): print(seen)
     return cls(preds, None, read_card(run.path).temperature, run.history, f'{which} pictures')

@@ -88,7 +88,6 @@ def _finish(df:pd.DataFrame, roots:list[Path], where, links:bool=False) -> pd.Da
         bad = df[~part.isin(_PARTS)]
         _refuse(bad, where, 'the part must be train, valid or test, not ' + ', '.join(map(repr, sorted(set(bad.part)))))
         df['part'] = part.map(_PARTS)
-    if df.label.nunique() < 2: raise HARError(f'{where} holds the single class {df.label.iloc[0]!r} (rows: {len(df):,}): training needs two')
     return df.reset_index(drop=True)
 
 # %% ../nbs/01_tables.ipynb #3b683b0f
@@ -136,13 +135,15 @@ def _from_folders(folder:Path) -> pd.DataFrame|None:
 def _nothing(folder:Path) -> HARError:
     "An error that says what was looked for in `folder`, and what is there"
     tables = [f'{f.name} (columns: {", ".join(_columns(f)) or "unreadable"})' for f in sorted(folder.glob('*.csv'))]
-    found = tables + [f'{d.name}/' for d in _folders(folder)]
+    loose = sum(is_picture(f) for f in folder.iterdir())
+    found = tables + [f'{d.name}/' for d in _folders(folder)] + ([f'{loose:,} picture{"s" * (loose > 1)} without labels (har_predict tells what is in them)'] if loose else [])
     return HARError(f'{folder} holds no table with the columns filename and label, no Training_set.csv, and no folders of pictures named '
                     f'after classes; found: {", ".join(found[:8]) or "nothing of the kind"}')
 
 # %% ../nbs/01_tables.ipynb #823e40d1
 def read_har(
-    path:str|os.PathLike # A CSV file, a folder with one (Kaggle's, or its parent), or a folder of class folders
+    path:str|os.PathLike, # A CSV file, a folder with one (Kaggle's, or its parent), or a folder of class folders
+    least:int=2 # Fewest classes; training needs two, scoring one
 )->pd.DataFrame: # A row a picture: filename (relative), label, path (absolute); part, group and sha256 where the source has them
     "Read pictures and their labels from a table or from class folders"
     path = Path(path)
@@ -152,4 +153,5 @@ def read_har(
     if len(tables) > 1: raise HARError(f'{path} holds several tables ({", ".join(str(t.relative_to(path)) for t in tables)}): give one of them')
     df = _from_csv(tables[0]) if tables else _from_folders(path)
     if df is None: raise _nothing(path)
+    if df.label.nunique() < least: raise HARError(f'{path} holds the single class {df.label.iloc[0]!r} (rows: {len(df):,}): training needs two')
     return df

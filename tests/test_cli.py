@@ -69,7 +69,7 @@ def test_evaluation_repeats_the_figures_exactly(trained, tmp_path):
     assert got['split'] == 'test' and 'trained_on' not in got and 'WARNING' not in done.stdout
     mine = {(r['filename'], r['predicted']) for r in csv.DictReader(open(tmp_path/'preds.csv'))}
     assert mine == {(r['filename'], r['predicted']) for r in csv.DictReader(open(trained.run/'predictions.csv')) if r['part'] == 'test'}
-    assert f'{got["n"]:,} pictures' in done.stdout.splitlines()[-1] and plain(done.stdout + done.stderr)
+    assert f'{got["n"]:,} pictures' in done.stdout.splitlines()[-2] and done.stdout.splitlines()[-1].startswith('Report: ') and plain(done.stdout + done.stderr)
 
 
 @pytest.mark.parametrize('split', ['all', 'tail'])
