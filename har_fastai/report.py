@@ -46,6 +46,8 @@ class Evaluation:
     @property
     def vocab(self) -> list[str]: return self.card.vocab
     @property
+    def kind(self) -> str: return 'labelled' if self.name == 'all' else self.name
+    @property
     def probs(self) -> np.ndarray: return self.preds[self.vocab].to_numpy()
 
 # %% ../nbs/45_report.ipynb #567946cf
@@ -58,7 +60,7 @@ def evaluation_figures(
     raw = {} if t == 1 else {'temperature 1': rescale(e.probs, 1 / t)}
     return dict(
         history=Shown(plot_history(e.run.history), 'Loss and macro-F1 after each epoch. The circle marks the epoch whose network was kept: the best on validation pictures. Training pictures are augmented, and scored as the network was during the epoch.', wide=True),
-        confusion=Shown(plot_confusion(e.cm, e.vocab, f'Confusion matrix, {len(e.preds):,} {e.name} pictures'), 'Rows: what the pictures show; columns: what the model said. Numbers are pictures; the colour, and the per cent where it is 5 or more, is the share of the row.', wide=True),
+        confusion=Shown(plot_confusion(e.cm, e.vocab, f'Confusion matrix, {len(e.preds):,} {e.kind} pictures'), 'Rows: what the pictures show; columns: what the model said. Numbers are pictures; the colour, and the per cent where it is 5 or more, is the share of the row.', wide=True),
         classes=Shown(plot_classes(e.cm, e.vocab), 'The share of each class that was found, best first. The bars are 95 % intervals (Wilson); classes whose bars overlap much can hardly be told apart in difficulty.', wide=True),
         reliability=Shown(plot_reliability(e.y, {**raw, f'temperature {t:.2f}': e.probs}), 'How often the model is right, by how sure it says it is. Temperature 1 is as it was trained; the other was fitted on validation pictures.'),
         predictions=Shown(plot_predictions(few, f'{len(few)} pictures drawn at random'), 'Blue frame and tick: right. Orange frame and cross: wrong, with the label in brackets. The number is the probability of what was said.', photo=True, wide=True),
@@ -208,7 +210,7 @@ def sections(
     return [
         section('trained', 'What was trained', table(what_was_trained(e), index=False, words=True), *here('history')),
         section('data', 'On what', text(f'{len(split):,} pictures, split by the rule “{e.run.info.get("split", "?")}”. {about_copies(split)}'), table(on_what(split), 'Pictures of each class')),
-        section('good', 'How good it is', text(f'Scored on {len(e.preds):,} {e.name} pictures. The intervals say how far a figure may be off because the pictures are no more than these; they say nothing about pictures of another kind.'),
+        section('good', 'How good it is', text(f'Scored on {len(e.preds):,} {e.kind} pictures. The intervals say how far a figure may be off because the pictures are no more than these; they say nothing about pictures of another kind.'),
             table(score_table(e.scores).rename(columns=dict(low='95 % from', high='to')), 'Headline figures', 3), table(class_table(e), 'Each class'), *here('classes', 'confusion'),
             table(confused_pairs(e.cm, e.vocab), 'Most often confused', index=False)),
         section('sure', 'How sure it is', text('A model should be right as often as it says. The temperature was fitted on the validation pictures; it changes probabilities, and no label.'), table(calibration_table(e), digits=3), *here('reliability')),
@@ -245,6 +247,6 @@ def write_report(
         faith = check_heatmaps(e, explainer, n)
         drawn |= _keep(e, dict(faithfulness=Shown(plot_faithfulness(faith), 'The class’s probability as pixels are taken away or given back in the order of a map, and how alike the maps stay as weights are destroyed.', wide=True)))
     page = e.run.file('report.html' if name == 'test' else f'report-{name}.html')
-    subtitle = f'{e.card.arch}, recipe “{e.run.recipe.name}”, seed {e.run.recipe.seed}; scored on {len(preds):,} {name} pictures of {len(e.vocab)} classes'
+    subtitle = f'{e.card.arch}, recipe “{e.run.recipe.name}”, seed {e.run.recipe.seed}; scored on {len(preds):,} {e.kind} pictures of {len(e.vocab)} classes'
     with write_atomic(page, 'w') as f: f.write(render(f'{e.run.path.resolve().name}: human action recognition', subtitle, sections(e, drawn, faith), cards(e), warn_seen(e.scores)))
     return page
