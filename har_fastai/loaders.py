@@ -92,9 +92,9 @@ def har_dls(
 
 # %% ../nbs/15_loaders.ipynb #d21cfd33
 def _check_parts(df:pd.DataFrame, vocab) -> int:
-    "How many training pictures there are; `HARError` where the table cannot be trained on"
+    "How many training pictures there are; `HARError` where the table cannot be trained on (no validation pictures is fine where all are for training)"
     train, valid = (df[df.part == p] for p in ('train', 'valid'))
-    if not len(train) or not len(valid): raise HARError(f'{len(train)} training and {len(valid)} validation pictures: there must be some of each')
+    if not len(train) or not len(valid) and len(df) > len(train): raise HARError(f'{len(train)} training and {len(valid)} validation pictures: there must be some of each')
     if train.label.nunique() < 2: raise HARError(f'all training pictures are of the class {train.label.iloc[0]!r}: there must be two classes at least')
     unknown = set(df.label[df.part != 'unused']) - set(train.label if vocab is None else vocab)
     if unknown: raise HARError(f'no training picture is labelled {", ".join(sorted(unknown))}: such pictures can be neither learnt nor scored')

@@ -5,15 +5,18 @@
 # %% ../nbs/20_models.ipynb #f313b301
 from __future__ import annotations
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 import torch
 from torch import nn
 from .files import HARError, IMAGENET_MEAN, IMAGENET_STD, write_atomic
 
 # %% auto #0
-__all__ = ['ARCHS', 'conv_block', 'BaselineCNN', 'receptive_field', 'Arch', 'find_arch', 'create_model', 'read_weights',
-           'load_weights', 'save_weights', 'torch_device', 'native_bf16']
+__all__ = ['ARCHS', 'conv_block', 'BaselineCNN', 'receptive_field', 'Arch', 'macs', 'find_arch', 'check_size', 'create_model',
+           'read_weights', 'load_weights', 'save_weights', 'torch_device', 'native_bf16']
 
 # %% ../nbs/20_models.ipynb #99306507
 def conv_block(
@@ -54,59 +57,127 @@ class Arch:
     build:Callable[[int, bool], nn.Module] # (number of classes, pretrained?) -> network
     size:int # Side of the square it was designed for, in pixels
     target_layer:str # Dotted name of the layer whose output a heat-map (Grad-CAM) explains
+    head:str # Dotted name of the last linear layer, which is new for new classes
     source:str # Where it was published
+    weights:str='' # Where its pretrained weights come from and their licence; '' where there are none
     min_size:int=32 # Smallest side it accepts, in pixels
+    fixed:bool=False # Does it take pictures of `size` only?
     mean:tuple[float, float, float]=IMAGENET_MEAN # Subtracted from each channel, in 0–1
     std:tuple[float, float, float]=IMAGENET_STD # Divides each channel, in 0–1
+    resize:str='squash' # How a picture becomes a square; squash is the only way so far
     bs:int=32 # A batch size that fits most machines
 
 # %% ../nbs/20_models.ipynb #ae7bc305
 def _baseline(n_out:int, pretrained:bool=False) -> nn.Module:
     "The baseline; it has no pretrained weights"
-    if pretrained: raise HARError('the baseline has no pretrained weights: leave --pretrained out, or give your own with --weights FILE')
     return BaselineCNN(n_out)
 
 # %% ../nbs/20_models.ipynb #40081404
-def _torchvision(name:str, head:str, **kwargs) -> Callable[[int, bool], nn.Module]:
-    "A builder of torchvision's network `name` whose last linear layer, at the dotted path `head`, is replaced"
+def _torchvision(name:str, size:int, target_layer:str, head:str, source:str, **kwargs) -> Arch:
+    "The entry of torchvision's network `name`"
     def build(n_out, pretrained=False):
         from torchvision.models import get_model
-        try: model = get_model(name, weights='DEFAULT' if pretrained else None, **({} if pretrained else kwargs))
-        except OSError as e: raise HARError(f'the ImageNet weights of {name} cannot be downloaded ({e}): give a file with --weights, or --pretrained no') from e
-        parent, _, last = head.rpartition('.')
-        owner = model.get_submodule(parent)
-        setattr(owner, last, nn.Linear(getattr(owner, last).in_features, n_out))
-        if hasattr(model, 'AuxLogits'): model.aux_logits, model.AuxLogits = False, None
-        return model
-    return build
+        options = dict(init_weights=False, transform_input=False) if name == 'inception_v3' else {}
+        try: model = get_model(name, weights='DEFAULT' if pretrained else None, **({} if pretrained else options))
+        except OSError as e: raise HARError(_no_weights(name, e)) from e
+        if name == 'inception_v3': model.transform_input, model.aux_logits, model.AuxLogits = False, False, None # its pictures come normalised as it wants them
+        return _replace_last(model, head, n_out)
+    return Arch(name, build, size, target_layer, head, source, f'torchvision, {name} DEFAULT, trained on ImageNet-1k; code BSD-3-Clause, the terms of ImageNet (research, not commercial) may extend to the weights', **kwargs)
+
+# %% ../nbs/20_models.ipynb #f2ec0949
+def _replace_last(model:nn.Module, head:str, n_out:int) -> nn.Module:
+    "Put a new last layer, for `n_out` classes, in the place of the old one"
+    parent, _, last = head.rpartition('.')
+    owner = model.get_submodule(parent)
+    setattr(owner, last, nn.Linear(getattr(owner, last).in_features, n_out))
+    return model
+
+def _no_weights(name:str, e:Exception) -> str:
+    "What to do where weights can't be downloaded"
+    return f'the pretrained weights of {name} cannot be downloaded ({str(e).splitlines()[0][:120]}): give a file of them with --weights FILE, or train from nothing with --pretrained no'
+
+# %% ../nbs/20_models.ipynb #8d52229d
+def _xresnet(name:str) -> Arch:
+    "The entry of one of fastai's xresnets"
+    def build(n_out, pretrained=False):
+        from fastai.vision.models import xresnet
+        return getattr(xresnet, name)(n_out=n_out, act_cls=nn.Mish, sa=True)
+    return Arch(name, build, 128, '7', '11', 'fastai; He et al., 2019, doi:10.1109/CVPR.2019.00065', bs=64)
 
 # %% ../nbs/20_models.ipynb #0860dcd9
 ARCHS = {a.name: a for a in (
-    Arch('baseline', _baseline, 256, 'features.4.3', 'Patel, Baseline CNN for Human Action Recognition, George Washington University, 2025'),
-    Arch('vgg16', _torchvision('vgg16', 'classifier.6'), 224, 'features.29', 'Simonyan and Zisserman, 2015, arXiv:1409.1556'),
-    Arch('resnet50', _torchvision('resnet50', 'fc'), 224, 'layer4', 'He et al., 2016, doi:10.1109/CVPR.2016.90'),
-    Arch('inception_v3', _torchvision('inception_v3', 'fc', init_weights=False), 299, 'Mixed_7c', 'Szegedy et al., 2016, doi:10.1109/CVPR.2016.308', min_size=75),
-    Arch('efficientnet_b1', _torchvision('efficientnet_b1', 'classifier.1'), 240, 'features', 'Tan and Le, 2019, arXiv:1905.11946'),
+    Arch('baseline', _baseline, 256, 'features.4.3', 'head.4', 'Patel, Baseline CNN for Human Action Recognition, George Washington University, 2025'),
+    _torchvision('vgg16', 224, 'features.29', 'classifier.6', 'Simonyan and Zisserman, 2015, arXiv:1409.1556'),
+    _torchvision('resnet50', 224, 'layer4', 'fc', 'He et al., 2016, doi:10.1109/CVPR.2016.90'),
+    _torchvision('inception_v3', 299, 'Mixed_7c', 'fc', 'Szegedy et al., 2016, doi:10.1109/CVPR.2016.308', min_size=75, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    _torchvision('efficientnet_b1', 240, 'features', 'classifier.1', 'Tan and Le, 2019, arXiv:1905.11946'),
+    _torchvision('convnext_tiny', 224, 'features', 'classifier.2', 'Liu et al., 2022, doi:10.1109/CVPR52688.2022.01167'),
+    _torchvision('vit_b_16', 224, 'encoder.layers.encoder_layer_11.ln_1', 'heads.head', 'Dosovitskiy et al., 2021, arXiv:2010.11929', fixed=True),
+    *map(_xresnet, ('xresnet18', 'xresnet34', 'xresnet50')),
 )} # the architectures that `create_model` builds, by name
+
+# %% ../nbs/20_models.ipynb #18235055
+def macs(
+    model:nn.Module, # Any network of pictures
+    size:int # Side of the picture, in pixels
+)->int: # Multiply-accumulate operations of convolutions, linear layers and attention
+    "How many multiplications one picture costs"
+    from torch.utils.flop_counter import FlopCounterMode
+    model = deepcopy(model).to('meta').eval()
+    with FlopCounterMode(display=False) as count, torch.no_grad(): model(torch.zeros(1, 3, size, size, device='meta'))
+    return count.get_total_flops() // 2
+
+# %% ../nbs/20_models.ipynb #b1a4b659
+@lru_cache(maxsize=32)
+def _timm(name:str) -> Arch|None:
+    "The entry of timm's network `name`; None where there's no such network, or no timm"
+    try: import timm
+    except ImportError: return None
+    if not timm.is_model(name): return None
+    def build(n_out, pretrained=False):
+        try: return timm.create_model(name, pretrained=pretrained, num_classes=n_out)
+        except Exception as e: # the hub has many ways to fail
+            if not pretrained: raise
+            raise HARError(_no_weights(name, e)) from e
+    with torch.device('meta'): model, cfg = build(2), timm.get_pretrained_cfg(name, allow_unregistered=False)
+    last, head = model.feature_info[-1]['module'], cfg.classifier if isinstance(cfg.classifier, str) else cfg.classifier[0]
+    if hasattr(model.get_submodule(last), 'norm1') and last.startswith('blocks.'): last += '.norm1' # a transformer's last tokens have no say, but for one
+    weights = f'timm, {cfg.hf_hub_id or cfg.url}; licence {cfg.license or "not said"}' if cfg.has_weights else ''
+    return Arch(name, build, cfg.input_size[-1], last, head, 'timm, doi:10.5281/zenodo.4414861', weights, fixed=cfg.fixed_input_size, mean=tuple(cfg.mean), std=tuple(cfg.std))
 
 # %% ../nbs/20_models.ipynb #fb5fbe2a
 def find_arch(
-    name:str # A key of `ARCHS`
+    name:str # A key of `ARCHS`, or a name that timm knows
 )->Arch:
-    "The entry of the register, or a `HARError` that lists the known names"
-    if name not in ARCHS: raise HARError(f'unknown architecture {name!r}: choose one of {", ".join(ARCHS)}')
-    return ARCHS[name]
+    "The entry of an architecture, or a `HARError` that names the known ones"
+    if name in ARCHS: return ARCHS[name]
+    arch = _timm(name)
+    if arch is None:
+        near = get_close_matches(name, ARCHS, 2, 0.6)
+        raise HARError(f'unknown architecture {name!r}: ' + (f'did you mean {" or ".join(near)}? ' if near else '') + f'There are {", ".join(ARCHS)}, and those of timm with har_fastai[zoo]')
+    return arch
+
+# %% ../nbs/20_models.ipynb #cbf3fa50
+def check_size(
+    arch:Arch, # The architecture
+    size:int # Side of its pictures, in pixels
+)->None:
+    "Refuse a size that an architecture can't take"
+    if size < arch.min_size: raise HARError(f'size is {size} and must be {arch.min_size} px at least for {arch.name}')
+    if arch.fixed and size != arch.size: raise HARError(f'size is {size}, and {arch.name} takes pictures of {arch.size} px only')
 
 # %% ../nbs/20_models.ipynb #0e948ca1
 def create_model(
-    arch:str='baseline', # A key of `ARCHS`
+    arch:str='baseline', # A key of `ARCHS`, or a name that timm knows
     n_out:int=15, # Number of classes
-    pretrained:bool=False, # Start from ImageNet weights? They're downloaded once; the baseline has none
-    weights:str|Path|None=None # A safetensors or PyTorch weights file to start from; layers of another shape are left as they are
+    pretrained:bool=False, # Start from pretrained weights? They're downloaded once
+    weights:str|Path|None=None # A safetensors or PyTorch weights file to start from, of the same architecture; the last layer may be of other classes
 )->nn.Module:
     "Build a network for `n_out` classes"
-    model = find_arch(arch).build(n_out, pretrained)
-    return load_weights(model, weights) if weights else model
+    a = find_arch(arch)
+    if pretrained and not weights and not a.weights: raise HARError(f'there are no pretrained weights of {arch}: train it from nothing with --pretrained no, or give your own with --weights FILE')
+    model = a.build(n_out, pretrained and not weights)
+    return load_weights(model, weights, a.head) if weights else model
 
 # %% ../nbs/20_models.ipynb #32206377
 def read_weights(
@@ -126,13 +197,17 @@ def read_weights(
 # %% ../nbs/20_models.ipynb #55d8b62f
 def load_weights(
     model:nn.Module, # Is changed
-    file:str|Path # As for `read_weights`
+    file:str|Path, # As for `read_weights`
+    head:str='' # Dotted name of the last layer, which may be of another number of classes and is then left as it is
 )->nn.Module: # `model`
-    "Fill `model` with the tensors of `file` whose name and shape fit; `HARError` if that's less than half of them"
-    state, own = read_weights(file), model.state_dict()
+    "Fill `model` with the tensors of `file`; `HARError` where they belong to another architecture"
+    state, own = {k.removeprefix('module.'): v for k, v in read_weights(file).items()}, model.state_dict()
     fit = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
-    if len(fit) < len(own) / 2: raise HARError(f'{file} does not fit this architecture: {len(fit)} of {len(own)} tensors match')
+    needed = [k for k in own if not k.startswith(f'{head}.') and not k.endswith('num_batches_tracked')]
+    lacking = [k for k in needed if k not in fit]
+    if lacking: raise HARError(f'{file} does not fit this architecture: {len(needed) - len(lacking)} of {len(needed)} tensors match, {lacking[0]} does not')
     model.load_state_dict(fit, strict=False)
+    if f'{head}.weight' in own and f'{head}.weight' not in fit: print(f'The last layer is new: that of {Path(file).name} is for other classes.', flush=True)
     return model
 
 # %% ../nbs/20_models.ipynb #753300da

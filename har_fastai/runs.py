@@ -10,10 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 import pandas as pd, torch
 from .files import HARError, read_json, write_json
-from .models import find_arch
+from .models import check_size, find_arch
 
 # %% auto #0
-__all__ = ['RECIPES', 'Recipe', 'find_recipe', 'Run', 'recipe_of', 'run_folder', 'fresh_folder', 'machine', 'begin_run']
+__all__ = ['OPTIMISERS', 'RECIPES', 'Recipe', 'find_recipe', 'Run', 'recipe_of', 'run_folder', 'fresh_folder', 'machine',
+           'begin_run']
 
 # %% ../nbs/22_runs.ipynb #5bde5675
 @dataclass
@@ -21,13 +22,15 @@ class Recipe:
     "All that decides a training run, but for the data"
     name:str='report' # What the recipe is called
     arch:str='baseline' # A key of `ARCHS`
-    pretrained:bool=False # Start from ImageNet weights?
+    pretrained:bool=False # Start from pretrained weights?
+    freeze:int=0 # First epochs in which only a new last layer learns; above 0 the schedule is that of fastai's `fine_tune`
     size:int=256 # Side of the square that the network sees, in pixels
     growth:tuple=() # Smaller pictures that come first: pairs of a side in pixels and a share of the epochs
     epochs:int=40 # How often the network sees as many pictures as there are
     bs:int=32 # Pictures a batch
+    opt:str='adamw' # The optimiser: 'adamw' (Loshchilov and Hutter, 2019, arXiv:1711.05101) or 'muon' (see `Muon`)
     lr:float=3e-4 # Highest learning rate
-    wd:float=1e-4 # Weight decay of AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101)
+    wd:float=1e-4 # Weight decay, apart from the gradient
     warmup:int=3 # Epochs of warm-up
     per_batch:bool=False # Does the learning rate change with each batch, or with each epoch?
     ema:float=0. # Share of the weights' running average that each step keeps, 0 to below 1, such as 0.9975; 0 for no average
@@ -39,6 +42,7 @@ class Recipe:
     magnitude:int=9 # RandAugment's strength, 0–30
     flip:float=0.5 # Probability of mirroring
     erase:float=0.25 # Probability of random erasing
+    tta:bool=False # When predicting, average the answers to a picture and to its mirror image?
     seed:int=42 # Of the split, the weights, the sampling and the augmentation
 
     def __post_init__(self):
@@ -58,11 +62,15 @@ class Recipe:
         "The fields that `train_tfms` takes"
         return {k: getattr(self, k) for k in ('crop_scale', 'num_ops', 'magnitude', 'flip', 'erase')}
 
+# %% ../nbs/22_runs.ipynb #bba8d44f
+OPTIMISERS = ('adamw', 'muon') # what `opt` may be
+
 # %% ../nbs/22_runs.ipynb #76df215b
 def _check_recipe(r:Recipe) -> None:
     "Refuse a recipe that could not be cooked"
     arch = find_arch(r.arch)
-    bounds = dict(size=(arch.min_size, 1024), epochs=(1, 10_000), bs=(2, 4096), lr=(1e-9, 10), wd=(0, 1), warmup=(0, 10_000), smoothing=(0, 0.99), ema=(0, 0.99999),
+    if r.opt not in OPTIMISERS: raise HARError(f'opt is {r.opt!r} and must be one of {", ".join(OPTIMISERS)}')
+    bounds = dict(size=(16, 1024), epochs=(1, 10_000), freeze=(0, 10_000), bs=(2, 4096), lr=(1e-9, 10), wd=(0, 1), warmup=(0, 10_000), smoothing=(0, 0.99), ema=(0, 0.99999),
                   num_ops=(0, 14), magnitude=(0, 30), flip=(0, 1), erase=(0, 1), seed=(0, 2**32 - 1))
     if r.dropout is not None: bounds['dropout'] = (0, 0.99)
     for k, (lo, hi) in bounds.items():
@@ -70,6 +78,9 @@ def _check_recipe(r:Recipe) -> None:
         if isinstance(v, bool) or not isinstance(v, (int, float)) or not lo <= v <= hi: raise HARError(f'{k} is {v!r} and must lie between {lo} and {hi}')
         if isinstance(lo, int) and k not in ('wd', 'smoothing', 'flip', 'erase', 'dropout', 'ema') and int(v) != v: raise HARError(f'{k} is {v!r} and must be a whole number')
     if len(r.crop_scale) != 2 or not 0 < r.crop_scale[0] <= r.crop_scale[1] <= 1: raise HARError(f'crop_scale is {r.crop_scale} and must be two shares between 0 and 1, the lesser first')
+    if r.freeze and r.freeze >= r.epochs: raise HARError(f'freeze is {r.freeze} and must be less than the {r.epochs} epochs, so that the whole network learns as well')
+    check_size(arch, r.size)
+    if r.growth and arch.fixed: raise HARError(f'growth is {r.growth}, and {arch.name} takes pictures of {arch.size} px only: leave it empty')
     _check_growth(r, arch.min_size)
 
 # %% ../nbs/22_runs.ipynb #5abe3b01
@@ -84,6 +95,7 @@ RECIPES = {r.name: r for r in (
     Recipe(),
     Recipe(name='cpu', size=128, growth=((64, 0.4), (96, 0.4)), epochs=20, bs=64, lr=3e-3, wd=0.05, warmup=2, per_batch=True, ema=0.9975, dropout=0.2,
            crop_scale=(0.35, 1.), num_ops=0, erase=0.),
+    Recipe(name='finetune', arch='resnet50', pretrained=True, freeze=1, size=224, epochs=6, lr=2e-3, wd=0.01, per_batch=True, crop_scale=(0.35, 1.), num_ops=0, erase=0., tta=True),
     Recipe(name='demo', size=48, epochs=10, lr=2e-3, per_batch=True, num_ops=0, erase=0.),
 )} # the recipes that come with the library, by name
 
@@ -98,7 +110,9 @@ def find_recipe(
         recipe = RECIPES[recipe]
     unknown = set(changes) - {f.name for f in fields(Recipe)}
     if unknown: raise TypeError(f'a recipe has no {", ".join(sorted(unknown))}')
-    return replace(recipe, **{k: v for k, v in changes.items() if v is not None})
+    changes = {k: v for k, v in changes.items() if v is not None}
+    if 'arch' in changes and recipe.freeze: changes = {'size': find_arch(changes['arch']).size, **changes} # weights suit the size that they were trained at
+    return replace(recipe, **changes)
 
 # %% ../nbs/22_runs.ipynb #f1971cee
 class Run:
