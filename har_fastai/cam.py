@@ -4,6 +4,7 @@
 
 # %% ../nbs/33_cam.ipynb #f40efd2e
 from __future__ import annotations
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 import numpy as np, pandas as pd, torch
@@ -17,15 +18,24 @@ from .inference import Predictor
 from .plots import BLUE, ORANGE, class_columns, thumbnail
 
 # %% auto #0
-__all__ = ['CMAP', 'GradCAM', 'Explanation', 'explanations', 'Explainer', 'fit_map', 'overlay', 'plot_cam', 'draw_cam',
+__all__ = ['CMAP', 'as_maps', 'GradCAM', 'Explanation', 'explanations', 'Explainer', 'fit_map', 'overlay', 'plot_cam', 'draw_cam',
            'plot_cams', 'surest', 'plot_atlas']
+
+# %% ../nbs/33_cam.ipynb #11dcdeb0
+def as_maps(
+    x:torch.Tensor # Of shape (pictures, channels, h, w), or (pictures, tokens, channels)
+)->torch.Tensor: # Of shape (pictures, channels, h, w)
+    "A layer's output as maps; of a transformer's tokens those of the patches, a square of them behind the others"
+    if x.ndim == 4: return x
+    side = math.isqrt(x.shape[1])
+    return x[:, x.shape[1] - side * side:].mT.unflatten(2, (side, side))
 
 # %% ../nbs/33_cam.ipynb #e2296d89
 class GradCAM:
     "Heat-maps of a layer, within a `with` block that leaves the network as it was (Selvaraju et al., 2017, doi:10.1109/ICCV.2017.74)"
     def __init__(self,
         model:nn.Module, # A network that gives logits of shape (pictures, classes)
-        layer:str|nn.Module, # The layer to explain, or its dotted name; its output must have the shape (pictures, channels, h, w)
+        layer:str|nn.Module, # The layer to explain, or its dotted name; its output must have the shape (pictures, channels, h, w), or (pictures, tokens, channels) with a square of patches last
         bs:int=32 # Most pictures at a time
     ):
         self.model,self.bs,self.hook,self.act = model,bs,None,None
@@ -47,7 +57,7 @@ class GradCAM:
 
     def _keep(self, module, inputs, out):
         "Keep the layer's output as the place where the gradient begins, and hand on a copy, which later layers may change in place"
-        if not isinstance(out, torch.Tensor) or out.ndim != 4: raise HARError('Grad-CAM needs a layer whose output has the shape (pictures, channels, height, width)')
+        if not isinstance(out, torch.Tensor) or out.ndim not in (3, 4): raise HARError('Grad-CAM needs a layer whose output has the shape (pictures, channels, height, width) or (pictures, tokens, channels)')
         torch.set_grad_enabled(True) # what came before needed none
         self.act = out.detach().requires_grad_()
         return self.act.clone()
@@ -61,7 +71,8 @@ class GradCAM:
             if self.act is None: raise HARError('the layer to explain took no part in the network\'s answer')
             which = logits.argmax(1) if classes is None else torch.where(classes < 0, logits.argmax(1), classes)
             grad, = torch.autograd.grad(logits.gather(1, which[:, None]).sum(), self.act)
-            maps = (grad.float().mean((2, 3), keepdim=True) * self.act.detach().float()).sum(1)
+            grad, act = as_maps(grad.float()), as_maps(self.act.detach().float())
+            maps = (grad.mean((2, 3), keepdim=True) * act).sum(1)
             self.act = None
         return maps.relu() if relu else maps, logits.detach().float()
 
@@ -96,11 +107,13 @@ def explanations(
     vocab:list[str], # The names of the classes
     classes:list[int|None]|None=None, # The class to explain, one a picture, by index; what is predicted where None
     temperature:float=1., # Divides the logits before the softmax, > 0
-    bs:int=32 # Most pictures at a time
+    bs:int=32, # Most pictures at a time
+    logits:torch.Tensor|None=None # What is answered, of shape (n, classes), where that's not the network's output for `x` alone
 )->list[Explanation]: # One a picture
     "What a network says of each picture of a batch, and why"
+    if logits is not None: classes = [z.argmax().item() if c is None else c for z, c in zip(logits, classes or [None] * len(logits))]
     with GradCAM(model, layer, bs) as cam: maps = cam(x, None if classes is None else [-1 if c is None else c for c in classes]).cpu().numpy()
-    probs = (cam.logits / temperature).softmax(1).cpu().numpy()
+    probs = ((cam.logits if logits is None else logits) / temperature).softmax(1).cpu().numpy()
     which = [p.argmax() if c is None else c for p, c in zip(probs, classes or [None] * len(probs))]
     return [Explanation(vocab[p.argmax()], p, vocab[c], float(p[c]), m / m.max() if m.max() > 0 else m) for p, c, m in zip(probs, which, maps)]
 
@@ -108,7 +121,7 @@ def explanations(
 class Explainer(Predictor):
     "A predictor that also tells which parts of a picture spoke for a class"
     def __init__(self,
-        folder, # A run, or any folder with model.safetensors and model.json
+        folder=None, # As for `Predictor`
         device='cpu', # Where the network computes
         bs:int=32, # Most pictures a batch
         layer:str|None=None # Dotted name of the layer to explain; the architecture's own where None
@@ -130,7 +143,8 @@ class Explainer(Predictor):
 
     def _explain(self, arrays:list, classes:list) -> list[Explanation]:
         "Explain a few pictures"
-        return explanations(self.model, self.layer, self.batch(arrays), self.vocab, classes, self.card.temperature, self.bs)
+        logits = self.logits(np.stack(arrays)) * self.card.temperature if self.card.tta else None # the answer is that of `predict`; the map is of the picture as it is
+        return explanations(self.model, self.layer, self.batch(arrays), self.vocab, classes, self.card.temperature, self.bs, logits)
 
     def try_explain(self,
         pictures:Iterable, # What `predict` takes, any number of them

@@ -46,12 +46,12 @@ def har_train(argv=None):
     p = _parser(har_train, argument_default=None)
     add = p.add_argument
     add('--data', metavar='DIR', help='folder or table of labelled pictures; without it a sample is drawn')
-    add('--recipe', metavar='NAME', help='report, cpu (minutes on two cores) or demo (default: report, or demo without --data)')
+    add('--recipe', metavar='NAME', help='report, cpu (minutes on two cores), best (its long form), finetune or demo (default: report; finetune for an --arch with pretrained weights; demo without --data)')
     add('--out', metavar='RUN', help='folder for the run (default: runs/<recipe>-<time>)')
-    add('--split', default='grouped', help="grouped: 80/10/10 or the data's own parts; tail: the last 20 %% of rows are test")
-    add('--arch', help='baseline, vgg16, resnet50, inception_v3 or efficientnet_b1')
+    add('--split', default='grouped', help="grouped: 80/10/10 or the data's own parts; tail: the last 20 %% of rows are test; whole: every picture trains, nothing is scored")
+    add('--arch', help='baseline, vgg16, resnet50, inception_v3, efficientnet_b1, convnext_tiny, vit_b_16, xresnet18, xresnet34, xresnet50, or any of timm')
     add('--weights', metavar='FILE', help='weights to start from (.safetensors, or a PyTorch state dict)')
-    add('--pretrained', choices=['yes', 'no'], help='start from ImageNet weights, which are downloaded')
+    add('--pretrained', choices=['yes', 'no'], help='start from pretrained weights, which are downloaded (default: as the recipe says)')
     for name, kind, text in (('epochs', int, 'epochs to train'), ('size', int, "side of the network's pictures, px"), ('bs', int, 'pictures a batch'),
                              ('lr', float, 'highest learning rate'), ('seed', int, 'of split, weights and chance')):
         add(f'--{name}', type=kind, metavar='N', help=f'{text} (default: as the recipe says)')
@@ -110,7 +110,7 @@ def har_predict(argv=None):
     "Tell what the people in pictures are doing"
     p = _parser(har_predict)
     p.add_argument('paths', nargs='+', metavar='PATH', help='pictures, or folders of them')
-    p.add_argument('--model', required=True, metavar='RUN', help='folder of a run')
+    p.add_argument('--model', metavar='RUN', help='folder of a run (default: the model that comes with the package)')
     p.add_argument('--top', type=int, default=1, metavar='K', help='how many classes to name for each picture')
     p.add_argument('--csv', metavar='FILE', help='write a table to FILE: path, rank, label, probability, problem')
     p.add_argument('--device', default='cpu', help='cpu, cuda, mps …')
@@ -148,7 +148,7 @@ def har_explain(argv=None):
     "Draw which parts of pictures speak for a class (Grad-CAM)"
     p = _parser(har_explain)
     p.add_argument('paths', nargs='+', metavar='PATH', help='pictures, or folders of them')
-    p.add_argument('--model', required=True, metavar='RUN', help='folder of a run')
+    p.add_argument('--model', metavar='RUN', help='folder of a run (default: the model that comes with the package)')
     p.add_argument('--out', required=True, metavar='DIR', help='folder for the figures, one PNG a picture')
     p.add_argument('--class', dest='cls', metavar='NAME', help='the class to explain (default: what the model says)')
     p.add_argument('--device', default='cpu', help='cpu, cuda, mps …')

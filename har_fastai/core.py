@@ -6,6 +6,7 @@
 from __future__ import annotations
 import shutil, tempfile, warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 import pandas as pd
 from fastcore.foundation import L
@@ -25,8 +26,8 @@ from .report import write_report
 from .score import calibrate, codes, evaluate_run, keep_predictions, say_score, score
 
 # %% auto #0
-__all__ = ['embedded_sample', 'prepare', 'prepare_again', 'recipe_dls', 'finish', 'resumed', 'carry', 'train_baseline',
-           'load_run']
+__all__ = ['embedded_sample', 'prepare', 'prepare_again', 'recipe_dls', 'finish', 'resumed', 'carry', 'asked_recipe',
+           'train_baseline', 'load_run']
 
 # %% ../nbs/50_core.ipynb #bc8a4958
 def embedded_sample(
@@ -46,7 +47,7 @@ def embedded_sample(
 # %% ../nbs/50_core.ipynb #8bef736f
 def prepare(
     path:str|Path, # A folder or table that `read_har` understands
-    split:str, # 'grouped' or 'tail'
+    split:str, # 'grouped', 'tail' or 'whole'
     seed:int # Of the split
 )->pd.DataFrame: # filename, label, path, part, sha256 …
     "Read, check and split a data set"
@@ -88,7 +89,7 @@ def finish(
 )->dict: # The figures of each part that was scored
     "Save the model of a run, read it back, score what was saved, and write the report"
     arch = find_arch(learn.recipe.arch)
-    card = Card(arch.name, list(learn.dls.vocab), learn.recipe.size, list(arch.mean), list(arch.std), versions=machine())
+    card = Card(arch.name, list(learn.dls.vocab), learn.recipe.size, list(arch.mean), list(arch.std), arch.resize, tta=learn.recipe.tta, versions=machine())
     save_bundle(run.path, learn.model, card)
     figures, preds = {}, {}
     for part in ('valid', 'test'): # valid first: the temperature is fitted on it, before test is scored
@@ -97,6 +98,7 @@ def finish(
         if part == 'valid':
             preds[part] = calibrate(run.path, preds[part])
             figures[part] = score(preds[part], card.vocab, read_card(run.path).temperature)
+    if not preds: return figures
     with write_atomic(run.file('predictions.csv'), 'w') as f: pd.concat([keep_predictions(p).assign(part=n) for n, p in preds.items()]).to_csv(f, index=False, lineterminator='\n')
     last = list(preds.values())[-1]
     table = classification_table(*codes(last, card.vocab), card.vocab)
@@ -137,11 +139,24 @@ def carry(learn:HARLearner, run:Run) -> HARLearner:
     warnings.filterwarnings('ignore', r'You are shadowing an attribute \(run\)') # fastai's callbacks have a switch of that name
     return learn
 
+# %% ../nbs/50_core.ipynb #2f3dbf87
+def asked_recipe(
+    recipe:str|Recipe|None, # A name, a recipe, or None for what suits the rest
+    path:str|Path|None, # Where the pictures are; None for drawn ones
+    weights:str|Path|None=None, # A file of weights to start from
+    **changes # Fields of the recipe to set otherwise; None leaves a field alone
+)->Recipe:
+    "The recipe of a new run: drawings get `demo`, a network that has pretrained weights `finetune`, all else `report`"
+    if recipe is None: recipe = 'demo' if path is None else 'finetune' if find_arch(changes.get('arch') or 'baseline').weights else 'report'
+    recipe = find_recipe(recipe, **changes)
+    if weights: return replace(recipe, pretrained=False) # the file takes their place
+    return recipe if recipe.pretrained else replace(recipe, freeze=0) # random layers hold nothing to spare
+
 # %% ../nbs/50_core.ipynb #ff471387
 def train_baseline(
     path:str|Path|None=None, # Your pictures: a folder or table that `read_har` understands; None draws a sample
-    recipe:str|Recipe|None=None, # A name in `RECIPES` or your own; by default `report`, or `demo` without a path
-    split:str='grouped', # 'grouped': 80/10/10 at random, or the data's own parts; 'tail': the report's, the last 20 % of rows are test
+    recipe:str|Recipe|None=None, # A name in `RECIPES` or your own; by default `report`, `demo` without a path, `finetune` for an `arch` with pretrained weights
+    split:str='grouped', # 'grouped': 80/10/10 at random, or the data's own parts; 'tail': the report's, the last 20 % of rows are test; 'whole': every picture trains and nothing is scored, for a model whose figures other runs have given
     out:str|Path|None=None, # The folder of the run; runs/<recipe>-<time> by default
     seed:int|None=None, # Of split, weights, sampling and augmentation; the recipe's own (42) by default
     device=None, # Where to compute; a GPU where there is one, else the CPU
@@ -152,7 +167,7 @@ def train_baseline(
     resume:bool=False, # Go on with the run in `out`, as its own recipe says?
     cbs=None, # More callbacks for the fit
     faithful:int|None=None, # On how many pictures the report tests the heat-maps, 0 for none; as many as half a minute allows where None
-    **changes # Fields of the recipe to set otherwise, such as size=128, epochs=10 or arch='resnet50'
+    **changes # Fields of the recipe to set otherwise, such as size=128, epochs=10, arch='resnet50' or pretrained=False
 )->HARLearner: # Fitted, with its best epoch's network; `learn.run` is the folder
     "Train, score and save the baseline"
     device = torch_device(device)
@@ -160,7 +175,7 @@ def train_baseline(
         run, recipe, path = resumed(out, path, [recipe, seed, weights, *changes.values()])
         packed = run.info.get('packed', False)
     else:
-        recipe = find_recipe(recipe or ('demo' if path is None else 'report'), seed=seed, **changes)
+        recipe = asked_recipe(recipe, path, weights, seed=seed, **changes)
         run, path = run_folder(out, recipe), embedded_sample() if path is None else path
     with lock_folder(run.path):
         df = prepare_again(run, path) if resume else prepare(path, split, recipe.seed)

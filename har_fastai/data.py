@@ -286,14 +286,14 @@ def honour_parts(
 # %% ../nbs/03_data.ipynb #5acdd910
 def split_har(
     df:pd.DataFrame, # Rows that `check_har` has seen and that are `usable`
-    split:str='grouped', # 'grouped' (parts of the source where it has them, else at random) or 'tail' (the last 20 % of rows are test)
+    split:str='grouped', # 'grouped' (parts of the source where it has them, else at random), 'tail' (the last 20 % of rows are test) or 'whole' (all are for training)
     seed:int=42, # Decides who goes where
     max_distance:int=MAX_DISTANCE # Most bits of 256 in which near copies may differ
 )->pd.DataFrame: # The rows with `part`: 'train', 'valid', 'test' or 'unused'
     "Split the rows into train, valid and test, and print how many each part has"
-    if split not in ('grouped', 'tail'): raise HARError(f'there is no split called {split!r}: choose grouped or tail')
+    if split not in ('grouped', 'tail', 'whole'): raise HARError(f'there is no split called {split!r}: choose grouped, tail or whole')
     f = tail_split if split == 'tail' else honour_parts if 'part' in df else grouped_split
-    res = f(df, seed=seed, max_distance=max_distance)
+    res = df.assign(part='train') if split == 'whole' else f(df, seed=seed, max_distance=max_distance)
     print(f'{split} split: ' + ', '.join(f'{p} {n:,}' for p in ('train', 'valid', 'test', 'unused') if (n := (res.part == p).sum())))
     return res
 

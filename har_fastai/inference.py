@@ -21,7 +21,7 @@ from .files import HARError, PictureError, eval_array, open_picture, progress, r
 from .models import create_model, find_arch, native_bf16, save_weights, torch_device
 
 # %% auto #0
-__all__ = ['FORMAT', 'Card', 'save_card', 'save_bundle', 'read_card', 'load_bundle', 'fold_batch_norm', 'lone_threads',
+__all__ = ['FORMAT', 'Card', 'save_card', 'save_bundle', 'read_card', 'load_bundle', 'shipped', 'fold_batch_norm', 'lone_threads',
            'Predictor']
 
 # %% ../nbs/27_inference.ipynb #662acf0d
@@ -38,6 +38,7 @@ class Card:
     std:list[float] # Divides each channel, in 0–1
     resize:str='squash' # How a picture becomes a square: squash is the only way so far
     temperature:float=1. # Divides the logits before the softmax; > 0
+    tta:bool=False # Are the answers to a picture and to its mirror image averaged?
     metrics:dict=field(default_factory=dict) # What was measured, by part of the data
     versions:dict=field(default_factory=dict) # Of the libraries that trained it
     sha256:str='' # Of model.safetensors
@@ -97,7 +98,7 @@ def _check_card(card:Card, folder:Path) -> None:
     ok = (isinstance(card.vocab, list) and len(card.vocab) >= 2 and all(isinstance(v, str) for v in card.vocab) and len(set(card.vocab)) == len(card.vocab)
           and isinstance(card.size, int) and 16 <= card.size <= 2048 and card.resize == 'squash'
           and all(isinstance(v, list) and len(v) == 3 and all(isinstance(x, (int, float)) for x in v) for v in (card.mean, card.std))
-          and all(x > 0 for x in card.std) and isinstance(card.temperature, (int, float)) and card.temperature > 0)
+          and all(x > 0 for x in card.std) and isinstance(card.temperature, (int, float)) and card.temperature > 0 and isinstance(card.tta, bool))
     if not ok: raise HARError(f'{folder/"model.json"} is damaged: classes, size, normalisation or temperature make no sense')
 
 # %% ../nbs/27_inference.ipynb #2d671fb8
@@ -115,10 +116,20 @@ def load_bundle(
     except (SafetensorError, RuntimeError) as e: raise HARError(f'{file} does not fit the architecture {card.arch}') from e
     return model.eval(), card
 
+# %% ../nbs/27_inference.ipynb #2025eb3f
+def shipped() -> Path:
+    "The folder of the model that comes with the package"
+    return Path(__file__).parent/'shipped'
+
+# %% ../nbs/27_inference.ipynb #3d92d8b4
+class _Tracer(Tracer):
+    "Reads a network's graph, but not that of modules without batch norm, which may do as they like"
+    def is_leaf_module(self, m, name): return super().is_leaf_module(m, name) or not any(isinstance(x, nn.BatchNorm2d) for x in m.modules())
+
 # %% ../nbs/27_inference.ipynb #435a3fb2
 def _foldable(model:nn.Module) -> list[tuple[str, str]]:
     "The names of each convolution that feeds a batch norm and nothing else, and of that batch norm"
-    calls = [n for n in Tracer().trace(model).nodes if n.op == 'call_module']
+    calls = [n for n in _Tracer().trace(model).nodes if n.op == 'call_module']
     once = {k for k, times in Counter(n.target for n in calls).items() if times == 1}
     def is_a(n, kind): return n.op == 'call_module' and n.target in once and type(model.get_submodule(n.target)) is kind
     pairs = [(n.all_input_nodes[0], n) for n in calls if is_a(n, nn.BatchNorm2d) and model.get_submodule(n.target).track_running_stats]
@@ -179,7 +190,7 @@ def _tried(f, x, catch):
 class Predictor:
     "Tells what the person in a picture is doing, from a bundle alone"
     def __init__(self,
-        folder:str|Path, # A run, or any folder with model.safetensors and model.json
+        folder:str|Path|None=None, # A run, or any folder with model.safetensors and model.json; the model that comes with the package where None
         device='cpu', # Where the network computes
         bs:int=32, # Most pictures a batch on a GPU; a CPU takes each picture by itself
         half:bool|None=None # Compute in bfloat16? By default on a CPU that has it; probabilities then have two to three digits
@@ -187,7 +198,7 @@ class Predictor:
         self.device,self.bs = torch_device(device),bs; cpu = self.device.type == 'cpu'
         self.dtype = torch.bfloat16 if (cpu and native_bf16() if half is None else half) else torch.float32
         self._most,self._threads,self._layout = (1, torch.get_num_threads(), torch.channels_last) if cpu else (bs, os.cpu_count(), torch.contiguous_format)
-        model, self.card = load_bundle(folder)
+        model, self.card = load_bundle(shipped() if folder is None else folder)
         self.model = fold_batch_norm(model).to(self.device, self.dtype, memory_format=self._layout)
 
     @property
@@ -199,8 +210,10 @@ class Predictor:
 
     @torch.inference_mode()
     def logits(self, x:np.ndarray) -> torch.Tensor:
-        "The network's outputs, divided by the temperature, of a batch of arrays"
-        return self.model(torch.from_numpy(x).to(self.device, self.dtype, memory_format=self._layout)).float().cpu() / self.card.temperature
+        "The network's outputs for a batch of arrays, divided by the temperature; where the card says so, averaged with those for their mirror images"
+        x = torch.from_numpy(x).to(self.device, self.dtype, memory_format=self._layout)
+        z = self.model(torch.cat([x, x.flip(-1)])).unflatten(0, (2, -1)).float().mean(0) if self.card.tta else self.model(x).float()
+        return z.cpu() / self.card.temperature
 
     def _answer(self, pictures:list, catch=()) -> list:
         "The probabilities for each of a few pictures; where one raises an error of the kind `catch`, that error"
