@@ -184,7 +184,7 @@ def har_compare(argv=None):
     if a.out and Path(a.out).suffix not in ('.html', '.csv', '.json', '.png'): raise HARError(f'--out is {a.out} and must end in .html, .csv, .json or .png')
     from har_fastai.compare import compare, say_comparison
     c = compare(a.runs, _labelled(a.data) if a.data else None)
-    print(c.table.round(3).to_string(), end='\n\n')
+    print(c.table.round(3).to_string(), c.costs.round(2).to_string(), sep='\n\n', end='\n\n')
     print(*say_comparison(c), sep='\n')
     if a.out: _write_comparison(c, a.out)
 
@@ -200,11 +200,11 @@ def _write_comparison(c, out:str) -> None:
     "Write a comparison in the form that the file's name asks for"
     from har_fastai.compare import comparison_page, plot_comparison
     from har_fastai.files import write_atomic, write_json
-    if out.endswith('.json'): write_json(out, dict(pictures=c.n, runs=c.table.reset_index().to_dict('records'), seeds=c.seeds.to_dict('records')))
+    if out.endswith('.json'): write_json(out, dict(pictures=c.n, runs=c.table.join(c.costs).reset_index().to_dict('records'), seeds=c.seeds.to_dict('records')))
     elif out.endswith('.png'):
         with write_atomic(out) as f: plot_comparison(c).savefig(f, format='png', dpi=110)
     else:
-        with write_atomic(out, 'w') as f: f.write(comparison_page(c) if out.endswith('.html') else c.table.to_csv(lineterminator='\n'))
+        with write_atomic(out, 'w') as f: f.write(comparison_page(c) if out.endswith('.html') else c.table.join(c.costs).to_csv(lineterminator='\n'))
 
 # %% ../nbs/70_cli.ipynb #e3228813
 @command
