@@ -1,0 +1,68 @@
+"""Train a recipe with several seeds on the report's protocol done honestly (the last 20 % of rows are test), and say what it reaches.
+
+Each seed has a run of its own in --out; a finished one is not trained again and an interrupted one goes on from its checkpoint, so the script may be
+stopped and started at will, on another machine too if the folder is taken along. Seeds change weights, sampling and augmentation, and which rows are valid; the test rows are
+always the same. The interval of the mean is a bootstrap over the test pictures, with all seeds scored on the same draws; the spread over seeds stands beside it.
+Prints one JSON line. Needs --data, real pictures.
+
+The recipes: `report` (R1; --changes size=128 for two cores), `best` (R2 and R4, the same network), any other with --changes, as in explore.py.
+"""
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from har_fastai.core import train_baseline
+from har_fastai.inference import read_card
+from har_fastai.metrics import confusion, macro_f1
+from har_fastai.runs import Run
+from har_fastai.score import codes
+
+from explore import value
+
+
+def trained(data, recipe, seed, out, device, changes):
+    "The finished run of a seed"
+    run = Run(out/f'{recipe}-{"-".join(f"{k}={v}" for k, v in changes.items())}-seed{seed}'.replace('--', '-').replace('/', '_'))
+    if run.file('metrics.json').is_file(): return run
+    if run.exists: return train_baseline(data, out=run.path, resume=True, device=device).run
+    return train_baseline(data, recipe, split='tail', out=run.path, seed=seed, device=device, faithful=0, **changes).run
+
+
+def mean_interval(answers, n_classes, draws=2000, seed=0):
+    "95 % interval of the seeds' mean macro-F1, over draws of the pictures"
+    rng, n = np.random.default_rng(seed), len(answers[0][0])
+    means = []
+    for _ in range(draws):
+        i = rng.integers(0, n, n)
+        means.append(np.mean([macro_f1(confusion(y[i], p[i], n_classes)) for y, p in answers]))
+    return [round(float(v), 4) for v in np.percentile(means, [2.5, 97.5])]
+
+
+def row(run):
+    "What one run reached"
+    m, h = run.metrics, run.history
+    f = m['test']['macro_f1']
+    return dict(seed=run.recipe.seed, macro_f1=round(f['value'], 4), low=round(f['low'], 4), high=round(f['high'], 4), accuracy=round(m['test']['accuracy']['value'], 4), valid=round(m['valid']['macro_f1']['value'], 4),
+                best_epoch=m['best_epoch'] + 1, minutes=round(h.seconds.sum() / 60, 1), threads=run.info['machine']['threads'], gpu=run.info['machine']['gpu'])
+
+
+if __name__ == '__main__':
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--data', required=True, help='folder or table of labelled pictures')
+    p.add_argument('--recipe', default='best')
+    p.add_argument('--changes', nargs='*', default=[], metavar='FIELD=VALUE', help='fields of the recipe to set otherwise')
+    p.add_argument('--seeds', nargs='+', type=int, default=[42, 43, 44])
+    p.add_argument('--out', type=Path, default=Path('runs'), help='folder for the runs')
+    p.add_argument('--device')
+    p.add_argument('--name', default='', help='what the figure is for, such as R2')
+    a = p.parse_args()
+    changes = {k: value(v) for k, v in (c.split('=', 1) for c in a.changes)}
+    runs = [trained(a.data, a.recipe, s, a.out, a.device, changes) for s in a.seeds]
+    vocab = read_card(runs[0].path).vocab
+    answers = [codes(r.predictions.query('part == "test"').sort_values('filename'), vocab) for r in runs]
+    figures = [row(r) for r in runs]
+    f1 = [f['macro_f1'] for f in figures]
+    low, high = mean_interval(answers, len(vocab))
+    print(json.dumps(dict(what='reproduced', name=a.name, recipe=a.recipe, changes=changes, pictures='own', split='tail', n=len(answers[0][0]), mean=round(float(np.mean(f1)), 4), low=low, high=high,
+                          sd=round(float(np.std(f1, ddof=1)), 4) if len(f1) > 1 else None, seeds=figures, **runs[0].info['machine'])))

@@ -1,0 +1,90 @@
+"Every architecture of the register trains, is scored, explains, is saved and predicts through the same calls; weights come from files, and never where they don't belong"
+import os, shutil
+
+import pandas as pd
+import pytest
+import torch
+
+from har_fastai import cli
+from har_fastai.inference import Predictor, load_bundle
+from har_fastai.models import ARCHS, create_model, find_arch
+from har_fastai.runs import Run, find_recipe
+from har_fastai.tables import read_har
+from helpers import write_table
+
+SIZES = dict(inception_v3=96, vit_b_16=224) # of the pictures; 64 px for the others
+
+
+@pytest.fixture(scope='module')
+def photos(drawn, tmp_path_factory):
+    "45 pictures of three actions, real ones where there are some"
+    home, df = tmp_path_factory.mktemp('photos')/'har', read_har(os.environ.get('HAR_DATA') or drawn)
+    df = pd.concat([g.head(15 if os.environ.get('HAR_DATA') else 6) for _, g in df.groupby('label')][:3])
+    (home/'train').mkdir(parents=True)
+    for f, p in zip(df.filename, df.path): shutil.copy(p, home/'train'/os.path.basename(f))
+    write_table(home/'Training_set.csv', [(os.path.basename(f), l) for f, l in zip(df.filename, df.label)])
+    return home
+
+
+def train(photos, out, *options): cli.har_train([*map(str, ('--data', photos, '--out', out, '--bs', 8, '--device', 'cpu', '--workers', 0, '--faithful', 0, *options))])
+
+
+@pytest.mark.parametrize('arch', [*ARCHS, 'resnet10t'])
+def test_from_pictures_to_answers(arch, photos, tmp_path, capsys):
+    run, size, one = tmp_path/'run', SIZES.get(arch, 64), next((photos/'train').iterdir())
+    train(photos, run, '--arch', arch, '--pretrained', 'no', '--epochs', 1, '--size', size)
+    model, card = load_bundle(run)
+    assert (card.arch, card.size, card.resize, len(card.vocab)) == (arch, size, 'squash', 3) and tuple(card.mean) == find_arch(arch).mean
+    assert Run(run).recipe.freeze == 0, 'random layers have nothing to spare'
+    cli.har_evaluate([str(run), '--data', str(photos), '--split', 'all', '--report', 'no'])
+    assert 'macro-F1' in capsys.readouterr().out
+    cli.har_explain([str(one), '--model', str(run), '--out', str(tmp_path/'maps')])
+    assert len(list((tmp_path/'maps').iterdir())) == 1
+    cli.har_predict([str(one), '--model', str(run), '--top', '3'])
+    said = capsys.readouterr().out
+    assert all(l in said for l in card.vocab)
+    assert abs(Predictor(run).predict(one)[2].sum() - 1) < 1e-4
+    shutil.rmtree(run) # some are half a gigabyte
+
+
+def test_fine_tuning_from_a_file(photos, tmp_path, capsys):
+    "A file as torchvision gives it, for a thousand classes"
+    from torchvision.models import resnet50
+    torch.manual_seed(1); body = resnet50().state_dict(); torch.save(body, tmp_path/'w.pth')
+    run = tmp_path/'run'
+    train(photos, run, '--arch', 'resnet50', '--weights', tmp_path/'w.pth', '--epochs', 2, '--size', 64)
+    assert 'last layer is new' in capsys.readouterr().out
+    r, h = Run(run).recipe, Run(run).history
+    assert (r.name, r.freeze, r.pretrained) == ('finetune', 1, False) and len(h) == 2
+    early = torch.load(tmp_path/'w.pth', weights_only=True)['conv1.weight']
+    model, _ = load_bundle(run)
+    moved = (model.conv1.weight - early).abs().max().item()
+    assert 0 < moved < 1e-3, 'the first layers learn, and slowly'
+
+
+def test_fine_tuning_takes_the_size_of_the_weights():
+    assert find_recipe('finetune', arch='inception_v3').size == 299 and find_recipe('finetune', arch='resnet50').size == 224
+
+
+def test_weights_of_another_architecture(photos, tmp_path, refuse):
+    torch.save(create_model('xresnet18', 3).state_dict(), tmp_path/'w.pth')
+    code, told = refuse(cli.har_train, '--data', photos, '--out', tmp_path/'run', '--arch', 'resnet50', '--weights', tmp_path/'w.pth', '--size', 64, '--device', 'cpu')
+    assert code == 2 and 'does not fit this architecture' in told and not (tmp_path/'run'/'recipe.json').exists()
+
+
+def test_weights_that_cannot_be_had(photos, tmp_path, refuse, monkeypatch):
+    for name in ('http_proxy', 'https_proxy', 'HTTP_PROXY', 'HTTPS_PROXY'): monkeypatch.setenv(name, 'http://127.0.0.1:9') # nobody listens there
+    for name in ('no_proxy', 'NO_PROXY'): monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path/'hub'))
+    code, told = refuse(cli.har_train, '--data', photos, '--out', tmp_path/'run', '--arch', 'resnet50', '--device', 'cpu')
+    assert code == 2 and 'resnet50' in told and '--weights FILE' in told and '--pretrained no' in told
+    code, told = refuse(cli.har_train, '--data', photos, '--out', tmp_path/'run', '--arch', 'xresnet18', '--pretrained', 'yes', '--size', 64, '--device', 'cpu')
+    assert code == 2 and 'no pretrained weights of xresnet18' in told
+
+
+@pytest.mark.parametrize('options, told', [(['--arch', 'resnet51'], 'did you mean resnet50'), (['--arch', 'inception_v3', '--size', 64], 'must be 75 px at least'),
+                                           (['--arch', 'vit_b_16', '--size', 128], '224 px only'), (['--arch', 'baseline', '--size', 8], 'between 16 and 1024'),
+                                           (['--weights', 'none.pth'], 'does not exist')])
+def test_what_cannot_be_is_refused_at_once(options, told, photos, tmp_path, refuse):
+    code, said = refuse(cli.har_train, '--data', photos, '--out', tmp_path/'run', '--device', 'cpu', *options)
+    assert code == 2 and told in said
