@@ -6,7 +6,6 @@
 from __future__ import annotations
 import shutil, tempfile, warnings
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 import pandas as pd
 from fastcore.foundation import L
@@ -148,9 +147,9 @@ def asked_recipe(
 )->Recipe:
     "The recipe of a new run: drawings get `demo`, a network that has pretrained weights `finetune`, all else `report`"
     if recipe is None: recipe = 'demo' if path is None else 'finetune' if find_arch(changes.get('arch') or 'baseline').weights else 'report'
-    recipe = find_recipe(recipe, **changes)
-    if weights: return replace(recipe, pretrained=False) # the file takes their place
-    return recipe if recipe.pretrained else replace(recipe, freeze=0) # random layers hold nothing to spare
+    if weights: changes['pretrained'] = False # the file takes their place
+    elif changes.get('pretrained') is False: changes['freeze'] = 0 # random layers hold nothing to spare
+    return find_recipe(recipe, **changes)
 
 # %% ../nbs/50_core.ipynb #ff471387
 def train_baseline(

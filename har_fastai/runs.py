@@ -113,7 +113,7 @@ def find_recipe(
     unknown = set(changes) - {f.name for f in fields(Recipe)}
     if unknown: raise TypeError(f'a recipe has no {", ".join(sorted(unknown))}')
     changes = {k: v for k, v in changes.items() if v is not None}
-    if 'arch' in changes and recipe.freeze: changes = {'size': find_arch(changes['arch']).size, **changes} # weights suit the size that they were trained at
+    if 'arch' in changes and recipe.pretrained: changes = {'size': find_arch(changes['arch']).size, **changes} # weights suit the size that they were trained at
     return replace(recipe, **changes)
 
 # %% ../nbs/22_runs.ipynb #f1971cee
