@@ -135,7 +135,7 @@ class PackedDL(WeightedDL):
         crop_scale:tuple[float,float]=(0.75, 1.), # Least and greatest share of the area that a training crop keeps
         **kwargs # `wgts`, `shuffle`, `drop_last`, `after_batch` and what else `WeightedDL` takes
     ):
-        self.pack,self.rows,self.pixels,self.size,self.crop_scale = pack,np.asarray(rows),pixels,size,crop_scale
+        self.pack,self.rows,self.pixels,self.size,self.crop_scale = pack,np.asarray(rows, dtype=np.int64),pixels,size,crop_scale
         self.ready = {}
         super().__init__(dataset, bs=bs, **{**kwargs, 'num_workers': 0})
         index = {label: i for i, label in enumerate(self.vocab)}
