@@ -57,12 +57,13 @@ def save_card(
 def save_bundle(
     folder:str|Path, # Where model.safetensors and model.json go
     model:nn.Module, # The network
-    card:Card # What it is
+    card:Card, # What it is
+    half:bool=False # Round the weights to 16 bits? Halves the file
 )->Path: # The folder
     "Write a model as two plain files, the weights first, so that a card never promises weights that aren't there"
     folder = Path(folder)
     (folder/'model.json').unlink(missing_ok=True)
-    save_weights(model, folder/'model.safetensors')
+    save_weights(model, folder/'model.safetensors', half)
     save_card(folder, card)
     return folder
 

@@ -214,11 +214,13 @@ def load_weights(
 def save_weights(
     model:nn.Module, # Any network
     file:str|Path, # Where to
+    half:bool=False, # Round the numbers to 16 bits? Halves the file; networks answer alike to three digits
     **notes:str # Short texts that go into the file's header
 )->None:
     "Write a network's parameters and buffers as safetensors, whole or not at all"
     from safetensors.torch import save
-    data = save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, metadata=notes or None)
+    short = lambda v: v.half() if half and v.is_floating_point() else v
+    data = save({k: short(v.detach()).cpu().contiguous() for k, v in model.state_dict().items()}, metadata=notes or None)
     with write_atomic(file) as f: f.write(data)
 
 # %% ../nbs/20_models.ipynb #ceba5623
