@@ -1,6 +1,6 @@
 # make demo    train the baseline on drawn pictures and score it (minutes, no network after the first call)
 # make test    run every notebook and every test
-# make readme  render README.md from nbs/index.ipynb
+# make readme  render README.md, MODEL_CARD.md and benchmarks/RESULTS.md from what they're made of
 PYTHON ?= python3
 THREADS = OMP_NUM_THREADS=1
 SOURCES = setup.py settings.ini $(wildcard har_fastai/*.py)
@@ -16,6 +16,7 @@ test: .venv-dev/installed
 
 readme: .venv-dev/installed
 	.venv-dev/bin/python .ci/readme.py
+	.venv-dev/bin/python benchmarks/results.py
 
 # a stamp in each environment: it is made anew only when what it was made from has changed
 .venv/installed: $(SOURCES)

@@ -1,0 +1,56 @@
+"""Render RESULTS.md from results.jsonl: every measurement that was kept, failures too, with its settings and its machine.
+
+Whoever measures something appends the line that the script printed to results.jsonl, and calls this (or `make readme`). Nothing in RESULTS.md is
+typed in. With a folder as argument it goes there.
+"""
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+MACHINE = ('threads', 'gpu', 'torch', 'python', 'torchvision', 'fastai', 'pillow', 'har_fastai') # what a line says of where it was measured
+TITLES = dict(reproduced='Recipes, several seeds each, on the last 20 % of rows', experiment='Experiments with recipes', shipped='The model that comes with the package')
+NOTE = '<!-- Rendered from results.jsonl by results.py: change neither by hand. -->\n\n'
+
+
+def cell(v):
+    "A value as a person reads it"
+    if isinstance(v, dict): return ', '.join(f'{k} {cell(x)}' for k, x in v.items())
+    if isinstance(v, list): return '; '.join(map(cell, v)) if len(v) <= 10 else f'{len(v)} values, from {cell(v[0])} to {cell(v[-1])}'
+    return {True: 'yes', False: 'no', None: ''}.get(v, f'{v}') if isinstance(v, (bool, type(None))) else f'{v:,.4g}' if isinstance(v, float) else f'{v}'.replace('|', '\\|')
+
+
+def table(rows):
+    "Rows of pairs as a Markdown table"
+    return '\n'.join(['| | |', '|---|---|', *(f'| {k.replace("_", " ")} | {cell(v)} |' for k, v in rows)])
+
+
+def reproduced(line):
+    "A recipe's figures, a row a seed"
+    changes = ', '.join(f'{k}={v}' for k, v in line['changes'].items())
+    head = f'**{line["name"] or line["recipe"]}**: recipe `{line["recipe"]}`{" with " + changes if changes else ""}, {len(line["seeds"])} seed{"s" * (len(line["seeds"]) > 1)}: macro-F1 {line["mean"]:.4f} (95 % interval over the {line["n"]:,} test pictures {line["low"]:.4f}–{line["high"]:.4f}' + (f'; sd over seeds {line["sd"]:.4f}' if line['sd'] is not None else '; one seed, so its spread is unknown') + ')'
+    cols = ('seed', 'macro_f1', 'low', 'high', 'accuracy', 'valid', 'best_epoch', 'minutes', 'threads', 'gpu')
+    rows = ['| ' + ' | '.join(c.replace('_', ' ') for c in cols) + ' |', '|---' * len(cols) + '|', *('| ' + ' | '.join(cell(s.get(c)) for c in cols) + ' |' for s in line['seeds'])]
+    return head + '\n\n' + '\n'.join(rows)
+
+
+def one(line):
+    "A measurement as Markdown"
+    if line['what'] == 'reproduced': return reproduced(line)
+    return table((k, v) for k, v in line.items() if k != 'what' and k not in MACHINE)
+
+
+def render(lines):
+    "All measurements, those of a kind together, in the order in which they were first made"
+    out = ['# What was measured', 'Ratios and differences were measured with both sides in one run; times alone mean little, as machines differ and drift. Each script says in its first lines what it does.']
+    for what in dict.fromkeys(l['what'] for l in lines):
+        out.append(f'## {TITLES.get(what, what[0].upper() + what[1:])}')
+        for line in (l for l in lines if l['what'] == what):
+            where = ', '.join(f'{k} {line[k]}' for k in MACHINE if line.get(k))
+            out += [one(line), *([f'Measured with {where}.'] if where else [])]
+    return NOTE + '\n\n'.join(out) + '\n'
+
+
+if __name__ == '__main__':
+    lines = [json.loads(l) for l in open(HERE/'results.jsonl', encoding='utf-8') if l.strip()]
+    (Path(sys.argv[1] if len(sys.argv) > 1 else HERE)/'RESULTS.md').write_text(render(lines), encoding='utf-8')

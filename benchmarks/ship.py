@@ -1,0 +1,96 @@
+"""Make the model that comes with the package: train a recipe on every picture, and take what it can do from runs that kept pictures back.
+
+A model that was trained on all pictures can't be scored on any of them. So its figures are those of its sisters: runs of the same recipe on the report's
+protocol done honestly (reproduce.py makes them), each scored on the same last 20 % of rows, which it was not trained on. Each figure is the mean
+over the sisters, its interval a bootstrap over the test pictures with all sisters scored on the same draws. The temperature is their geometric
+mean. The shipped model saw a quarter more pictures than they, so it's more likely better than worse. Weights are rounded to 16 bits.
+
+Training goes on from its checkpoint where it was cut short. Prints one JSON line. Needs --data, real pictures, and --sisters.
+"""
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from har_fastai.core import train_baseline
+from har_fastai.data import read_split
+from har_fastai.files import HARError
+from har_fastai.inference import Predictor, load_bundle, read_card, save_bundle
+from har_fastai.metrics import accuracy, class_f1, classification_table, confused_pairs, confusion, in_top, macro_f1, weighted_f1
+from har_fastai.runs import Run
+from har_fastai.score import codes
+from har_fastai.tables import read_har
+
+
+def trained(data, recipe, out, device):
+    "The finished run on all pictures"
+    run = Run(out)
+    if run.file('model.json').is_file(): return run
+    return train_baseline(data, None if run.exists else recipe, split='whole', out=out, resume=run.exists, device=device).run
+
+
+def answers(sisters, vocab):
+    "The test pictures' classes, of shape (pictures,), and each sister's answers and probabilities"
+    tables = [s.predictions.query('part == "test"').sort_values('filename').reset_index(drop=True) for s in sisters]
+    if any(not t[['filename', 'label']].equals(tables[0][['filename', 'label']]) for t in tables): raise HARError('the sisters were not scored on the same pictures')
+    return codes(tables[0], vocab)[0], [codes(t, vocab)[1] for t in tables], [t[vocab].to_numpy() for t in tables]
+
+
+def interval(values):
+    "Both ends of the 95 % interval, over the first axis"
+    return np.quantile(values, [0.025, 0.975], axis=0)
+
+
+def figures(y, preds, probs, n_classes, draws=2000, seed=0):
+    "Mean figures of the sisters, by name, and of each class, with intervals"
+    rng, n = np.random.default_rng(seed), len(y)
+    samples = [rng.integers(0, n, n) for _ in range(draws)]
+    drawn = np.array([[confusion(y[i], p[i], n_classes) for p in preds] for i in samples]) # (draws, sisters, n, n)
+    own = np.array([confusion(y, p, n_classes) for p in preds])
+    def named(value, many): low, high = interval(many); return dict(value=float(value), low=float(low), high=float(high))
+    out = {f.__name__: named(f(own).mean(), f(drawn).mean(1)) for f in (macro_f1, weighted_f1, accuracy)}
+    top = np.mean([in_top(y, q, 3) for q in probs], 0)
+    out['top3'] = named(top.mean(), np.array([top[i].mean() for i in samples]))
+    low, high = interval(class_f1(drawn).mean(1))
+    return dict(n=n, **out), class_f1(own).mean(0), low, high
+
+
+def by_class(y, preds, vocab, f1, low, high):
+    "Precision, recall and F1 of each class, mean over the sisters"
+    tables = [classification_table(y, p, vocab).loc[vocab] for p in preds]
+    mean = sum(t[['precision', 'recall']] for t in tables) / len(tables)
+    return {v: dict(precision=float(mean.precision[v]), recall=float(mean.recall[v]), f1=float(f1[i]), low=float(low[i]), high=float(high[i]), support=int(tables[0].support[v])) for i, v in enumerate(vocab)}
+
+
+if __name__ == '__main__':
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--data', required=True, help='folder or table of labelled pictures')
+    p.add_argument('--recipe', default='best')
+    p.add_argument('--sisters', nargs='+', required=True, metavar='RUN', help='finished runs of the same recipe on the tail split')
+    p.add_argument('--run', type=Path, default=Path('runs/whole'), help='folder of the run on all pictures')
+    p.add_argument('--to', type=Path, default=Path(__file__).resolve().parent.parent/'har_fastai'/'shipped', help='folder of the model')
+    p.add_argument('--device')
+    a = p.parse_args()
+    sisters = [Run(s) for s in a.sisters]
+    run = trained(a.data, a.recipe, a.run, a.device)
+    model, card = load_bundle(run.path)
+    for s in sisters:
+        if {**vars(s.recipe), 'seed': 0} != {**vars(run.recipe), 'seed': 0}: raise HARError(f'{s.path} is of another recipe than {run.path}')
+    y, preds, probs = answers(sisters, card.vocab)
+    head, f1, low, high = figures(y, preds, probs, len(card.vocab))
+    cards, cm = [read_card(s.path) for s in sisters], sum(confusion(y, q, len(card.vocab)) for q in preds)
+    card.temperature = float(np.exp(np.mean([np.log(c.temperature) for c in cards])))
+    head['calibration'] = {k: float(np.mean([c.metrics['test']['calibration'][k] for c in cards])) for k in ('ece', 'ece_before', 'nll', 'nll_before')}
+    pairs = confused_pairs(cm, card.vocab, 8)
+    counts = read_split(sisters[0].file('split.csv')).part.value_counts()
+    card.metrics = dict(test=head, classes=by_class(y, preds, card.vocab, f1, low, high), confused=[{k: v if isinstance(v, str) else round(float(v), 4) for k, v in r.items()} for r in pairs.to_dict('records')],
+                        of=f'the mean of {len(sisters)} sister runs (seeds {", ".join(str(s.recipe.seed) for s in sisters)}), trained on {counts["train"]:,} pictures each and scored on the last 20 % of rows; the model itself was trained on all {len(read_har(a.data)):,}',
+                        seeds=[dict(seed=s.recipe.seed, macro_f1=s.metrics['test']['macro_f1']['value'], accuracy=s.metrics['test']['accuracy']['value'], temperature=c.temperature) for s, c in zip(sisters, cards)], recipe=vars(run.recipe))
+    a.to.mkdir(parents=True, exist_ok=True)
+    save_bundle(a.to, model, card, half=True)
+    few = read_har(a.data).path[:200]
+    full, short = Predictor(run.path, half=False), Predictor(a.to, half=False)
+    full.card.temperature = card.temperature
+    change = np.abs(full.probs(few) - short.probs(few)).max()
+    print(json.dumps(dict(what='shipped', recipe=run.recipe.name, size_kb=round((a.to/'model.safetensors').stat().st_size / 1e3), largest_change_by_rounding=round(float(change), 5), temperature=round(card.temperature, 4),
+                          macro_f1=head['macro_f1'], n=head['n'], minutes=round(run.history.seconds.sum() / 60, 1), **run.info['machine'])))
