@@ -242,7 +242,8 @@ def plot_cams(
     from matplotlib import cm, colors
     from matplotlib.figure import Figure
     rows = -(-len(pictures) // cols)
-    fig = Figure(figsize=(9, 2.4 * rows + 0.9), layout='constrained'); axs = fig.subplots(rows, cols, squeeze=False)
+    fig = Figure(figsize=(9, 2.5 * rows + 0.9), layout='constrained'); axs = fig.subplots(rows, cols, squeeze=False)
+    fig.get_layout_engine().set(h_pad=0.07) # a title must not touch the frame above it
     for ax in axs.ravel()[len(pictures):]: ax.axis('off')
     for i, (ax, src, e) in enumerate(zip(axs.ravel(), pictures, told)):
         right = None if truths is None or e is None else truths[i] == e.label
