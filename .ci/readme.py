@@ -1,4 +1,4 @@
-"Render README.md from nbs/index.ipynb: python .ci/readme.py [FILE]. Figures go to nbs/images/."
+"Render README.md and MODEL_CARD.md from their notebooks: python .ci/readme.py [FOLDER]. Figures go to nbs/images/."
 import re
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ from nbconvert import MarkdownExporter
 from traitlets.config import Config
 
 root = Path(__file__).resolve().parent.parent
-NOTE = '<!-- Rendered from nbs/index.ipynb by `make readme`: edit that notebook. -->\n\n'
+PAGES = {'README.md': 'index', 'MODEL_CARD.md': 'model_card'} # file: the notebook that it's rendered from
 
 
 def has(cell, directive):
@@ -17,12 +17,12 @@ def has(cell, directive):
 
 
 def plain(output):
-    "An output that Markdown can show: figures, text, and the table of a progress bar; None for what it cannot"
+    "An output that Markdown can show: figures, text, and tables; None for what it cannot"
     data = output.get('data', {})
     html = data.get('text/html', '')
     if 'image/png' in data: output['data'] = {'image/png': data['image/png']}
-    elif '<table class="fastprogress">' in html:
-        rows = [re.findall(r'<t[hd]>(.*?)</t[hd]>', row) for row in re.findall(r'<tr>(.*?)</tr>', html)]
+    elif '<table' in html:
+        rows = [re.findall(r'<t[hd][^>]*>(.*?)</t[hd]>', row, re.S) for row in re.findall(r'<tr[^>]*>(.*?)</tr>', html, re.S)]
         lines = ['| ' + ' | '.join(row) + ' |' for row in rows]
         output['data'] = {'text/markdown': '\n'.join([lines[0], '|---' * len(rows[0]) + '|', *lines[1:]])}
     elif html: return None
@@ -37,22 +37,24 @@ def readable(cell):
     return cell
 
 
-def render(path):
-    "The notebook at `path` as Markdown, and its figures by file name"
-    nb = nbformat.read(path, 4)
+def render(name):
+    "The notebook `name` as Markdown, and its figures by file name"
+    nb = nbformat.read(root/'nbs'/f'{name}.ipynb', 4)
     nb.cells = [readable(c) for c in nb.cells if not has(c, 'hide')]
-    names = Config({'ExtractOutputPreprocessor': {'output_filename_template': 'nbs/images/index_{cell_index}_{index}{extension}'}})
+    names = Config({'ExtractOutputPreprocessor': {'output_filename_template': f'nbs/images/{name}_{{cell_index}}_{{index}}{{extension}}'}})
     text, resources = MarkdownExporter(config=names).from_notebook_node(nb)
     text = re.sub(r'```(python)?\n\s*```\n', '', text) # a cell whose input was left out
     text = text.replace('![png]', '![figure]')
     text = re.sub(r'\]\((\w+\.ipynb)\)', r'](nbs/\1)', text) # links to notebooks, seen from the top
-    return NOTE + re.sub(r'\n{3,}', '\n\n', re.sub(r'(?m)[ \t]+$', '', text)).strip() + '\n', resources['outputs']
+    note = f'<!-- Rendered from nbs/{name}.ipynb by `make readme`: edit that notebook. -->\n\n'
+    return note + re.sub(r'\n{3,}', '\n\n', re.sub(r'(?m)[ \t]+$', '', text)).strip() + '\n', resources['outputs']
 
 
 if __name__ == '__main__':
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else root/'README.md'
-    text, figures = render(root/'nbs'/'index.ipynb')
-    target.write_text(text, encoding='utf-8')
-    for name, data in figures.items():
-        (target.parent/name).parent.mkdir(parents=True, exist_ok=True)
-        (target.parent/name).write_bytes(data)
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else root
+    for file, name in PAGES.items():
+        text, figures = render(name)
+        (target/file).write_text(text, encoding='utf-8')
+        for figure, data in figures.items():
+            (target/figure).parent.mkdir(parents=True, exist_ok=True)
+            (target/figure).write_bytes(data)

@@ -106,7 +106,7 @@ def _xresnet(name:str) -> Arch:
 
 # %% ../nbs/20_models.ipynb #0860dcd9
 ARCHS = {a.name: a for a in (
-    Arch('baseline', _baseline, 256, 'features.4.3', 'head.4', 'Patel, Baseline CNN for Human Action Recognition, George Washington University, 2025'),
+    Arch('baseline', _baseline, 256, 'features.4.1', 'head.4', 'Patel, Baseline CNN for Human Action Recognition, George Washington University, 2025'),
     _torchvision('vgg16', 224, 'features.29', 'classifier.6', 'Simonyan and Zisserman, 2015, arXiv:1409.1556'),
     _torchvision('resnet50', 224, 'layer4', 'fc', 'He et al., 2016, doi:10.1109/CVPR.2016.90'),
     _torchvision('inception_v3', 299, 'Mixed_7c', 'fc', 'Szegedy et al., 2016, doi:10.1109/CVPR.2016.308', min_size=75, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),

@@ -117,8 +117,7 @@ def test_the_search_for_crowded_cells_finds_them():
     assert crowded('def a(): pass\nclass B: pass') == ['a', 'B'] and not crowded('@patch\ndef a(): pass\nX = 1') and not crowded('def _a(): pass\ndef _b(): pass')
 
 
-def test_readme_is_the_index(tmp_path):
-    renderer = ROOT/'.ci'/'readme.py'
-    if not renderer.exists(): pytest.skip('there is no .ci/readme.py yet to render README.md with')
-    subprocess.run([sys.executable, renderer, tmp_path/'README.md'], cwd=ROOT, check=True, capture_output=True, text=True)
-    assert (tmp_path/'README.md').read_text(encoding='utf-8') == (ROOT/'README.md').read_text(encoding='utf-8'), 'README.md is old: make readme'
+@pytest.mark.parametrize('renderer, file', [('.ci/readme.py', 'README.md'), ('.ci/readme.py', 'MODEL_CARD.md'), ('benchmarks/results.py', 'benchmarks/RESULTS.md')])
+def test_rendered_pages_are_in_step(renderer, file, tmp_path):
+    subprocess.run([sys.executable, ROOT/renderer, tmp_path], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert (tmp_path/file.split("/")[-1]).read_text(encoding='utf-8') == (ROOT/file).read_text(encoding='utf-8'), f'{file} is old: make readme'
