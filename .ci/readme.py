@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import yaml
 from nbconvert import MarkdownExporter
 from traitlets.config import Config
 
@@ -31,10 +32,19 @@ def plain(output):
 
 def readable(cell):
     "A cell without directives, its input left out where it asks for that, and with plain outputs only"
+    cell.metadata['was'] = cell.source
     if has(cell, 'echo: false'): cell.source = ''
     cell.source = re.sub(r'(?m)^#\|.*\n?', '', cell.source)
     if 'outputs' in cell: cell.outputs = [o for o in map(plain, cell.outputs) if o]
     return cell
+
+
+def spoken(cell):
+    "What each figure of a cell shows, in words: its directive fig-alt"
+    n = sum(any(k.startswith('image/') for k in o.get('data', {})) for o in cell.get('outputs', []))
+    alt = re.search(r'(?m)^#\|\s*fig-alt:(.*)$', cell.metadata.get('was', ''))
+    alt = yaml.safe_load(alt[1]) if alt else 'figure'
+    return alt if isinstance(alt, list) else [alt] * n
 
 
 def render(name):
@@ -44,8 +54,9 @@ def render(name):
     names = Config({'ExtractOutputPreprocessor': {'output_filename_template': f'nbs/images/{name}_{{cell_index}}_{{index}}{{extension}}'}})
     text, resources = MarkdownExporter(config=names).from_notebook_node(nb)
     text = re.sub(r'```(python)?\n\s*```\n', '', text) # a cell whose input was left out
-    text = text.replace('![png]', '![figure]')
-    text = re.sub(r'\]\((\w+\.ipynb)\)', r'](nbs/\1)', text) # links to notebooks, seen from the top
+    alts = iter([alt for c in nb.cells for alt in spoken(c)])
+    text = re.sub(r'!\[(png|jpeg)\]', lambda m: f'![{next(alts)}]', text)
+    text = re.sub(r'\]\(([\w/]+\.ipynb)\)', r'](nbs/\1)', text) # links to notebooks, seen from the top
     note = f'<!-- Rendered from nbs/{name}.ipynb by `make readme`: edit that notebook. -->\n\n'
     return note + re.sub(r'\n{3,}', '\n\n', re.sub(r'(?m)[ \t]+$', '', text)).strip() + '\n', resources['outputs']
 
