@@ -42,7 +42,9 @@ class Renderer(IPythonRenderer):
         self.headings.append((level, slug, plain))
         return f'<h{level} id="{slug}">{text}<a class="anchor" href="#{slug}" aria-label="Link to this place">#</a></h{level}>\n'
 
-    def link(self, text, url, title=None): return super().link(text, self.target(url), title)
+    def link(self, text, url, title=None):
+        html = super().link(text, self.target(url), title)
+        return html.replace('<a ', '<a class="source" ', 1) if text == 'source' else html
 
     def target(self, url):
         "Where a link leads on the site"
