@@ -125,7 +125,7 @@ def preview(out):
         around = dict(before=order[at - 1] if at else None, after=order[at + 1] if at is not None and at + 1 < len(order) else None)
         page = dict(front, href=href, source=source)
         env.globals.update(web=web, css=config['format']['html']['css'], repo=web['repo-url'], site_url=site_url, sidebar=sidebar, bar=bar)
-        text = env.get_template('page.html.j2').render(page=page, body=Markup(body), headings=renderer.headings, up='../' * (base.count('/') + 1 if base else 0), **around)
+        text = env.get_template('page.html.j2').render(page=page, body=Markup(body), description=Markup(markdown(front.get('description', ''))), headings=renderer.headings, up='../' * (base.count('/') + 1 if base else 0), **around)
         (out/href).parent.mkdir(parents=True, exist_ok=True); (out/href).write_text(text, encoding='utf-8')
         if at is not None: index += [(titles[source], '', href)] + [(titles[source], t, f'{href}#{i}') for _, i, t in renderer.headings]
     (out/'site'/'search.js').write_text('const SEARCH = ' + json.dumps(index, ensure_ascii=False), encoding='utf-8')

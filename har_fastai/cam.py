@@ -15,7 +15,7 @@ from torch.func import functional_call
 from .files import HARError, PictureError, open_picture, progress
 from .models import find_arch
 from .inference import Predictor
-from .plots import BLUE, ORANGE, class_columns, thumbnail
+from .plots import BLUE, ORANGE, class_columns, new_figure, thumbnail
 
 # %% auto #0
 __all__ = ['CMAP', 'as_maps', 'GradCAM', 'Explanation', 'explanations', 'Explainer', 'fit_map', 'overlay', 'plot_cam', 'draw_cam',
@@ -204,9 +204,8 @@ def plot_cam(
     truth:str|None=None # The picture's label, where it's known
 ): # A matplotlib figure
     "A picture, its heat-map and both together"
-    from matplotlib.figure import Figure
     img = thumbnail(picture, 512)
-    fig = Figure(figsize=(9, 0.9 + 2.7 * min(1.5, max(0.5, img.height / img.width))), layout='constrained'); axs = fig.subplots(1, 3)
+    fig = new_figure(figsize=(9, 0.9 + 2.7 * min(1.5, max(0.5, img.height / img.width))), layout='constrained'); axs = fig.subplots(1, 3)
     axs[0].imshow(img); axs[0].set_title('the picture' + (f': {truth}' if truth else ''), fontsize=10)
     heat = axs[1].imshow(fit_map(told.map, img.size), cmap=CMAP, vmin=0, vmax=1); axs[1].set_title('the heat-map', fontsize=10)
     axs[2].imshow(overlay(img, told.map)); axs[2].set_title('both', fontsize=10)
@@ -240,9 +239,8 @@ def plot_cams(
 ): # A matplotlib figure
     "A grid of pictures under their heat-maps"
     from matplotlib import cm, colors
-    from matplotlib.figure import Figure
     rows = -(-len(pictures) // cols)
-    fig = Figure(figsize=(9, 2.5 * rows + 0.9), layout='constrained'); axs = fig.subplots(rows, cols, squeeze=False)
+    fig = new_figure(figsize=(9, 2.5 * rows + 0.9), layout='constrained'); axs = fig.subplots(rows, cols, squeeze=False)
     fig.get_layout_engine().set(h_pad=0.07) # a title must not touch the frame above it
     for ax in axs.ravel()[len(pictures):]: ax.axis('off')
     for i, (ax, src, e) in enumerate(zip(axs.ravel(), pictures, told)):
@@ -272,9 +270,8 @@ def plot_atlas(
     n:int=3 # As it was given to `surest`
 ): # A matplotlib figure
     "One page: for each class the surest right answers on the left, the surest mistakes on the right, with their heat-maps"
-    from matplotlib.figure import Figure
     at = {(r.cls, r.right, r.rank): (r.path, e, r) for r, e in zip(rows.itertuples(), told)}
-    fig = Figure(figsize=(9, 1.55 * len(vocab) + 0.5), layout='constrained'); axs = fig.subplots(len(vocab), 2 * n, squeeze=False)
+    fig = new_figure(figsize=(9, 1.55 * len(vocab) + 0.5), layout='constrained'); axs = fig.subplots(len(vocab), 2 * n, squeeze=False)
     for line, cls in zip(axs, vocab):
         line[0].set_ylabel(cls, fontsize=8.5)
         for j, ax in enumerate(line):

@@ -14,7 +14,7 @@ from .metrics import accuracy, bootstrap_interval, confusion, macro_f1, mcnemar,
 from .models import macs
 from .inference import Predictor, load_bundle, read_card
 from .page import Shown, figure, render, section, table, text
-from .plots import BLUE, ORANGE
+from .plots import BLUE, ORANGE, new_figure
 from .runs import Run
 from .score import codes, evaluate_run
 
@@ -118,9 +118,8 @@ def plot_comparison(
     c:Comparison # As `compare` gives it
 ): # A matplotlib figure
     "The runs' macro-F1, and their differences to the first"
-    from matplotlib.figure import Figure
     t, rows = c.table, np.arange(len(c.table))[::-1]
-    fig = Figure(figsize=(9, 1.5 + 0.42 * len(t)), layout='constrained'); a, b = fig.subplots(1, 2, sharey=True)
+    fig = new_figure(figsize=(9, 1.5 + 0.42 * len(t)), layout='constrained'); a, b = fig.subplots(1, 2, sharey=True)
     a.errorbar(t.macro_f1, rows, xerr=[t.macro_f1 - t.low, t.high - t.macro_f1], fmt='o', color=BLUE, capsize=3)
     a.set_yticks(rows, t.index); a.set(xlabel='macro-F1, 95 % interval', title=f'On {c.n:,} pictures', ylim=(-0.6, len(t) - 0.4)); a.grid(axis='x', alpha=0.3)
     o = t.iloc[1:]
@@ -133,8 +132,7 @@ def plot_costs(
     c:Comparison # As `compare` gives it
 ): # A matplotlib figure
     "What better answers cost: macro-F1 against multiplications a picture"
-    from matplotlib.figure import Figure
-    fig = Figure(figsize=(9, 3.6), layout='constrained'); ax = fig.subplots()
+    fig = new_figure(figsize=(9, 3.6), layout='constrained'); ax = fig.subplots()
     x, t = c.costs.macs / 1e9, c.table
     ax.errorbar(x, t.macro_f1, yerr=[t.macro_f1 - t.low, t.high - t.macro_f1], fmt='o', color=BLUE, capsize=3)
     for name, a, b in zip(t.index, x, t.macro_f1): ax.annotate(name, (a, b), (6, 3), textcoords='offset points', fontsize=9)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from .cam import GradCAM
 from .metrics import mean_interval
-from .plots import BLUE, ORANGE
+from .plots import BLUE, ORANGE, new_figure
 
 # %% auto #0
 __all__ = ['SHARES', 'ROAD_SHARES', 'BETTER', 'gaussian_map', 'random_map', 'rank_pixels', 'class_probs', 'blurred',
@@ -259,9 +259,8 @@ def plot_faithfulness(
     f:Faithfulness # As `faithfulness` gives it
 ): # A matplotlib figure
     "The curves of the four tests"
-    from matplotlib.figure import Figure
     looks = {'Grad-CAM': (BLUE, '-', 'o'), 'centred Gaussian': (ORANGE, '--', 's'), 'random map': ('#555555', ':', '^')}
-    fig = Figure(figsize=(9, 6.6), layout='constrained'); (a, b), (c, d) = fig.subplots(2, 2)
+    fig = new_figure(figsize=(9, 6.6), layout='constrained'); (a, b), (c, d) = fig.subplots(2, 2)
     for ax, test, note in ((a, 'deletion', 'highest pixels greyed: should fall fast'), (b, 'insertion', 'highest pixels given back: should rise fast'), (c, 'ROAD', 'filled from around: most relevant (filled)\nshould lie below least relevant (open)')):
         for kind, (colour, line, mark) in looks.items():
             for t, g in f.curves[(f.curves['map'] == kind) & f.curves.test.str.startswith(test)].groupby('test'):

@@ -4,25 +4,37 @@
 
 # %% ../nbs/28_plots.ipynb #70b28a5e
 from __future__ import annotations
+import sys
 import numpy as np, pandas as pd
 from .files import HARError, PictureError, open_picture
 from .metrics import class_intervals, nll, reliability
 
 # %% auto #0
-__all__ = ['BLUE', 'ORANGE', 'plot_history', 'plot_confusion', 'plot_classes', 'plot_reliability', 'plot_pictures', 'thumbnail',
-           'plot_predictions', 'top_losses', 'class_columns', 'plot_top_losses']
+__all__ = ['BLUE', 'ORANGE', 'new_figure', 'plot_history', 'plot_confusion', 'plot_classes', 'plot_reliability', 'plot_pictures',
+           'thumbnail', 'plot_predictions', 'top_losses', 'class_columns', 'plot_top_losses']
 
 # %% ../nbs/28_plots.ipynb #ea82050e
 BLUE, ORANGE = '#0072B2', '#D55E00' # colours that colour-blind people can tell apart (Wong, 2011, doi:10.1038/nmeth.1618)
+
+# %% ../nbs/28_plots.ipynb #f19a0c32
+def new_figure(
+    **kwargs # As matplotlib's `Figure` takes them
+):  # A matplotlib `Figure`
+    "A figure that `pyplot` does not hold on to, and that Jupyter shows"
+    from matplotlib.figure import Figure
+    shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
+    if shell and not any(Figure in f.type_printers for k, f in shell.display_formatter.formatters.items() if k.startswith('image/')):
+        from IPython.core.pylabtools import select_figure_formats
+        select_figure_formats(shell, {'png'})
+    return Figure(**kwargs)
 
 # %% ../nbs/28_plots.ipynb #0965f130
 def plot_history(
     history:pd.DataFrame # A run's history.csv
 ): # A matplotlib figure
     "Loss and macro-F1 of training and validation, by epoch"
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
-    fig = Figure(figsize=(9, 3.2), layout='constrained')
+    fig = new_figure(figsize=(9, 3.2), layout='constrained')
     for ax, (col, name) in zip(fig.subplots(1, 2), dict(loss='loss (cross-entropy)', macro_f1='macro-F1').items()):
         for part, colour, style in (('train', BLUE, '--'), ('valid', ORANGE, '-')):
             ax.plot(history.epoch + 1, history[f'{part}_{col}'], style, color=colour, marker='.', label={'train': 'training (augmented)', 'valid': 'validation'}[part])
@@ -38,9 +50,8 @@ def plot_confusion(
     title:str='Confusion matrix' # Above the figure
 ): # A matplotlib figure
     "The confusion matrix: shares of each true class as colour and per cent, pictures as numbers"
-    from matplotlib.figure import Figure
     share, n = cm / np.maximum(cm.sum(1, keepdims=True), 1), len(vocab)
-    fig = Figure(figsize=(2.4 + 0.54 * n, 1.8 + 0.5 * n), layout='constrained'); ax = fig.subplots()
+    fig = new_figure(figsize=(2.4 + 0.54 * n, 1.8 + 0.5 * n), layout='constrained'); ax = fig.subplots()
     im = ax.imshow(share, cmap='Blues', vmin=0, vmax=1)
     for i, j in zip(*np.nonzero(cm)):
         colour, told = 'white' if share[i, j] > 0.5 else 'black', i == j or share[i, j] >= 0.05
@@ -58,9 +69,8 @@ def plot_classes(
     title:str='Accuracy of each class' # Above the figure
 ): # A matplotlib figure
     "The accuracy (recall) of each class with its 95 % interval, best first"
-    from matplotlib.figure import Figure
     t = class_intervals(cm, vocab, n_boot=2).dropna().sort_values('recall', kind='stable'); rows = np.arange(len(t))
-    fig = Figure(figsize=(7.5, 1.4 + 0.29 * len(t)), layout='constrained'); ax = fig.subplots()
+    fig = new_figure(figsize=(7.5, 1.4 + 0.29 * len(t)), layout='constrained'); ax = fig.subplots()
     ax.barh(rows, t.recall, color=BLUE, alpha=0.35, height=0.7)
     ax.errorbar(t.recall, rows, xerr=[t.recall - t.recall_low, t.recall_high - t.recall], fmt='o', color=BLUE, capsize=3, ms=5)
     for i, (hits, n) in enumerate(zip(t.recall * t.support, t.support)): ax.text(1.01, i, f'{hits:.0f} of {n:,}', va='center', fontsize=8)
@@ -77,8 +87,7 @@ def plot_reliability(
     title:str='Reliability' # Above the figure
 ): # A matplotlib figure
     "Reliability diagram: the share that is right, by how sure the model is (DeGroot and Fienberg, 1983, doi:10.2307/2987588)"
-    from matplotlib.figure import Figure
-    fig = Figure(figsize=(6, 5.4), layout='constrained'); top, low = fig.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
+    fig = new_figure(figsize=(6, 5.4), layout='constrained'); top, low = fig.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
     top.plot([0, 1], [0, 1], color='gray', ls=':', label='as sure as right')
     for i, ((name, p), colour, marker) in enumerate(zip(probs.items(), (ORANGE, BLUE), 'so')):
         r, error = reliability(y, p, bins), (p.max(1).mean() - (p.argmax(1) == y).mean())
@@ -97,9 +106,8 @@ def plot_pictures(
     cols:int=4 # Pictures a row
 ): # A matplotlib figure
     "A grid of pictures with titles"
-    from matplotlib.figure import Figure
     rows, lines = -(-len(pictures) // cols) or 1, max((t.count('\n') for t in titles), default=0) + 1
-    fig = Figure(figsize=(9, rows * (9 / cols * 0.8 + 0.17 * lines) + 0.3 * bool(title)), layout='constrained')
+    fig = new_figure(figsize=(9, rows * (9 / cols * 0.8 + 0.17 * lines) + 0.3 * bool(title)), layout='constrained')
     axs = fig.subplots(rows, cols, squeeze=False).ravel()
     for ax in axs: ax.set_xticks([]); ax.set_yticks([]); ax.spines[:].set_visible(False)
     for ax, src, text, ok in zip(axs, pictures, titles, right):

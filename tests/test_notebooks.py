@@ -87,6 +87,12 @@ def test_no_error_outputs(nb):
 
 
 @each
+def test_figures_are_shown(nb):
+    wrong = [i for i, c in enumerate(code(nb)) for o in c.get('outputs', []) if ''.join(o.get('data', {}).get('text/plain', '')).startswith('<Figure') and not any(k.startswith('image/') for k in o['data'])]
+    assert wrong == [], 'saved without their pictures: run the notebook in Jupyter, not with MPLBACKEND=Agg'
+
+
+@each
 def test_no_paths_of_a_machine(nb):
     wrong = {i: m[0] for i, c in enumerate(code(nb)) if (m := MACHINE_PATH.search(texts(c)))}
     assert wrong == {}
