@@ -4,10 +4,10 @@
 
 # %% ../nbs/98_docs.ipynb #720e8705
 from __future__ import annotations
-import dataclasses, html, inspect
+import dataclasses, html, importlib, inspect
 
 # %% auto #0
-__all__ = ['parameters', 'call', 'table', 'api_table']
+__all__ = ['api_table']
 
 # %% ../nbs/98_docs.ipynb #ad8bf69a
 def _named(o) -> str:
@@ -22,7 +22,7 @@ def _code(s:str) -> str:
     return f'<code>{html.escape(s, quote=False).replace("|", "&#124;")}</code>' if s else ''
 
 # %% ../nbs/98_docs.ipynb #49f99554
-def parameters(
+def _parameters(
     sym # A function, a method or a class
 )->dict[str, list[str]]: # Annotation, default and meaning of each parameter by its name, and of `return`
     "What is known of the parameters of `sym`; nothing for a class that leaves `__init__` to its parent"
@@ -35,7 +35,7 @@ def parameters(
     return found
 
 # %% ../nbs/98_docs.ipynb #fd84d531
-def call(
+def _call(
     sym, # A function, a method or a class
     name:str # What to call it
 )->str: # As in code
@@ -43,13 +43,21 @@ def call(
     class Shown(str): __repr__ = str.__str__
     try: sig = inspect.signature(sym)
     except (TypeError, ValueError): return name
-    if inspect.isclass(sym) and not parameters(sym): return f'{name}()' if dataclasses.is_dataclass(sym) or '__init__' in vars(sym) else name
+    if inspect.isclass(sym) and not _parameters(sym): return f'{name}()' if dataclasses.is_dataclass(sym) or '__init__' in vars(sym) else name
     ps = [p.replace(annotation=p.empty, default=p.default if p.default is p.empty else Shown(_named(p.default))) for p in sig.parameters.values() if p.name != 'self']
     return name + str(sig.replace(parameters=ps, return_annotation=sig.empty))
 
 # %% ../nbs/98_docs.ipynb #124fa3da
-def table(
-    found:dict[str, list[str]] # From `parameters`
+def _exported(sym, name:str):
+    "A symbol as its module has it"
+    from nbdev.doclinks import NbdevLookup
+    found = NbdevLookup()[name]
+    if not found or '.' in name or sym.__module__ != '__main__': return sym
+    return getattr(importlib.import_module(found[1].removesuffix('.py').replace('/', '.')), name, sym)
+
+# %% ../nbs/98_docs.ipynb #091194ee
+def _table(
+    found:dict[str, list[str]] # From `_parameters`
 )->str: # Markdown; empty if there is nothing to say
     "Parameters as a Markdown table"
     rows = [(k, v) for k, v in found.items() if any(v) and (k != 'return' or v[2] or v[0] not in ('', 'None'))]
@@ -61,7 +69,7 @@ def table(
         lines.append(['*returns*' if k == 'return' else _code(k), *(cells[i] for i in used)])
     return '\n'.join('| ' + ' | '.join(l) + ' |' for l in lines)
 
-# %% ../nbs/98_docs.ipynb #8d6b75b2
+# %% ../nbs/98_docs.ipynb #d636e782
 def api_table(
     sym, # A function, a method or a class
     name:str|None=None, # What to call it, if not by its name
@@ -71,10 +79,9 @@ def api_table(
     from fastcore.docments import qual_name
     from IPython.display import Markdown
     from nbdev.doclinks import NbdevLookup
-    sym = inspect.unwrap(getattr(sym, 'fget', None) or sym)
-    name, module = name or qual_name(sym), getattr(sym, '__module__', '')
-    source = NbdevLookup().code(f'{module}.{qual_name(sym)}')
+    sym = inspect.unwrap(getattr(sym, 'fget', None) or sym); name = name or qual_name(sym)
+    sym, source = _exported(sym, name), NbdevLookup().code(name)
     link = f'[source]({source}){{target="_blank" style="float:right; font-size:smaller"}}' if source else ''
     heading = '#' * title_level + ' ' + name.replace('__', r'\_\_')
-    doc = inspect.getdoc(sym) if '__doc__' not in vars(type(sym)) or sym.__doc__ else ''
-    return Markdown('\n\n'.join(p for p in ('---', link, heading, f'```python\n{call(sym, name)}\n```', doc, table(parameters(sym))) if p))
+    doc = inspect.getdoc(sym)
+    return Markdown('\n\n'.join(p for p in (link, heading, f'```python\n{_call(sym, name)}\n```', doc, _table(_parameters(sym))) if p))
