@@ -5,7 +5,7 @@ PYTHON ?= python3
 THREADS = OMP_NUM_THREADS=1
 SOURCES = setup.py settings.ini $(wildcard har_fastai/*.py)
 
-.PHONY: demo test readme clean
+.PHONY: demo test readme docs notebooks dist clean
 
 demo: .venv/installed
 	.venv/bin/har_train --recipe demo
@@ -17,6 +17,20 @@ test: .venv-dev/installed
 readme: .venv-dev/installed
 	.venv-dev/bin/python .ci/readme.py
 	.venv-dev/bin/python benchmarks/results.py
+
+docs: .venv-dev/installed
+	$(THREADS) .venv-dev/bin/python .ci/site.py
+
+notebooks: .venv-dev/installed
+	$(THREADS) .venv-dev/bin/python -m pytest -q tests/test_run.py --all-notebooks
+
+dist:
+	rm -rf dist build
+	$(PYTHON) -m venv .venv-dist
+	.venv-dist/bin/python -m pip install --quiet build twine
+	.venv-dist/bin/python -m build
+	.venv-dist/bin/python -m twine check --strict dist/*
+	rm -rf build .venv-dist
 
 # a stamp in each environment: it is made anew only when what it was made from has changed
 .venv/installed: $(SOURCES)
@@ -32,4 +46,4 @@ readme: .venv-dev/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-dev build dist *.egg-info _proc _docs
+	rm -rf .venv .venv-dev build dist *.egg-info _proc _docs .venv-dist

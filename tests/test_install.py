@@ -1,11 +1,11 @@
 "What pip installs: all modules, all commands, the requirements of settings.ini, and nothing else"
-import importlib.util, os, shutil, subprocess, sys, tarfile, zipfile
+import importlib.util, os, re, shutil, subprocess, sys, tarfile, zipfile
 from configparser import ConfigParser
 from email import message_from_string
 from importlib.metadata import entry_points
 from pathlib import PurePosixPath
 
-import pytest
+import pytest, yaml
 from packaging.requirements import Requirement
 
 from helpers import PACKAGE, ROOT, scripts, settings
@@ -20,6 +20,7 @@ def source(tmp_path_factory):
         if importlib.util.find_spec(need) is None: pytest.skip(f'{need} is not installed, and tests use no network')
     to = tmp_path_factory.mktemp('source')/'repository'
     shutil.copytree(ROOT, to, ignore=lambda folder, names: [n for n in names if n.startswith('.') or n.endswith('.egg-info') or n in ('build', 'dist', 'runs', '__pycache__', '_docs', '_proc')])
+    shutil.rmtree(to/'har_fastai.egg-info', ignore_errors=True)
     return to
 
 
@@ -32,8 +33,22 @@ def build(source, to, kind):
 
 
 @pytest.fixture(scope='module')
-def wheel(source, tmp_path_factory):
-    with zipfile.ZipFile(build(source, tmp_path_factory.mktemp('wheel'), 'wheel')) as z: yield z
+def shipped(source):
+    "A model to come with the package, whether or not the checkout has one, and a file that must not come"
+    to = source/'har_fastai'/'shipped'; to.mkdir(exist_ok=True)
+    for name in ('probe.safetensors', 'probe.json', 'probe.png'): (to/name).write_bytes(b'0')
+    return {f'har_fastai/shipped/{f.name}' for f in to.iterdir() if f.suffix in ('.safetensors', '.json')}
+
+
+@pytest.fixture(scope='module')
+def packed(source, shipped, tmp_path_factory):
+    "The wheel and the sdist"
+    return [build(source, tmp_path_factory.mktemp(kind), kind) for kind in ('wheel', 'sdist')]
+
+
+@pytest.fixture(scope='module')
+def wheel(packed):
+    with zipfile.ZipFile(packed[0]) as z: yield z
 
 
 def meta(wheel, name) -> str:
@@ -41,11 +56,33 @@ def meta(wheel, name) -> str:
     return wheel.read(file).decode()
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(wheel):
+def test_the_wheel_holds_the_package_and_nothing_else(wheel, shipped):
     inside = {n for n in wheel.namelist() if '.dist-info/' not in n}
-    assert {PurePosixPath(n).parts[0] for n in inside} == {'har_fastai'}
-    assert {PurePosixPath(n).name for n in inside if n.endswith('.py') and n.count('/') == 1} == MODULES
-    assert [n for n in wheel.namelist() if n.endswith(('.ipynb', '.pyc')) or 'test_bad' in n or '/nbs/' in n] == []
+    assert inside == {f'har_fastai/{m}' for m in MODULES} | shipped
+
+
+def test_the_sdist_holds_what_a_build_needs_and_nothing_else(packed, shipped):
+    with tarfile.open(packed[1]) as t: inside = {m.name.partition('/')[2] for m in t.getmembers() if m.isfile()}
+    made = {n for n in inside if n.startswith('har_fastai.egg-info/')} | {'PKG-INFO', 'setup.cfg'}
+    assert inside - made == {f'har_fastai/{m}' for m in MODULES} | shipped | {'setup.py', 'settings.ini', 'MANIFEST.in', 'README.md', 'LICENSE', 'CHANGELOG.md', 'CITATION.cff'}
+
+
+def test_twine_finds_nothing_to_complain_of(packed):
+    if importlib.util.find_spec('twine') is None: pytest.skip('twine is not installed, and tests use no network')
+    done = subprocess.run([sys.executable, '-m', 'twine', 'check', '--strict', *packed], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_page_on_pypi_needs_no_repository(wheel):
+    text = message_from_string(meta(wheel, 'METADATA')).get_payload()
+    links = re.findall(r'\]\(([^)\s]+)', text)
+    assert len(links) > 20 and [l for l in links if not l.startswith(('https://', '#'))] == []
+    assert any('/raw/main/nbs/images/' in l for l in links)
+
+
+def test_the_versions_agree():
+    cff, version = yaml.safe_load((ROOT/'CITATION.cff').read_text(encoding='utf-8')), settings()['version']
+    assert cff['version'] == version and f'## {version}' in (ROOT/'CHANGELOG.md').read_text(encoding='utf-8')
 
 
 def test_the_wheel_has_all_commands(wheel):
@@ -90,9 +127,8 @@ def test_the_wheel_works_elsewhere(wheel, tmp_path):
     assert len(list((tmp_path/'elsewhere'/'d'/'train').iterdir())) == 15
 
 
-def test_the_sdist_can_be_built_from(source, tmp_path):
-    (tmp_path/'sdist').mkdir(); (tmp_path/'again').mkdir()
-    with tarfile.open(build(source, tmp_path/'sdist', 'sdist')) as t: t.extractall(tmp_path/'unpacked', filter='data')
+def test_the_sdist_can_be_built_from(packed, shipped, tmp_path):
+    (tmp_path/'again').mkdir()
+    with tarfile.open(packed[1]) as t: t.extractall(tmp_path/'unpacked', filter='data')
     [folder] = (tmp_path/'unpacked').iterdir()
-    assert {'setup.py', 'settings.ini', 'README.md', 'LICENSE'} <= {f.name for f in folder.iterdir()}
-    with zipfile.ZipFile(build(folder, tmp_path/'again', 'wheel')) as z: assert {f'har_fastai/{m}' for m in MODULES} <= set(z.namelist())
+    with zipfile.ZipFile(build(folder, tmp_path/'again', 'wheel')) as z: assert {f'har_fastai/{m}' for m in MODULES} | shipped <= set(z.namelist())
