@@ -11,7 +11,7 @@ demo: .venv/installed
 	.venv/bin/har_train --recipe demo
 
 test: .venv-dev/installed
-	$(THREADS) .venv-dev/bin/nbdev_test --n_workers 2
+	$(THREADS) .venv-dev/bin/nbdev_test --n_workers 2 --skip_folder_re '^([_.]|tutorials)'
 	.venv-dev/bin/python -m pytest -q tests
 
 readme: .venv-dev/installed
@@ -22,7 +22,7 @@ docs: .venv-dev/installed
 	$(THREADS) .venv-dev/bin/python .ci/site.py
 
 notebooks: .venv-dev/installed
-	$(THREADS) .venv-dev/bin/python -m pytest -q tests/test_run.py --all-notebooks
+	HAR_NOTEBOOKS=all .venv-dev/bin/python -m pytest -q tests/test_run.py
 
 dist:
 	rm -rf dist build
