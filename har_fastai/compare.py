@@ -53,6 +53,12 @@ def common_answers(
     y, _ = codes(known[0].loc[same], vocab)
     return y, np.stack([codes(k.loc[same], vocab)[1] for k in known]), vocab
 
+# %% ../nbs/42_compare.ipynb #f19a0c35
+def _seconds(f, x) -> float:
+    "How long one call takes"
+    start = time.perf_counter(); f(x)
+    return time.perf_counter() - start
+
 # %% ../nbs/42_compare.ipynb #7d2bb013
 def cost(
     run:Run, # A finished run
@@ -67,11 +73,6 @@ def cost(
     done, m = run.file('history.csv').is_file(), run.info.get('machine', {})
     return dict(parameters=sum(p.numel() for p in model.parameters()), macs=macs(model, card.size) * (1 + card.tta), minutes=run.history.seconds.sum() / 60 if done else np.nan,
                 on=m.get('gpu') or f'{m.get("threads", "?")} CPU threads', per_second=n / quickest)
-
-def _seconds(f, x) -> float:
-    "How long one call takes"
-    start = time.perf_counter(); f(x)
-    return time.perf_counter() - start
 
 # %% ../nbs/42_compare.ipynb #c13b3079
 @dataclass
