@@ -11,7 +11,7 @@ from .files import HARError
 
 # %% auto #0
 __all__ = ['command', 'har_train', 'har_evaluate', 'har_predict', 'har_explain', 'har_compare', 'har_draw', 'har_check',
-           'har_download']
+           'har_download', 'har_export', 'har_serve']
 
 # %% ../nbs/70_cli.ipynb #1bf810ef
 def command(f):
@@ -239,3 +239,35 @@ def har_download(argv=None):
     a = p.parse_args(argv)
     from har_fastai.data import download_har
     print(download_har(a.dest))
+
+# %% ../nbs/70_cli.ipynb #28032312
+@command
+def har_export(argv=None):
+    "Write a model as one file for other programs, with its preprocessing described inside"
+    p = _parser(har_export)
+    p.add_argument('run', metavar='RUN', nargs='?', help='folder of a run (default: the model that comes with the package)')
+    p.add_argument('--format', required=True, help='onnx: for ONNX Runtime and many other tools; pt2: for torch.export.load')
+    p.add_argument('--out', required=True, metavar='FILE', help='the file to write; it must not exist')
+    a = p.parse_args(argv)
+    if a.format not in ('onnx', 'pt2'): raise HARError(f'--format is {a.format!r} and must be onnx or pt2')
+    from har_fastai.export import export_onnx, export_pt2
+    file = (export_onnx if a.format == 'onnx' else export_pt2)(a.run, a.out)
+    print(f'{file}: {file.stat().st_size / 1e6:,.1f} MB; its answers to drawn pictures were held against the model\'s')
+
+# %% ../nbs/70_cli.ipynb #7cb02375
+@command
+def har_serve(argv=None):
+    "Answer other programs over HTTP; /docs says how to ask"
+    p = _parser(har_serve)
+    p.add_argument('run', metavar='RUN', nargs='?', help='folder of a run (default: the model that comes with the package)')
+    p.add_argument('--host', default='127.0.0.1', help='address to listen on; 0.0.0.0 for all of this machine, where anybody who reaches it can ask')
+    p.add_argument('--port', type=int, default=8000, metavar='N', help='0 for any that is free')
+    p.add_argument('--device', default='cpu', help='cpu, cuda, mps …')
+    p.add_argument('--log', action='store_true', help='print a line for each request')
+    a = p.parse_args(argv)
+    from har_fastai.service import listen, make_service, serve
+    with listen(a.host, a.port) as sock:
+        app = make_service(a.run, a.device)
+        print(f'Listening on http://{a.host}:{sock.getsockname()[1]} (how to ask: /docs; to stop: Ctrl-C)', flush=True)
+        serve(app, sock, a.log)
+    print('Stopped.', flush=True)
