@@ -188,8 +188,10 @@ async def pictures_of(
     "The pictures in a request, open as long as the block lasts"
     from starlette.datastructures import UploadFile
     from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect
     too_many = f'the request has more than {limits.pictures} pictures, the limit: send fewer at a time'
     try: form = await request.form(max_files=limits.pictures, max_fields=limits.pictures)
+    except ClientDisconnect: raise Refused(400, 'the client hung up before it had sent its request') from None # told to nobody, but no failure of the service
     except HTTPException as e: raise Refused(413, too_many) if 'Too many files' in str(e.detail) else Refused(422, f'the request cannot be read as a form with files: {e.detail}') from e
     try:
         files = [f for _, f in form.multi_items() if isinstance(f, UploadFile)]
@@ -342,10 +344,11 @@ def listen(
     port:int=8000 # 0 for any that's free
 )->socket.socket: # Bound, for `serve`
     "Take a port"
+    if not 0 <= port <= 65535: raise HARError(f'--port is {port} and must be from 0 to 65535')
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=1024)
-    except (OSError, OverflowError) as e: raise HARError(f'port {port} of {host} cannot be used ({str(getattr(e, "strerror", e)).split(" (")[0].lower()}): choose another with --port or --host') from e
+    except OSError as e: raise HARError(f'port {port} of {host} cannot be used ({str(getattr(e, "strerror", e)).split(" (")[0].lower()}): choose another with --port or --host') from e
 
 # %% ../nbs/65_service.ipynb #24152242
 def serve(

@@ -1,0 +1,199 @@
+"""The service under load, against a plain FastAPI handler, all on this machine in one run.
+
+Four servers run, each in a process of its own, and take turns under load: the service as `har_serve` starts it; the same service gathering
+batches of up to 32 for a few milliseconds; a plain FastAPI handler with eager PyTorch (`async def`, as most examples have it); and the same
+as `def`, which FastAPI runs in threads. Clients send one picture a request over connections that stay open, as fast as they're answered, and
+check that each answer is that of `Predictor` for their own picture. Then 500 uploads come from 32 clients, some of them hostile.
+Clients and server share the cores, so the figures are those of a small machine. One line of JSON is printed; ratios above 1 mean that the
+service is faster than the other.
+"""
+from __future__ import annotations
+import argparse, contextlib, http.client, json, os, random, re, socket, subprocess, sys, tempfile, threading, time, zlib
+from pathlib import Path
+from statistics import median
+import numpy as np, torch
+from har_fastai.files import eval_array, find_pictures, open_picture
+from har_fastai.inference import Predictor, load_bundle, shipped
+from har_fastai.sample import draw_har
+from har_fastai.service import listen, make_service, serve
+
+SIDES = ('service', 'gathered', 'plain', 'plain_threads')
+CLIENTS = (1, 8, 32)
+HOSTILE = ('empty', 'text', 'cut', 'bomb', 'too long', 'hangs up', 'no HTTP', 'no form')
+
+def options():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--model', metavar='RUN', help='a trained run (default: the model that comes with the package; where there is none, one is trained on drawings)')
+    p.add_argument('--data', metavar='DIR', help='a folder of pictures (default: drawn ones)')
+    p.add_argument('--n', type=int, default=200, help='how many of them (default: 200)')
+    p.add_argument('--seconds', type=float, default=6, help='of each turn (default: 6)')
+    p.add_argument('--rounds', type=int, default=5, help='turns of each server at each number of clients (default: 5)')
+    p.add_argument('--uploads', type=int, default=500, help='in the hostile part (default: 500)')
+    p.add_argument('--quick', action='store_true', help='about a minute: one round of 2 seconds, 100 uploads')
+    p.add_argument('--serve', choices=SIDES, help=argparse.SUPPRESS)
+    a = p.parse_args()
+    if a.quick: a.seconds, a.rounds, a.uploads = min(a.seconds, 2), 1, min(a.uploads, 100)
+    return a
+
+def plain_app(run, threads:bool):
+    "What most examples do: open, squash, normalise, one picture at a time through eager PyTorch"
+    import fastapi
+    model, card = load_bundle(run)
+    app = fastapi.FastAPI()
+    def answer(data):
+        x = torch.from_numpy(eval_array(open_picture(data), card.size, tuple(card.mean), tuple(card.std)))[None]
+        with torch.no_grad(): z = model(torch.cat([x, x.flip(-1)])).mean(0) if card.tta else model(x)[0]
+        p = (z / card.temperature).softmax(0)
+        return dict(label=card.vocab[int(p.argmax())], probability=float(p.max()))
+    if threads:
+        @app.post('/predict')
+        def predict(files:fastapi.UploadFile): return answer(files.file.read())
+    else:
+        @app.post('/predict')
+        async def predict(files:fastapi.UploadFile): return answer(await files.read())
+    return app
+
+def be_server(side, run):
+    "What a server's process does"
+    with listen(port=0) as sock:
+        app = plain_app(run, side == 'plain_threads') if side.startswith('plain') else make_service(run, **(dict(threads=1, most=32) if side == 'gathered' else {}))
+        print(sock.getsockname()[1], flush=True)
+        serve(app, sock)
+
+class Server:
+    "A server in a process of its own"
+    def __init__(self, side, run):
+        self.side = side
+        self.process = subprocess.Popen([sys.executable, __file__, '--serve', side, '--model', str(run)], stdout=subprocess.PIPE, text=True)
+        self.port = int(self.process.stdout.readline())
+    def connect(self): return http.client.HTTPConnection('127.0.0.1', self.port, timeout=120)
+    def memory(self, what): return int(re.search(rf'{what}:\s+(\d+)', Path(f'/proc/{self.process.pid}/status').read_text())[1]) / 1024 if Path('/proc').is_dir() else None
+    def stop(self): self.process.terminate(); self.process.wait(60)
+
+def form(data:bytes) -> tuple[bytes, dict]:
+    "A picture as a browser would send it: body and headers"
+    body = b'--xxBORDERxx\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\nContent-Type: image/jpeg\r\n\r\n' + data + b'\r\n--xxBORDERxx--\r\n'
+    return body, {'Content-Type': 'multipart/form-data; boundary=xxBORDERxx'}
+
+def right(body, truth) -> bool:
+    "Is this the answer of `Predictor` for the picture that was sent?"
+    a = json.loads(body)
+    a = a['answers'][0] if 'answers' in a else a
+    return a['label'] == truth[0] and abs(a['probability'] - truth[1]) < 1e-3
+
+class Load:
+    "What some clients have seen"
+    def __init__(self): self.times,self.wrong,self.failed,self.lock = [],0,0,threading.Lock()
+    def add(self, times, wrong, failed):
+        with self.lock: self.times += times; self.wrong += wrong; self.failed += failed
+
+def client(server, pictures, truth, until, seed, load):
+    "Send one picture after the other until it's time"
+    rng, c, times, wrong, failed = random.Random(seed), server.connect(), [], 0, 0
+    while time.perf_counter() < until:
+        i = rng.randrange(len(pictures)); body, head = pictures[i]
+        start = time.perf_counter()
+        try:
+            c.request('POST', '/predict', body, head); r = c.getresponse(); said = r.read()
+            if r.status == 200: times.append(time.perf_counter() - start); wrong += not right(said, truth[i])
+            else: failed += 1
+        except (OSError, http.client.HTTPException): failed += 1; c.close()
+    c.close(); load.add(times, wrong, failed)
+
+def turn(server, clients, seconds, pictures, truth, seed=0):
+    "Some clients at once"
+    load, began = Load(), time.perf_counter()
+    threads = [threading.Thread(target=client, args=(server, pictures, truth, began + seconds, seed + k, load)) for k in range(clients)]
+    for t in threads: t.start()
+    for t in threads: t.join()
+    load.seconds = time.perf_counter() - began
+    return load
+
+def bomb() -> bytes:
+    "A PNG of 200 megapixels in a few kilobytes"
+    def chunk(kind, data): return len(data).to_bytes(4, 'big') + kind + data + zlib.crc32(kind + data).to_bytes(4, 'big')
+    rows = zlib.compress(bytes(2501 * 10_000), 9)
+    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', (20_000).to_bytes(4, 'big') + (10_000).to_bytes(4, 'big') + b'\x01\0\0\0\0') + chunk(b'IDAT', rows) + chunk(b'IEND', b'')
+
+def attack(server, kind, data, evil):
+    "One hostile upload; its status, or 0 where there's none"
+    if kind in ('hangs up', 'no HTTP'):
+        with socket.create_connection(('127.0.0.1', server.port), timeout=60) as s:
+            body, head = form(data)
+            s.sendall(b'\x16\x03\x01' * 50 if kind == 'no HTTP' else f'POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {head["Content-Type"]}\r\nContent-Length: {len(body)}\r\n\r\n'.encode() + body[:len(body) // 2])
+        return 0
+    body, head = form({'empty': b'', 'text': b'<html>no picture', 'cut': data[:len(data) // 2], 'bomb': evil, 'too long': bytes(40_000_000), 'no form': data}[kind])
+    c = server.connect()
+    try: c.request('POST', '/predict', data if kind == 'no form' else body, {'Content-Type': 'image/jpeg'} if kind == 'no form' else head); return c.getresponse().status
+    except (OSError, http.client.HTTPException): return 0
+    finally: c.close()
+
+def siege(server, pictures, raw, truth, uploads, clients=32):
+    "Many uploads, every fifth of them hostile; what became of them"
+    load, seen, evil, todo, lock = Load(), {}, bomb(), iter(range(uploads)), threading.Lock()
+    def take():
+        with lock: return next(todo, None)
+    def hostile(i):
+        kind = HOSTILE[i // 5 % len(HOSTILE)]; status = attack(server, kind, raw[i % len(raw)], evil)
+        with lock: seen.setdefault(kind, set()).add(status)
+    def good(i):
+        c, (body, head), start = server.connect(), pictures[i % len(pictures)], time.perf_counter()
+        try: c.request('POST', '/predict', body, head); r = c.getresponse(); said = r.read(); ok = r.status == 200
+        except (OSError, http.client.HTTPException): ok = False
+        finally: c.close()
+        load.add([time.perf_counter() - start] if ok else [], ok and not right(said, truth[i % len(pictures)]), not ok)
+    def work():
+        while (i := take()) is not None: (good if i % 5 else hostile)(i)
+    threads = [threading.Thread(target=work) for _ in range(clients)]
+    for t in threads: t.start()
+    for t in threads: t.join()
+    c = server.connect(); c.request('GET', '/health'); health = json.loads(c.getresponse().read())
+    return dict(good=len(load.times), wrong=load.wrong, lost=load.failed, hostile={k: sorted(v) for k, v in sorted(seen.items())}, up=server.process.poll() is None and health['status'] == 'ok' and health['waiting'] == 0)
+
+def trained(a, tmp):
+    "The run to serve"
+    if a.model: return Path(a.model)
+    if (shipped()/'model.json').is_file(): return shipped()
+    from har_fastai.core import train_baseline
+    train_baseline(out=tmp/'run', faithful=0)
+    return tmp/'run'
+
+def percentile(times, p): return 1e3 * float(np.percentile(times, p)) if times else None
+
+def main(a, tmp):
+    run = trained(a, tmp)
+    files = find_pictures(a.data or draw_har(tmp/'har', n=60, size=240))[:a.n]
+    raw = [f.read_bytes() for f in files]
+    predictor = Predictor(run)
+    probs = predictor.probs(raw)
+    truth, pictures = [(predictor.vocab[p.argmax()], float(p.max())) for p in probs], [form(d) for d in raw]
+    servers = {s: Server(s, run) for s in SIDES}
+    try:
+        loads = {(s, n): [] for s in SIDES for n in CLIENTS}
+        for server in servers.values(): turn(server, 4, 1, pictures, truth)
+        for r in range(a.rounds):
+            for n in CLIENTS:
+                for s in SIDES: loads[s, n].append(turn(servers[s], n, a.seconds, pictures, truth, 1000 * r))
+        idle = servers['service'].memory('VmRSS')
+        besieged = siege(servers['service'], pictures, raw, truth, a.uploads)
+        peak = servers['service'].memory('VmHWM')
+    finally:
+        for s in servers.values(): s.stop()
+    rate = {k: median(len(l.times) / l.seconds for l in v) for k, v in loads.items()}
+    figures = {s: {str(n): dict(per_s=rate[s, n], p50_ms=percentile(t := [x for l in loads[s, n] for x in l.times], 50), p95_ms=percentile(t, 95)) for n in CLIENTS} for s in SIDES}
+    ours = [l for (s, n), v in loads.items() if s == 'service' for l in v]
+    return dict(what='requests per second of the service, over those of other servers', ratios={f'{o}_{n}': rate['service', n] / rate[o, n] for o in SIDES[1:] for n in CLIENTS}, servers=figures,
+                answered=sum(len(l.times) for l in ours), wrong=sum(l.wrong for l in ours), lost=sum(l.failed for l in ours), wrong_elsewhere=sum(l.wrong for (s, _), v in loads.items() if s != 'service' for l in v),
+                siege=besieged, memory_mb=dict(before_siege=idle, peak=peak), uploads=a.uploads, arch=predictor.card.arch, size=predictor.card.size, tta=predictor.card.tta, short_numbers=predictor.dtype is torch.bfloat16, pictures=a.data and 'own' or 'drawn',
+                n=len(raw), mean_kb=sum(map(len, raw)) / len(raw) / 1e3, seconds=a.seconds, rounds=a.rounds, threads=torch.get_num_threads(), cores=os.cpu_count(), load_1min=os.getloadavg()[0], python=sys.version.split()[0], torch=torch.__version__)
+
+def rounded(x):
+    "Numbers to four digits, in nested dicts"
+    return {k: rounded(v) for k, v in x.items()} if isinstance(x, dict) else float(f'{x:.4g}') if isinstance(x, float) else x
+
+if __name__ == '__main__':
+    args = options()
+    if args.serve: be_server(args.serve, args.model)
+    else:
+        with tempfile.TemporaryDirectory() as d, contextlib.redirect_stdout(sys.stderr): result = main(args, Path(d))
+        print(json.dumps(rounded(result)))
