@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse, contextlib, http.client, json, os, random, re, socket, subprocess, sys, tempfile, threading, time, zlib
 from pathlib import Path
 from statistics import median
-import numpy as np, torch
+import fastapi, numpy as np, torch
 from har_fastai.files import eval_array, find_pictures, open_picture
 from har_fastai.inference import Predictor, load_bundle, shipped
 from har_fastai.sample import draw_har
@@ -37,7 +37,6 @@ def options():
 
 def plain_app(run, threads:bool):
     "What most examples do: open, squash, normalise, one picture at a time through eager PyTorch"
-    import fastapi
     model, card = load_bundle(run)
     app = fastapi.FastAPI()
     def answer(data):
@@ -164,18 +163,20 @@ def main(a, tmp):
     run = trained(a, tmp)
     files = find_pictures(a.data or draw_har(tmp/'har', n=60, size=240))[:a.n]
     raw = [f.read_bytes() for f in files]
-    predictor = Predictor(run)
-    probs = predictor.probs(raw)
-    truth, pictures = [(predictor.vocab[p.argmax()], float(p.max())) for p in probs], [form(d) for d in raw]
+    predictor, pictures = Predictor(run), [form(d) for d in raw]
+    def says(p): return [(p.vocab[q.argmax()], float(q.max())) for q in p.probs(raw)]
+    truth = dict.fromkeys(SIDES[:2], says(predictor)) | dict.fromkeys(SIDES[2:], says(Predictor(run, half=False))) # a plain handler computes in full
     servers = {s: Server(s, run) for s in SIDES}
     try:
         loads = {(s, n): [] for s in SIDES for n in CLIENTS}
-        for server in servers.values(): turn(server, 4, 1, pictures, truth)
+        for s, server in servers.items():
+            warm = turn(server, 4, 1, pictures, truth[s])
+            if warm.failed or warm.wrong or not warm.times: raise SystemExit(f'{s} does not answer as it should: {len(warm.times)} answers, {warm.wrong} wrong, {warm.failed} lost')
         for r in range(a.rounds):
             for n in CLIENTS:
-                for s in SIDES: loads[s, n].append(turn(servers[s], n, a.seconds, pictures, truth, 1000 * r))
+                for s in SIDES: loads[s, n].append(turn(servers[s], n, a.seconds, pictures, truth[s], 1000 * r))
         idle = servers['service'].memory('VmRSS')
-        besieged = siege(servers['service'], pictures, raw, truth, a.uploads)
+        besieged = siege(servers['service'], pictures, raw, truth['service'], a.uploads)
         peak = servers['service'].memory('VmHWM')
     finally:
         for s in servers.values(): s.stop()

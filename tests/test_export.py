@@ -8,38 +8,18 @@ import torch
 
 from har_fastai import cli
 from har_fastai.export import TOLERANCE, export_onnx, export_pt2, largest_difference
-from har_fastai.files import HARError, eval_array, find_pictures
-from har_fastai.inference import Card, Predictor, load_bundle, save_bundle
-from har_fastai.models import ARCHS, create_model, find_arch
+from har_fastai.files import HARError, find_pictures
+from har_fastai.inference import Predictor, load_bundle
+from har_fastai.models import ARCHS, find_arch
 from har_fastai.portable import OnnxPredictor
 from har_fastai.sample import SCENES, draw_action
+from helpers import random_run
 
-VOCAB = ['running', 'sitting', 'texting']
 PICTURES = [draw_action(l, np.random.default_rng(i), 64) for i, l in enumerate(list(SCENES)[:6])]
 
 
-def alive(model, arch, size):
-    "Give a random network the batch norms of a trained one, and answers that differ from picture to picture"
-    a = find_arch(arch)
-    x = torch.from_numpy(np.stack([eval_array(p, size, a.mean, a.std) for p in PICTURES]))
-    x = torch.cat([x, x.flip(-1)])
-    norms = [m for m in model.eval().modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    for m in norms: m.train(); m.momentum = None
-    with torch.no_grad():
-        model(x); model.eval()
-        head, z = model.get_submodule(a.head), model(x)
-        scale = .5 / z.std(0).mean(); head.weight.mul_(scale); head.bias.copy_((head.bias - z.mean(0)) * scale)
-    return model
-
-
-def bundle(folder, arch='baseline', size=64, **kw):
-    a = find_arch(arch)
-    torch.manual_seed(1)
-    return save_bundle(folder, alive(create_model(arch, len(VOCAB)), arch, size), Card(arch, VOCAB, size, list(a.mean), list(a.std), **kw))
-
-
 @pytest.fixture(scope='module')
-def tta(tmp_path_factory): return bundle(tmp_path_factory.mktemp('tta')/'run', temperature=.7, tta=True)
+def tta(tmp_path_factory): return random_run(tmp_path_factory.mktemp('tta')/'run', PICTURES, temperature=.7, tta=True)
 
 
 @pytest.mark.parametrize('arch', [*ARCHS, 'resnet10t'])
@@ -47,7 +27,7 @@ def test_every_architecture(arch, tmp_path):
     "Both forms, one picture and several, against the predictor; the temperature and mirror images are part of the file"
     if arch == 'resnet10t': pytest.importorskip('timm')
     a = find_arch(arch)
-    run = bundle(tmp_path/'run', arch, a.size if a.fixed else max(64, a.min_size), temperature=1.5, tta=True)
+    run = random_run(tmp_path/'run', PICTURES, arch, a.size if a.fixed else max(64, a.min_size), temperature=1.5, tta=True)
     torch_one = Predictor(run, half=False)
     want = torch_one.probs(PICTURES)
     assert want.std(0).max() > .03, 'all pictures have the same answer: the comparison would prove little'
@@ -125,7 +105,7 @@ def foreign(file, **props):
 
 
 def test_foreign_files_are_refused(tta, tmp_path):
-    card = dict(vocab=VOCAB, size=64, mean=[.5] * 3, std=[.5] * 3, resize='squash')
+    card = dict(vocab=['running', 'sitting', 'texting'], size=64, mean=[.5] * 3, std=[.5] * 3, resize='squash')
     for props, told in ((dict(), 'not written by har_export'), (dict(card='{}'), 'makes no sense'), (dict(card=json.dumps(card)), 'not what it says')):
         with pytest.raises(HARError, match=told): OnnxPredictor(foreign(tmp_path/'f.onnx', **props))
 
