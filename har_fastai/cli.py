@@ -107,40 +107,65 @@ def _report(run:str, preds, split:str, faithful:int|None, device:str) -> str:
 # %% ../nbs/70_cli.ipynb #6fb756c9
 @command
 def har_predict(argv=None):
-    "Tell what the people in pictures are doing"
-    p = _parser(har_predict)
-    p.add_argument('paths', nargs='+', metavar='PATH', help='pictures, or folders of them')
-    p.add_argument('--model', metavar='RUN', help='folder of a run (default: the model that comes with the package)')
-    p.add_argument('--top', type=int, default=1, metavar='K', help='how many classes to name for each picture')
-    p.add_argument('--csv', metavar='FILE', help='write a table to FILE: path, rank, label, probability, problem')
-    p.add_argument('--device', default='cpu', help='cpu, cuda, mps …')
+    "Tell what the people in pictures, or in video clips, are doing"
+    p = _parser(har_predict, epilog='Exit code: 0 if all could be read; 1 if some could not (they are named on standard error, and the others are answered and written); '
+                '2 if none could, or if something asked for makes no sense. A FILE appears when it is complete; with - it is standard output, where nothing else is printed then.')
+    add = p.add_argument
+    add('paths', nargs='+', metavar='PATH', help='pictures, folders, patterns, zip archives, tables (.csv) with the column filename, - for a list of paths on standard input; or video clips')
+    add('--model', metavar='RUN', help='folder of a run (default: the model that comes with the package)')
+    add('--top', type=int, default=1, metavar='K', help='how many classes to name for each picture')
+    add('--csv', metavar='FILE', help='write a table: path, rank, label, probability, problem; of clips: path, start, end, label, probability, problem')
+    add('--json', metavar='FILE', help='write a JSON object a line: path, label, probabilities of the top classes, problem; of clips: path, seconds, segments, problem')
+    add('--submission', metavar='FILE', help="write filename and label in the order of the table given as PATH, as Kaggle wants it; a picture that cannot be read gets an empty label")
+    add('--fps', type=float, default=2., metavar='N', help='frames of a clip to look at, a second')
+    add('--smooth', type=float, default=1., metavar='S', help='width of the smoothing over time, seconds (standard deviation); 0 for none')
+    add('--least', type=float, default=1., metavar='S', help='the shortest time that an action in a clip takes, seconds')
+    add('--figure', metavar='FILE', help='draw the timeline of a clip (.png)')
+    add('--device', default='cpu', help='cpu, cuda, mps …')
     a = p.parse_args(argv)
     if a.top < 1: raise HARError(f'--top is {a.top} and must be 1 or more')
-    from har_fastai.files import find_pictures
-    from har_fastai.inference import Predictor
-    rows = list(_answers(Predictor(a.model, a.device), find_pictures(a.paths), a.top, echo=True))
-    if a.csv: _write_rows(a.csv, rows)
-    if all(r['problem'] for r in rows): raise HARError(f'none of the {len(rows):,} pictures could be read')
+    from har_fastai.answers import check_files
+    from har_fastai.sources import expand, is_video
+    a.quiet, a.paths = check_files(dict(csv=a.csv, json=a.json, submission=a.submission)), expand(a.paths)
+    clips = sum(map(is_video, a.paths))
+    if 0 < clips < len(a.paths): raise HARError('give either pictures or clips, not both at once')
+    if clips and a.submission: raise HARError('--submission is for a table of pictures, not for clips')
+    if a.figure and clips != 1: raise HARError('--figure draws the timeline of one clip: give one')
+    (_predict_clips if clips else _predict_pictures)(a)
 
 # %% ../nbs/70_cli.ipynb #2368e282
-def _answers(predictor, files:list[Path], top:int, echo:bool=False):
-    "Rows of path, rank, label, probability and problem, a batch of pictures at a time"
-    for i in range(0, len(files), predictor.bs):
-        chunk = files[i:i + predictor.bs]
-        for file, (probs, problem) in zip(chunk, predictor.try_probs(chunk)):
-            best = [] if problem else probs.argsort()[::-1][:top]
-            if echo: print(f'{file}: ' + (problem or ', '.join(f'{predictor.vocab[j]} {probs[j]:.3f}' for j in best)), flush=True)
-            if problem: yield dict(path=str(file), rank='', label='', probability='', problem=problem)
-            for rank, j in enumerate(best, 1): yield dict(path=str(file), rank=rank, label=predictor.vocab[j], probability=f'{probs[j]:.6f}', problem='')
+def _predict_pictures(a) -> None:
+    "Answer pictures, and write the answers as they come"
+    from har_fastai.answers import answers, tell_answers, write_answers
+    from har_fastai.files import watched
+    from har_fastai.inference import Predictor
+    from har_fastai.sources import find_sources
+    sources = find_sources(a.paths, sys.stdin.buffer)
+    if a.submission and not sources.table: raise HARError('--submission wants one table of pictures as PATH, such as Testing_set.csv')
+    predictor, files = Predictor(a.model, a.device), dict(csv=a.csv, json=a.json, submission=a.submission)
+    bar = any(files.values()) and not a.quiet and watched() # somebody who has the answers in a file need not see them fly by
+    tell_answers(write_answers(answers(predictor, sources), predictor.vocab, a.top, **files), predictor.vocab, a.top, sources.total, not (a.quiet or bar), bar)
 
 # %% ../nbs/70_cli.ipynb #42f4fefa
-def _write_rows(file:str, rows:list[dict]) -> None:
-    "Write rows as a CSV table, whole or not at all"
-    import csv
-    from har_fastai.files import write_atomic
-    with write_atomic(file, 'w') as f:
-        w = csv.DictWriter(f, rows[0].keys(), lineterminator='\n')
-        w.writeheader(); w.writerows(rows)
+def _predict_clips(a) -> None:
+    "Tell what happens in clips, and when"
+    from har_fastai.answers import say_unread
+    from har_fastai.files import PictureError, write_atomic
+    from har_fastai.inference import Predictor
+    from har_fastai.sources import shown
+    from har_fastai.video import plot_timeline, unread, watch, write_timelines
+    predictor, bad, none = Predictor(a.model, a.device), 0, 0
+    def seen(clip):
+        try: return watch(predictor, clip, a.fps, a.smooth, a.least)
+        except PictureError as e: return unread(predictor, clip, str(e))
+    for t in write_timelines(map(seen, a.paths), a.csv, a.json):
+        bad, none = bad + bool(t.problem), none + (not len(t.times))
+        if t.problem: print(f'note: {t.problem}', file=sys.stderr, flush=True)
+        if not len(t.times): continue
+        if not a.quiet: print(f'{shown(t.path)}: {t.end:.1f} s, {len(t.times):,} frames\n{t.segments.round(2).to_string(index=False)}', flush=True)
+        if a.figure:
+            with write_atomic(a.figure) as f: plot_timeline(t).savefig(f, format='png', dpi=110)
+    say_unread(none, len(a.paths), 'clips', bad - none)
 
 # %% ../nbs/70_cli.ipynb #2dcb1d44
 @command

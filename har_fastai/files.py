@@ -233,15 +233,22 @@ def watched() -> bool:
     shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
     return (shell is not None and hasattr(shell, 'kernel')) or sys.stdout.isatty()
 
+# %% ../nbs/00_files.ipynb #495a0cc7
+def _count_on(items:Iterable, bar) -> Iterator:
+    "Go through items whose number nobody knows, and show it on a bar (fastprogress fails where there are none)"
+    for i, x in enumerate(items): bar.update(i); yield x
+    bar.on_iter_end()
+
 # %% ../nbs/00_files.ipynb #a387615c
 def progress(
     items:Iterable, # What to go through
-    total:int|None=None, # How many there are; asked of `items` where absent
+    total:int|None=None, # How many there are; asked of `items` where absent, if they know
     comment:str='' # A few words beside the bar
 )->Iterable: # The same items
     "Go through `items`, with a bar where a person is watching"
     if not watched(): return items
     from fastprogress.fastprogress import progress_bar
-    bar = progress_bar(items, total=total, leave=False)
+    known = total is not None or hasattr(items, '__len__')
+    bar = progress_bar(items, total=total if known else 'noinfer', leave=False)
     bar.comment = comment # the console's bar does not take it as an argument
-    return bar
+    return bar if known else _count_on(items, bar)

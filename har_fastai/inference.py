@@ -5,11 +5,12 @@
 # %% ../nbs/27_inference.ipynb #a669d8ad
 from __future__ import annotations
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from threading import Barrier, Lock
 import numpy as np, torch
@@ -21,8 +22,8 @@ from .files import HARError, PictureError, eval_array, open_picture, progress, r
 from .models import create_model, find_arch, native_bf16, save_weights, torch_device
 
 # %% auto #0
-__all__ = ['FORMAT', 'Card', 'save_card', 'save_bundle', 'read_card', 'load_bundle', 'shipped', 'fold_batch_norm', 'lone_threads',
-           'Predictor']
+__all__ = ['FORMAT', 'AHEAD', 'Card', 'save_card', 'save_bundle', 'read_card', 'load_bundle', 'shipped', 'fold_batch_norm',
+           'lone_threads', 'Predictor']
 
 # %% ../nbs/27_inference.ipynb #662acf0d
 FORMAT = 1 # version of the bundle's layout; a reader refuses what's newer than itself
@@ -175,7 +176,8 @@ def lone_threads(
 
 # %% ../nbs/27_inference.ipynb #8db39581
 def _as_picture(src):
-    "An array of pixels as a PIL picture, anything else as it is"
+    "What a function gives when it's called; an array of pixels as a PIL picture; anything else as it is"
+    if callable(src): src = src()
     if not isinstance(src, np.ndarray): return src
     if src.dtype != np.uint8 or src.ndim != 3 or src.shape[2] != 3 or not src.size:
         raise PictureError(f'an array of {src.dtype} and shape {src.shape} is not a picture: give uint8 of shape (height, width, 3), in RGB')
@@ -186,6 +188,9 @@ def _tried(f, x, catch):
     "`f(x)`, or the error of the kind `catch` that it raised"
     try: return f(x)
     except catch as e: return e
+
+# %% ../nbs/27_inference.ipynb #6b4bcd79
+AHEAD = 4 # for each thread, how many pictures (on a GPU batches) may wait for it or for who asked
 
 # %% ../nbs/27_inference.ipynb #98fe0668
 class Predictor:
@@ -223,13 +228,29 @@ class Predictor:
         probs = iter(self.logits(np.stack(good) if len(good) > 1 else good[0][None]).softmax(1).numpy() if good else ())
         return [next(probs) if isinstance(a, np.ndarray) else a for a in got]
 
+    def _stream(self, pictures:Iterable, k:int, threads:int, catch=()) -> Iterator:
+        "Like `_answer` for any number of pictures, `k` at a time in each thread; no more is asked for than the threads need to stay busy"
+        pictures, waiting = iter(pictures), deque()
+        with lone_threads(threads) as pool:
+            try:
+                while chunk := list(islice(pictures, k)):
+                    waiting.append(pool.submit(self._answer, chunk, catch))
+                    while waiting and (len(waiting) > AHEAD * threads or waiting[0].done()): yield from waiting.popleft().result()
+                while waiting: yield from waiting.popleft().result()
+            finally:
+                for f in waiting: f.cancel() # nobody asks for more, or a picture failed
+
     def _answers(self, pictures:Iterable, catch=()) -> list:
-        "Like `_answer` for any number of pictures, in parallel"
+        "All answers of `_stream`, with a bar where a person is watching"
         pictures = list(pictures)
         k = max(1, min(self._most, len(pictures) // self._threads)) # a small request is spread over the threads as well
-        chunks = [pictures[i:i + k] for i in range(0, len(pictures), k)]
-        with lone_threads(max(1, min(self._threads, len(chunks)))) as pool:
-            return [a for answers in progress(pool.map(lambda c: self._answer(c, catch), chunks), total=len(chunks), comment='pictures') for a in answers]
+        return list(progress(self._stream(pictures, k, max(1, min(self._threads, len(pictures) // k)), catch), total=len(pictures), comment='pictures'))
+
+    def stream(self,
+        pictures:Iterable # What `predict` takes, any number of them; they're asked for as they're needed
+    )->Iterator[tuple[np.ndarray|None, str]]: # For each picture, in order, its probabilities, or None and what's wrong with it
+        "Like `try_probs` for more pictures than fit into memory: a few are read and answered ahead of who asks"
+        for a in self._stream(pictures, self._most, self._threads, PictureError): yield (None, str(a)) if isinstance(a, PictureError) else (a, '')
 
     def probs(self,
         pictures:Iterable # What `predict` takes, any number of them
@@ -244,7 +265,7 @@ class Predictor:
         return [(None, str(a)) if isinstance(a, PictureError) else (a, '') for a in self._answers(pictures, PictureError)]
 
     def predict(self,
-        src # A path, bytes, an open file, a PIL picture, or an array of uint8 (height, width, 3)
+        src # A path, bytes, an open file, a PIL picture, an array of uint8 (height, width, 3), or a function that gives one of these
     )->tuple[str, int, np.ndarray]: # The label, its index in `vocab`, the probabilities of all classes
         "What the person in one picture is doing"
         p, = self._answer([src])

@@ -11,7 +11,7 @@ import pandas as pd
 from .files import HARError, find_pictures, is_picture, natural_key
 
 # %% auto #0
-__all__ = ['read_table', 'read_har']
+__all__ = ['read_table', 'read_names', 'read_har']
 
 # %% ../nbs/01_tables.ipynb #d0262ce7
 def _read_csv(file:Path) -> pd.DataFrame:
@@ -46,7 +46,8 @@ def _refuse(rows:pd.DataFrame, where, why:str) -> None:
 def _tidy(df:pd.DataFrame, where) -> pd.DataFrame:
     "Known columns only, filenames with plain slashes; no gap, no way out of the folder"
     df = df[[c for c in ('filename', 'label', 'part', 'group', 'sha256') if c in df]].copy()
-    for c in ('filename', 'label'): _refuse(df[df[c].str.lower().isin(['', 'nan'])], where, f'the {c} is empty: fill it in, or delete the row')
+    for c in ('filename', 'label'):
+        if c in df: _refuse(df[df[c].str.lower().isin(['', 'nan'])], where, f'the {c} is empty: fill it in, or delete the row')
     df['filename'] = [PurePosixPath(f.replace('\\', '/')).as_posix() for f in df.filename]
     _refuse(df[df.filename.str.contains(r'^/|^[A-Za-z]:|(?:^|/)\.\.(?:/|$)')], where, # absolute, a drive, or climbing with ..
             'the filename must be relative and stay inside the folder')
@@ -70,7 +71,7 @@ def _locate(df:pd.DataFrame, roots:list[Path], where, links:bool) -> pd.DataFram
 def _once(df:pd.DataFrame, where) -> pd.DataFrame:
     "Each filename once; two labels for one file are an error"
     again, once = df[df.duplicated('filename')], df.drop_duplicates('filename')
-    for row in again[again.label != again.filename.map(once.set_index('filename').label)].itertuples():
+    for row in again[again.label != again.filename.map(once.set_index('filename').label)].itertuples() if 'label' in df else ():
         first = once[once.filename == row.filename].iloc[0]
         raise HARError(f'{where}: {row.filename} is {first.label!r} in {first.name} and {row.label!r} in {row.Index}: keep one of the two rows')
     if len(again): warnings.warn(f'{where}: rows that repeat an earlier filename are left out: {len(again):,}, first {again.index[0]}')
@@ -91,11 +92,23 @@ def _finish(df:pd.DataFrame, roots:list[Path], where, links:bool=False) -> pd.Da
     return df.reset_index(drop=True)
 
 # %% ../nbs/01_tables.ipynb #3b683b0f
+def _roots(file:Path) -> list[Path]:
+    "The folders in which the pictures of a table may lie"
+    return [file.parent, file.parent/('test' if file.name.lower().startswith('test') else 'train'), file.parent/'images']
+
+# %% ../nbs/01_tables.ipynb #cb297f1c
 def _from_csv(file:Path) -> pd.DataFrame:
     "Pictures and labels of a CSV file"
-    df = read_table(file)
-    beside = 'test' if file.name.lower().startswith('test') else 'train'
-    return _finish(df, [file.parent, file.parent/beside, file.parent/'images'], file)
+    return _finish(read_table(file), _roots(file), file)
+
+# %% ../nbs/01_tables.ipynb #ae57ba8e
+def read_names(
+    file:str|os.PathLike # A CSV file with the column filename
+)->pd.DataFrame: # A row a picture, in the table's order: filename (relative) and path (absolute)
+    "The pictures that a table names, whether or not it says what they show"
+    file = Path(file)
+    df = _tidy(read_table(file, ['filename'])[['filename']], file)
+    return _once(_locate(df, _roots(file), file, links=False), file).reset_index(drop=True)
 
 # %% ../nbs/01_tables.ipynb #8caa41a6
 def _folders(folder:Path) -> list[Path]:

@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw
 from .files import HARError
 
 # %% auto #0
-__all__ = ['SHAPES', 'complaint', 'temp_folder', 'draw_shapes', 'put_shapes', 'tiny_har', 'tiny_table', 'synth_har_learner']
+__all__ = ['SHAPES', 'complaint', 'temp_folder', 'draw_shapes', 'put_shapes', 'tiny_har', 'tiny_table', 'shake', 'write_clip',
+           'synth_har_learner']
 
 # %% ../nbs/97_test_utils.ipynb #d365081d
 def complaint(
@@ -82,6 +83,39 @@ def tiny_table(
     from har_fastai.tables import read_har
     df = read_har(tiny_har(n, size, seed))
     return df.assign(part=[{0: 'test', 5: 'valid'}.get(i % 10, 'train') for i in range(len(df))])
+
+# %% ../nbs/97_test_utils.ipynb #a815cc2e
+def shake(
+    img:Image.Image, # A still picture
+    n:int, # How many frames
+    rng:np.random.Generator, # Where all chance comes from
+    size:tuple[int,int]=(160, 120), # Width and height of the frames, in pixels; even numbers
+    noise:float=6., # Standard deviation of the grain, in steps of 0–255
+    room:float=.25 # The most that is left out of view, as a share of the sides, 0–1
+)->list[np.ndarray]: # Frames in RGB, uint8 of shape (height, width, 3)
+    "Frames as an unsteady hand would film a still picture: the view drifts and zooms, the light changes"
+    w, h = img.size; frames = []
+    walk = np.clip(np.cumsum(rng.normal(0, .04, (n, 4)), 0) + rng.uniform(0, 1, 4), 0, 1)
+    for x, y, zoom, light in walk:
+        k = 1 - room * zoom; x, y = x * (1 - k) * w, y * (1 - k) * h
+        a = np.asarray(img.resize(size, Image.Resampling.BILINEAR, (x, y, x + k * w, y + k * h)), np.float32) * (.8 + .3 * light)
+        frames.append((a + rng.normal(0, noise, a.shape)).clip(0, 255).astype(np.uint8))
+    return frames
+
+# %% ../nbs/97_test_utils.ipynb #885e24c8
+def write_clip(
+    file:str|Path, # Where to; its ending names the kind
+    frames:list[np.ndarray], # As `shake` gives them
+    rate:int=10 # Frames a second
+)->Path: # `file`
+    "Make a clip of frames"
+    import av
+    with av.open(str(file), 'w') as clip:
+        s = clip.add_stream('libvpx' if str(file).endswith('.webm') else 'mpeg4', rate=rate)
+        s.height, s.width = frames[0].shape[:2]; s.pix_fmt, s.bit_rate = 'yuv420p', 4_000_000
+        for f in frames: clip.mux(s.encode(av.VideoFrame.from_ndarray(f, format='rgb24')))
+        clip.mux(s.encode())
+    return Path(file)
 
 # %% ../nbs/97_test_utils.ipynb #9557dfcb
 def synth_har_learner(

@@ -65,10 +65,12 @@ def test_training_sets_broken_pictures_aside(tmp_path, capsys):
 def test_prediction_passes_over_broken_pictures(trained, tmp_path, capsys):
     bad = [make(tmp_path/f'bad_{i}', fault) for i, fault in enumerate(UNREADABLE) if fault not in ('folder', 'link loop')]
     (tmp_path/'good.jpg').write_bytes(jpeg())
-    cli.har_predict([*map(str, [*bad, tmp_path/'good.jpg']), '--model', str(trained.run), '--csv', str(tmp_path/'t.csv')])
+    with pytest.raises(SystemExit) as e: cli.har_predict([*map(str, [*bad, tmp_path/'good.jpg']), '--model', str(trained.run), '--csv', str(tmp_path/'t.csv')])
+    assert e.value.code == 1 # some could not be read
     rows = list(csv.DictReader(open(tmp_path/'t.csv')))
     assert [bool(r['problem']) for r in rows] == [True] * len(bad) + [False]
-    assert all(str(b) in r['problem'] for b, r in zip(bad, rows)) and len(capsys.readouterr().out.splitlines()) == len(rows)
+    out = capsys.readouterr()
+    assert all(str(b) in r['problem'] for b, r in zip(bad, rows)) and len(out.out.splitlines()) == 1 and all(str(b) in out.err for b in bad)
 
 
 # ---- pictures that can be used, and what must be seen in them (faults 3, 7–14) ----
