@@ -42,7 +42,7 @@ setup(
     include_package_data=False,
     python_requires=f">={cfg['min_python']}",
     install_requires=words('requirements'),
-    extras_require={extra: words(f'{extra}_requirements') for extra in ('dev', 'download', 'zoo', 'onnx', 'hub', 'serve', 'video')},
+    extras_require={extra: words(f'{extra}_requirements') for extra in ('dev', 'download', 'zoo', 'onnx', 'hub', 'serve', 'video', 'app')},
     entry_points={'console_scripts': words('console_scripts'),
                   'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
     zip_safe=False,

@@ -11,7 +11,7 @@ from .files import HARError
 
 # %% auto #0
 __all__ = ['command', 'har_train', 'har_evaluate', 'har_predict', 'har_explain', 'har_compare', 'har_draw', 'har_check',
-           'har_download', 'har_export', 'har_serve']
+           'har_download', 'har_app', 'har_export', 'har_serve']
 
 # %% ../nbs/70_cli.ipynb #1bf810ef
 def command(f):
@@ -264,6 +264,19 @@ def har_download(argv=None):
     a = p.parse_args(argv)
     from har_fastai.data import download_har
     print(download_har(a.dest))
+
+# %% ../nbs/70_cli.ipynb #ce0b6cbe
+@command
+def har_app(argv=None):
+    "Serve an app for the browser: upload pictures, hold models side by side, see why, read reports"
+    p = _parser(har_app)
+    p.add_argument('runs', nargs='*', metavar='RUN', help='folders of runs (default: the model that comes with the package)')
+    p.add_argument('--host', default='127.0.0.1', metavar='ADDRESS', help='address to listen on; 0.0.0.0 lets in every computer that can reach this one')
+    p.add_argument('--port', type=int, default=8501, metavar='N', help='port to listen on')
+    p.add_argument('--device', default='cpu', help='cpu, cuda, mps …')
+    a = p.parse_args(argv)
+    from har_fastai.webapp import serve_app
+    serve_app(a.runs, a.host, a.port, a.device)
 
 # %% ../nbs/70_cli.ipynb #28032312
 @command

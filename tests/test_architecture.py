@@ -7,7 +7,7 @@ import pytest
 from helpers import NBS, PACKAGE
 
 FASTAI_ROOMS = {'augment', 'batch_augment', 'loaders', 'speed', 'schedule', 'training', 'evaluate', 'explain', 'report', 'core'} # every other room must be light
-APART = {'inference', 'apps', 'service'} # must work without what trains
+APART = {'inference', 'apps', 'webapp', 'service'} # must work without what trains
 HEAVY = {'fastai', 'torchvision'}
 MAX_CELL, MAX_MODULE = 60, 350 # lines
 

@@ -1,0 +1,357 @@
+"The apps for notebook and browser: what they answer, what they refuse, and that they stay up"
+import http.client, io, json, os, re, shutil, signal, socket, subprocess, sys, time
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+from PIL import Image
+
+from helpers import start
+from har_fastai.apps import MOST_BYTES, MOST_PICTURES, Queue, percent, say
+from har_fastai.inference import Predictor
+
+pytest.importorskip('streamlit', reason='streamlit is not installed: pip install "har_fastai[app]"')
+from streamlit.testing.v1 import AppTest
+from har_fastai.webapp import ALL, LAUNCHER, app_models
+
+PHOTOS = os.environ.get('HAR_DATA')
+
+
+def as_file(img, kind='PNG') -> bytes:
+    img.save(out := io.BytesIO(), kind)
+    return out.getvalue()
+
+
+BOMB = as_file(Image.new('1', (20_000, 10_000))) # 200 megapixels in about 25 kB
+
+
+@pytest.fixture(scope='module')
+def runs(trained, tmp_path_factory):
+    "Two runs that say the same, for want of another: a scored run and its copy, whose report tries to run a script"
+    copy = shutil.copytree(trained.run, tmp_path_factory.mktemp('copies')/'copy')
+    hostile = '<script>document.title = parent.document.title = "taken over"</script><img src="http://example.invalid/x.png"><h1>'
+    (copy/'report.html').write_text((copy/'report.html').read_text(encoding='utf-8').replace('<h1>', hostile, 1), encoding='utf-8')
+    return [trained.run, copy]
+
+
+@pytest.fixture(scope='module')
+def files(drawn):
+    "Files of pictures: photographs where HAR_DATA names some, else drawings"
+    if PHOTOS: return sorted((Path(PHOTOS)/'test').glob('*.jpg'))[:6]
+    return sorted((drawn/'train').glob('*.jpg'))[:6]
+
+
+@pytest.fixture(scope='module')
+def expected(runs, files):
+    "What every other way of asking says of the first picture"
+    label, i, probs = Predictor(runs[0], half=False).predict(files[0])
+    return label, percent(probs[i])
+
+
+# the browser app in Streamlit's own harness
+
+
+def app(*runs) -> AppTest: return AppTest.from_string(LAUNCHER.format(runs=tuple(map(str, runs)), device='cpu'), default_timeout=60).run()
+def html(at) -> str: return ' '.join(h.value for h in at.get('html'))
+def send(at, *named): at.file_uploader[0].set_value([(n, d, 'image/jpeg') for n, d in named]); return at.run()
+def told(at) -> list: return re.findall(r'<p class="har-answer">(.*?)</p>', html(at))
+def unhurt(at): assert not at.exception, at.exception; return True
+
+
+def test_the_page_says_what_the_model_says(runs, files, expected):
+    at = send(app(runs[0]), ('a.jpg', files[0].read_bytes()))
+    assert unhurt(at) and told(at) == [say(expected[0])] and f'<td>{expected[1]}</td>' in html(at)
+    for k in (1, 10):
+        at.slider[0].set_value(k).run()
+        assert unhurt(at) and html(at).count('scope="row"') == k
+    assert (at.slider[0].min, at.slider[0].max) == (1, 10)
+
+
+def test_every_top_class_has_a_heat_map(runs, files):
+    at = send(app(runs[0]), ('a.jpg', files[0].read_bytes()))
+    menu = next(s for s in at.selectbox if s.key.startswith('heat'))
+    assert len(menu.options) == 5
+    alts = []
+    for i in range(5):
+        next(s for s in at.selectbox if s.key.startswith('heat')).select_index(i).run()
+        alts += re.findall(r'alt="(Heat-map of a\.jpg for .*?)"', html(at))
+    assert unhurt(at) and len(set(alts)) == 5
+
+
+def test_models_side_by_side(runs, files, expected):
+    at = send(app(*runs), ('a.jpg', files[0].read_bytes()))
+    at.selectbox(key='model').set_value(ALL).run()
+    assert unhurt(at) and told(at) == [say(expected[0])] * 2
+
+
+def test_example_drawings(runs):
+    at = app(runs[0])
+    at.button_group(key='source').set_value('Examples').run()
+    assert unhurt(at) and len(told(at)) == 1
+    at.button_group(key='drawn').set_value(['running', 'sitting', 'sleeping']).run()
+    assert unhurt(at) and len(told(at)) == 3
+
+
+BAD = dict(text=('text.jpg', b'This is no picture.', 'not a picture'), nothing=('nothing.jpg', b'', 'is empty'), bomb=('bomb.png', BOMB, '200 megapixels'),
+           long=('long.jpg', bytes(MOST_BYTES + 1), 'MB and the limit is 20'), cut=('cut.jpg', as_file(Image.effect_noise((300, 300), 60), 'JPEG')[:5000], 'truncated'),
+           markdown=('![x](http://example.invalid/x.png)<b>.jpg', b'no', 'not a picture'))
+
+
+@pytest.mark.parametrize('case', BAD)
+def test_bad_uploads_get_a_sentence(runs, files, case):
+    name, data, reason = BAD[case]
+    at = send(app(runs[0]), (name, data), ('good.jpg', files[0].read_bytes()))
+    assert unhurt(at) and len(at.error) == 1 and reason in at.error[0].value.replace('\\', '') and len(told(at)) == 1
+    assert '![' not in at.error[0].value and '<b>' not in at.error[0].value
+
+
+def test_too_many_files(runs, files):
+    many = [(f'{i}.png', as_file(Image.new('RGB', (40, 30), (i * 10, 80, 200)))) for i in range(25)]
+    at = send(app(runs[0]), *many)
+    assert unhurt(at) and len(told(at)) == MOST_PICTURES and '25 pictures are too many' in at.warning[0].value and '13 are left out' in at.warning[0].value
+
+
+def test_two_files_of_one_name(runs, files):
+    at = send(app(runs[0]), *[('a.jpg', f.read_bytes()) for f in (files[0], files[1], files[0])])
+    assert unhurt(at) and len(told(at)) == 3
+
+
+def test_a_full_queue_is_said(runs, files, monkeypatch):
+    at, models = app(runs[0]), app_models((str(runs[0]),), 'cpu')
+    monkeypatch.setattr(models, 'queue', Queue(waiting=0))
+    fresh = as_file(Image.new('RGB', (50, 50), 'teal'))
+    gate = Event(); job = Thread(target=models.queue.do, args=(gate.wait,)); job.start()
+    while not models.queue._worker._threads: time.sleep(0.01)
+    send(at, ('a.png', fresh))
+    assert unhurt(at) and told(at) == [] and 'is busy' in at.warning[0].value
+    gate.set(); job.join()
+    at.button(key='again-0').click().run()
+    assert unhurt(at) and len(told(at)) == 1 and not at.warning
+
+
+def test_every_widget_has_a_label(runs, files):
+    at = send(app(*runs), ('a.jpg', files[0].read_bytes()))
+    for kind in ('file_uploader', 'selectbox', 'slider', 'button_group'):
+        found = at.get(kind)
+        assert found and all(w.label.strip() for w in found), kind
+    assert all(alt for alt in re.findall(r'<img alt="(.*?)"', html(at)))
+
+
+PAGE = 'from har_fastai.webapp import *\n{page}(app_models({runs}, "cpu"))'
+def page(name, *runs) -> AppTest: return AppTest.from_string(PAGE.format(page=name, runs=tuple(map(str, runs))), default_timeout=120).run()
+def frames(at) -> list: return [f.proto.srcdoc for f in at.get('iframe')]
+
+
+def test_the_pages_with_report_and_comparison(runs, tmp_path):
+    at = page('report_page', *runs)
+    assert unhurt(at) and 'sandbox="allow-same-origin"' in frames(at)[0] and 'human action recognition' in frames(at)[0]
+    at = page('compare_page', *runs)
+    assert unhurt(at) and 'copy is not told apart from' in frames(at)[0]
+    bare = tmp_path/'bare'; bare.mkdir()
+    for f in ('model.json', 'model.safetensors'): shutil.copy(runs[0]/f, bare)
+    at = page('report_page', bare)
+    assert unhurt(at) and not frames(at) and 'has no report' in at.info[0].value
+    for at, reason in ((page('compare_page', bare), 'two runs or more'), (page('compare_page', runs[0], bare), 'split.csv')):
+        assert unhurt(at) and not frames(at) and reason in at.info[0].value.replace('\\', '')
+
+
+# many at once
+
+
+CROWD = '''
+import io, json, resource, sys
+from concurrent.futures import ThreadPoolExecutor
+from PIL import Image
+from har_fastai.apps import Models, open_upload
+def file(i):
+    Image.new('1', (5000, 5000), i % 2).save(out := io.BytesIO(), 'PNG'); return out.getvalue() + bytes([i])
+models, files = Models([sys.argv[1]]), [file(i) for i in range(20)]
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+models.ask(files[0])
+one = peak()
+with ThreadPoolExecutor(20) as pool: answers = list(pool.map(models.ask, files))
+crowd = peak()
+with ThreadPoolExecutor(20) as pool: list(pool.map(open_upload, files))
+print(json.dumps([len(answers), len({a.answers.popitem()[1].probs.tobytes() for a in answers}), one, crowd, peak()]))
+'''
+
+
+def test_twenty_at_once_take_the_memory_of_one(runs):
+    "Pictures of 25 megapixels; without the queue they take gigabytes, as is shown last"
+    done = subprocess.run([sys.executable, '-c', CROWD, str(runs[0])], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    n, kinds, one, crowd, without = json.loads(done.stdout)
+    assert (n, kinds) == (20, 2) and crowd < one + 0.3 and without > crowd + 0.6, (one, crowd, without) # GB
+
+
+# a real browser
+
+
+def chromium() -> str|None:
+    return next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None)
+
+
+ARGS = ('--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync '
+        '--use-fake-device-for-media-stream --use-fake-ui-for-media-stream').split()
+
+
+@pytest.fixture(scope='module')
+def browser():
+    play = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
+    if not chromium(): pytest.skip('Chromium is not installed')
+    with play.sync_playwright() as p:
+        b = p.chromium.launch(executable_path=chromium(), args=ARGS)
+        yield b
+        b.close()
+
+
+def free_port() -> int:
+    with socket.create_server(('127.0.0.1', 0)) as s: return s.getsockname()[1]
+
+
+def wait_for(port, path, process, seconds=120):
+    "Wait until a server answers"
+    for _ in range(seconds * 5):
+        assert process.poll() is None, process.stdout.read().decode()
+        try:
+            c = http.client.HTTPConnection('127.0.0.1', port, timeout=10); c.request('GET', path); c.getresponse().read()
+            return f'http://127.0.0.1:{port}'
+        except OSError: time.sleep(0.2)
+    raise AssertionError('the server does not answer')
+
+
+@pytest.fixture(scope='module')
+def served(runs):
+    "Where `har_app` listens, in a process of its own"
+    port = free_port()
+    with start('har_app', *runs, '--port', port) as process:
+        yield wait_for(port, '/_stcore/health', process)
+        assert process.poll() is None, 'the app went down'
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) in (0, 130), process.stderr.read().decode()
+
+
+def idle(p):
+    "Wait until the page's script has ended and nothing is old"
+    p.locator('[data-testid=stMain]').wait_for(); p.wait_for_timeout(400)
+    p.wait_for_function('document.querySelector("[data-test-script-state=notRunning]") && !document.querySelector("[data-stale=true]")')
+
+
+@pytest.fixture
+def tab(browser, served):
+    "A page of the app, and the addresses outside it that were asked for"
+    def visit(path='', width=1280, height=900, **kwargs):
+        p = browser.new_context(viewport=dict(width=width, height=height), **kwargs).new_page()
+        p.outside = []
+        p.on('request', lambda r: p.outside.append(r.url) if not r.url.startswith((served, served.replace('http', 'ws'), 'data:', 'blob:', 'about:')) else None)
+        p.on('requestfailed', lambda r: p.outside.remove(r.url) if r.failure == 'csp' else None) # never left the browser
+        p.goto(served + path); idle(p)
+        return p
+    yield visit
+    for c in browser.contexts: c.close()
+
+
+@pytest.mark.parametrize('width', [1280, 390])
+def test_upload_choose_and_read_the_answer(tab, files, expected, width):
+    p = tab(width=width)
+    p.get_by_role('heading', name='What is the person doing?').wait_for()
+    p.set_input_files('input[type=file]', files[0])
+    p.locator('.har-answer').wait_for()
+    assert p.locator('.har-answer').inner_text() == say(expected[0]) and p.get_by_role('row').filter(has_text=expected[1]).count() >= 1
+    p.locator('img[alt^="Heat-map"]').wait_for(); idle(p)
+    first = p.locator('img[alt^="Heat-map"]').get_attribute('alt')
+    p.get_by_role('combobox', name='What speaks for').click(); p.get_by_role('option').nth(1).click()
+    p.wait_for_function('first => document.querySelector(\'img[alt^="Heat-map"]\')?.alt != first', arg=first); idle(p)
+    p.get_by_role('combobox', name='Model').click(); p.get_by_role('option', name=ALL).click()
+    p.locator('.har-answer').nth(1).wait_for()
+    assert p.locator('.har-answer').all_inner_texts() == [say(expected[0])] * 2
+    assert p.evaluate('document.documentElement.scrollWidth') <= width, 'the page must be moved sideways'
+    assert p.outside == []
+
+
+def test_by_keyboard_alone(tab):
+    p = tab()
+    p.get_by_role('heading', name='What is the person doing?').wait_for()
+    def go_to(text):
+        for _ in range(40):
+            p.keyboard.press('Tab')
+            if text in p.evaluate('(document.activeElement.innerText || "") + (document.activeElement.getAttribute("aria-label") || "")'): return
+        raise AssertionError(f'{text} is not reached')
+    p.get_by_role('slider').wait_for()
+    go_to('Upload')
+    for key in ('ArrowRight', 'ArrowRight', 'Space'): p.keyboard.press(key)
+    p.locator('.har-answer').wait_for()
+    idle(p); go_to('calling')
+    p.keyboard.press('Space')
+    p.locator('.har-answer').nth(1).wait_for(); idle(p)
+    go_to('How many actions'); p.keyboard.press('ArrowLeft')
+    p.wait_for_function('document.querySelectorAll("table.har-bars")[1]?.tBodies[0].rows.length == 4')
+
+
+def test_the_camera(tab):
+    p = tab(permissions=['camera'])
+    p.get_by_role('radio', name='Camera').or_(p.get_by_role('button', name='Camera')).first.click()
+    p.get_by_role('button', name='Take Photo').click(timeout=20_000)
+    p.locator('.har-answer').wait_for()
+
+
+def test_bad_files_in_the_browser(tab, tmp_path, files):
+    (tmp_path/'text.jpg').write_text('no picture'); (tmp_path/'bomb.png').write_bytes(BOMB); (tmp_path/'long.jpg').write_bytes(bytes(MOST_BYTES + 1_000_000))
+    p = tab()
+    p.get_by_role('heading', name='What is the person doing?').wait_for()
+    p.set_input_files('input[type=file]', [tmp_path/'text.jpg', tmp_path/'bomb.png', tmp_path/'long.jpg', files[0]])
+    p.locator('.har-answer').wait_for()
+    assert sorted(a.split(' ')[0] for a in p.get_by_role('alert').all_inner_texts() if 'picture' in a) == ['bomb.png', 'text.jpg']
+    assert p.get_by_text('File must be 20').count() or p.get_by_text('20MB or smaller').count() or p.get_by_text('exceed').count(), p.inner_text('body')
+
+
+def test_a_report_is_shown_and_its_script_is_not_run(tab):
+    p = tab('/report')
+    p.get_by_role('combobox', name='Report of the run').click(); p.get_by_role('option', name='copy').click()
+    inner = p.frame_locator('iframe[title="Report of copy"]').frame_locator('iframe')
+    inner.get_by_role('heading', level=1).wait_for()
+    assert inner.locator('img').count() > 3 and 'taken over' not in p.title() and p.outside == []
+    height = p.locator('iframe[title="Report of copy"]').bounding_box()['height']
+    assert height > 3000, 'the report is a page within a page'
+
+
+def test_runs_are_compared(tab):
+    p = tab('/compare')
+    inner = p.frame_locator('iframe[title="Comparison of the runs"]').frame_locator('iframe')
+    inner.get_by_text('is not told apart from').wait_for(timeout=60_000)
+
+
+# the notebook app
+
+
+NOTEBOOK = '''{{"cells": [{{"cell_type": "code", "execution_count": null, "id": "a", "metadata": {{}}, "outputs": [], "source": "from har_fastai.apps import ActionApp\\nActionApp({run!r})"}}],
+"metadata": {{"kernelspec": {{"display_name": "python3", "language": "python", "name": "python3"}}}}, "nbformat": 4, "nbformat_minor": 5}}'''
+
+
+def test_the_notebook_app_under_voila(browser, runs, files, expected, tmp_path):
+    pytest.importorskip('voila', reason='voila is not installed')
+    (tmp_path/'app.ipynb').write_text(NOTEBOOK.format(run=str(runs[0])), encoding='utf-8')
+    port = free_port()
+    with subprocess.Popen([sys.executable, '-m', 'voila', 'app.ipynb', '--no-browser', f'--port={port}', '--Voila.ip=127.0.0.1'], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        try:
+            p = browser.new_page(); p.goto(wait_for(port, '/voila/static/', process), timeout=120_000)
+            with p.expect_file_chooser(timeout=60_000) as chooser: p.get_by_role('button', name='Upload a picture').click(timeout=60_000)
+            chooser.value.set_files(files[0])
+            p.locator('.har-answer').wait_for(timeout=60_000); p.locator('img[alt^="Heat-map"]').wait_for()
+            assert p.locator('.har-answer').inner_text() == say(expected[0]) and p.locator('.har-bars tbody tr').count() == 5
+        finally: process.send_signal(signal.SIGINT); time.sleep(0.5); process.terminate()
+
+
+# how it ends
+
+
+def test_the_command_refuses(refuse, tmp_path):
+    from har_fastai.cli import har_app
+    assert refuse(har_app, tmp_path) == (2, f'{Path(sys.argv[0]).name}: {tmp_path} holds no model: model.json is missing')
+    assert refuse(har_app, tmp_path/'m.pkl')[0] == 2
+
+
+def test_without_streamlit_the_extra_is_named(runs):
+    code = 'import sys; sys.modules["streamlit"] = None; from har_fastai.cli import har_app; har_app(sys.argv[1:])'
+    done = subprocess.run([sys.executable, '-c', code, str(runs[0])], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'pip install "har_fastai[app]"' in done.stderr, done.stderr
