@@ -6,15 +6,16 @@
 from __future__ import annotations
 import hashlib, io, json, os, re, sys, tempfile, warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 # %% auto #0
-__all__ = ['MAX_PIXELS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'PICTURE_ENDINGS', 'HARError', 'RunError', 'to_rgb', 'PictureError',
-           'open_picture', 'squash', 'eval_array', 'is_picture', 'find_pictures', 'natural_key', 'write_atomic',
-           'write_json', 'read_json', 'sha256_file', 'cache_folder', 'lock_folder', 'watched', 'progress']
+__all__ = ['MAX_PIXELS', 'FORMATS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'PICTURE_ENDINGS', 'HARError', 'RunError', 'to_rgb',
+           'PictureError', 'open_picture', 'squash', 'eval_array', 'is_picture', 'find_pictures', 'natural_key',
+           'write_atomic', 'write_together', 'write_json', 'read_json', 'sha256_file', 'cache_folder', 'lock_folder',
+           'watched', 'progress']
 
 # %% ../nbs/00_files.ipynb #b0635abd
 class HARError(Exception):
@@ -32,10 +33,14 @@ MAX_PIXELS = 64_000_000 # the most pixels a picture may have before it is refuse
 # %% ../nbs/00_files.ipynb #9f96fbf8
 def _stretch(img:Image.Image) -> Image.Image:
     "An 8-bit grey picture of one whose samples are 16-bit, 32-bit or floating-point numbers"
-    a = np.asarray(img, dtype=np.float64)
-    if not np.isfinite(a).all(): raise ValueError('it holds values that are not finite')
-    lo, hi = (0, 65535) if img.mode.startswith('I;16') or (img.mode == 'I' and a.min() >= 0 and a.max() <= 65535) else (a.min(), a.max())
-    return Image.fromarray(((a - lo) * (255 / max(hi - lo, 1e-12))).round().clip(0, 255).astype(np.uint8))
+    a = np.asarray(img)
+    if not np.isfinite(a.sum(dtype=np.float64)): raise ValueError('it holds values that are not finite')
+    lo, hi = float(a.min()), float(a.max())
+    if img.mode.startswith('I;16') or (img.mode == 'I' and lo >= 0 and hi <= 65535): lo, hi = 0, 65535
+    grey = np.empty(a.shape, np.uint8)
+    for k in range(0, len(a), 256): # 64 megapixels at once would take 2 GB
+        grey[k:k + 256] = ((a[k:k + 256].astype(np.float64) - lo) * (255 / max(hi - lo, 1e-12))).round().clip(0, 255)
+    return Image.fromarray(grey)
 
 # %% ../nbs/00_files.ipynb #75746997
 def to_rgb(
@@ -54,7 +59,14 @@ class PictureError(HARError):
     "A picture that cannot be used, and why"
 
 # %% ../nbs/00_files.ipynb #8a8c9590
-_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) # what Pillow raises for broken files
+FORMATS = ('JPEG', 'MPO', 'PNG', 'GIF', 'WEBP', 'TIFF', 'BMP', 'PPM', 'AVIF') # the kinds of picture that are opened, by Pillow's names; AVIF where Pillow has it
+
+# %% ../nbs/00_files.ipynb #f5f97190
+def _known() -> list[str]:
+    "Those of `FORMATS` that this Pillow can read"
+    Image.preinit()
+    if not set(FORMATS) <= set(Image.OPEN): Image.init()
+    return [f for f in FORMATS if f in Image.OPEN]
 
 # %% ../nbs/00_files.ipynb #5d62d740
 def _named(src, name:str|None) -> str:
@@ -74,7 +86,15 @@ def _pillow_open(src) -> Iterator[Image.Image]:
     if isinstance(src, Image.Image): yield src; return
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(src) if isinstance(src, (bytes, bytearray, memoryview)) else src) as img: yield img
+        with Image.open(io.BytesIO(src) if isinstance(src, (bytes, bytearray, memoryview)) else src, formats=_known()) as img: yield img
+
+# %% ../nbs/00_files.ipynb #cd9866a7
+def _upright(img:Image.Image) -> Image.Image:
+    "A picture turned as its EXIF tag says; where that cannot be read, as it lies"
+    try: orientation = img.getexif().get(0x0112, 1)
+    except Exception: orientation = 1 # damaged notes beside good pixels
+    turn = {2: 'FLIP_LEFT_RIGHT', 3: 'ROTATE_180', 4: 'FLIP_TOP_BOTTOM', 5: 'TRANSPOSE', 6: 'ROTATE_270', 7: 'TRANSVERSE', 8: 'ROTATE_90'}
+    return img.transpose(Image.Transpose[turn[orientation]]) if orientation in turn else img.copy()
 
 # %% ../nbs/00_files.ipynb #43a07f22
 def open_picture(
@@ -88,8 +108,8 @@ def open_picture(
         with _pillow_open(src) as img:
             _check_size(img, max_pixels)
             img.load()
-            return to_rgb(ImageOps.exif_transpose(img))
-    except _UNREADABLE as e:
+            return to_rgb(_upright(img))
+    except Exception as e: # a decoder's own faults too
         raise PictureError(f'{_named(src, name)} cannot be read as a picture: {_reason(e)}') from e
 
 # %% ../nbs/00_files.ipynb #81f98841
@@ -100,7 +120,8 @@ def _reason(e:Exception) -> str:
     if isinstance(e, Image.DecompressionBombError): # Pillow's own limit, reached before ours is asked
         pixels = int(re.search(r'\((\d+) pixels', str(e) + '(0 pixels').group(1))
         return f'it has {pixels / 1e6:.0f} megapixels and the limit is {MAX_PIXELS / 1e6:.0f}'
-    if type(e).__name__ == 'UnidentifiedImageError': return 'it is not a picture (or of a kind that Pillow does not know)'
+    if type(e).__name__ == 'UnidentifiedImageError': return f'it is not a picture (or none of {", ".join(_known())})'
+    if isinstance(e, MemoryError): return 'there is too little memory to decode it'
     return str(e).split('\n')[0][:200] or type(e).__name__
 
 # %% ../nbs/00_files.ipynb #607346b1
@@ -180,6 +201,18 @@ def _umask() -> int:
     "The process's mask of permissions (there's no way to read it but to set it)"
     mask = os.umask(0); os.umask(mask)
     return mask
+
+# %% ../nbs/00_files.ipynb #c9ea9e84
+def write_together(
+    folder:str|os.PathLike, # Where they go
+    files:dict[str, bytes] # Names and contents; the last one vouches for the others
+)->None:
+    "Write files that belong together: all of them are on the disk before the first takes its place, and the last is away meanwhile"
+    with ExitStack() as places: # closes in reverse order, so the last of `files` takes its place last
+        for name in reversed(files):
+            f = places.enter_context(write_atomic(Path(folder)/name))
+            f.write(files[name]); f.flush(); os.fsync(f.fileno())
+        (Path(folder)/list(files)[-1]).unlink(missing_ok=True)
 
 # %% ../nbs/00_files.ipynb #aa98be46
 def write_json(path:str|os.PathLike, obj) -> None:

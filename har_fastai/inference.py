@@ -4,7 +4,7 @@
 
 # %% ../nbs/27_inference.ipynb #a669d8ad
 from __future__ import annotations
-import os
+import hashlib, json, os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +18,8 @@ from PIL import Image
 from torch import nn
 from torch.fx import Tracer
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from .files import HARError, PictureError, eval_array, open_picture, progress, read_json, sha256_file, write_json
-from .models import create_model, find_arch, native_bf16, save_weights, torch_device
+from .files import HARError, PictureError, eval_array, open_picture, progress, read_json, sha256_file, write_json, write_together
+from .models import create_model, find_arch, native_bf16, torch_device, weight_bytes
 
 # %% auto #0
 __all__ = ['FORMAT', 'AHEAD', 'Card', 'save_card', 'save_bundle', 'read_card', 'load_bundle', 'shipped', 'fold_batch_norm',
@@ -58,15 +58,14 @@ def save_card(
 def save_bundle(
     folder:str|Path, # Where model.safetensors and model.json go
     model:nn.Module, # The network
-    card:Card, # What it is
+    card:Card, # What it is; its checksum is filled in
     half:bool=False # Round the weights to 16 bits? Halves the file
 )->Path: # The folder
-    "Write a model as two plain files, the weights first, so that a card never promises weights that aren't there"
-    folder = Path(folder)
-    (folder/'model.json').unlink(missing_ok=True)
-    save_weights(model, folder/'model.safetensors', half)
-    save_card(folder, card)
-    return folder
+    "Write a model as two plain files, or, where one of them can't be written, leave the folder as it was"
+    weights = weight_bytes(model, half)
+    card.sha256 = hashlib.sha256(weights).hexdigest()
+    write_together(folder, {'model.safetensors': weights, 'model.json': json.dumps(asdict(card), indent=2, ensure_ascii=False, allow_nan=False).encode()})
+    return Path(folder)
 
 # %% ../nbs/27_inference.ipynb #23fab00b
 def read_card(

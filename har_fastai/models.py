@@ -16,7 +16,7 @@ from .files import HARError, IMAGENET_MEAN, IMAGENET_STD, write_atomic
 
 # %% auto #0
 __all__ = ['ARCHS', 'conv_block', 'BaselineCNN', 'receptive_field', 'Arch', 'macs', 'find_arch', 'check_size', 'create_model',
-           'read_weights', 'load_weights', 'save_weights', 'torch_device', 'native_bf16']
+           'read_weights', 'load_weights', 'weight_bytes', 'save_weights', 'torch_device', 'native_bf16']
 
 # %% ../nbs/20_models.ipynb #99306507
 def conv_block(
@@ -210,6 +210,17 @@ def load_weights(
     if f'{head}.weight' in own and f'{head}.weight' not in fit: print(f'The last layer is new: that of {Path(file).name} is for other classes.', flush=True)
     return model
 
+# %% ../nbs/20_models.ipynb #a74fd1e3
+def weight_bytes(
+    model:nn.Module, # Any network
+    half:bool=False, # Round the numbers to 16 bits? Halves the size; networks answer alike to three digits
+    **notes:str # Short texts that go into the header
+)->bytes:
+    "A network's parameters and buffers in the safetensors format"
+    from safetensors.torch import save
+    short = lambda v: v.half() if half and v.is_floating_point() else v
+    return save({k: short(v.detach()).cpu().contiguous() for k, v in model.state_dict().items()}, metadata=notes or None)
+
 # %% ../nbs/20_models.ipynb #753300da
 def save_weights(
     model:nn.Module, # Any network
@@ -218,10 +229,7 @@ def save_weights(
     **notes:str # Short texts that go into the file's header
 )->None:
     "Write a network's parameters and buffers as safetensors, whole or not at all"
-    from safetensors.torch import save
-    short = lambda v: v.half() if half and v.is_floating_point() else v
-    data = save({k: short(v.detach()).cpu().contiguous() for k, v in model.state_dict().items()}, metadata=notes or None)
-    with write_atomic(file) as f: f.write(data)
+    with write_atomic(file) as f: f.write(weight_bytes(model, half, **notes))
 
 # %% ../nbs/20_models.ipynb #ceba5623
 def torch_device(

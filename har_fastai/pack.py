@@ -4,14 +4,14 @@
 
 # %% ../nbs/08_pack.ipynb #fddb86a8
 from __future__ import annotations
-import hashlib, mmap, os, shutil, tempfile, warnings
+import hashlib, mmap, os, shutil, uuid, warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from .files import HARError, PictureError, cache_folder, open_picture, progress, read_json, sha256_file, write_json
+from .files import HARError, PictureError, cache_folder, open_picture, progress, read_json, sha256_file, write_atomic, write_json
 
 # %% auto #0
 __all__ = ['Pack', 'reduced', 'fingerprint', 'is_whole', 'write_pack', 'packs_folder', 'cache_limit', 'held_packs', 'make_room',
@@ -61,19 +61,21 @@ def fingerprint(
 
 # %% ../nbs/08_pack.ipynb #d9206ff1
 def is_whole(
-    folder:Path # A pack's folder
+    folder:Path # A pack's folder, whose name is its fingerprint
 )->bool:
-    "Whether a pack's files are all there and of the size they should have"
+    "Whether a pack is of the pictures that its name says, and its files are all there and of the size they should have"
     try:
         note = read_json(folder/'pack.json')
-        return (folder/'pixels.bin').stat().st_size == note['bytes'] and (folder/'index.npy').stat().st_size == note['index']
+        return (note['fingerprint'] == folder.name and (folder/'pixels.bin').stat().st_size == note['bytes']
+                and sha256_file(folder/'index.npy') == note['index'])
     except (HARError, OSError, KeyError, TypeError): return False
 
 # %% ../nbs/08_pack.ipynb #52d9f503
 def write_pack(
     folder:Path, # An empty folder
     paths:Sequence[str|Path], # The picture files, in order
-    side:int=512 # As for `reduced`
+    side:int=512, # As for `reduced`
+    name:str='' # The pack's fingerprint
 )->None:
     "Decode pictures into the files of a pack"
     index, start = np.zeros((len(paths), 3), np.int64), 0
@@ -84,8 +86,9 @@ def write_pack(
                 index[i] = start, *a.shape[:2]
                 start += a.nbytes
                 f.write(a.tobytes())
-    np.save(folder/'index.npy', index)
-    write_json(folder/'pack.json', dict(pictures=len(paths), bytes=start, index=(folder/'index.npy').stat().st_size))
+        f.flush(); os.fsync(f.fileno()) # else a power cut could leave zeros of the right size
+    with write_atomic(folder/'index.npy') as f: np.save(f, index)
+    write_json(folder/'pack.json', dict(fingerprint=name, pictures=len(paths), bytes=start, index=sha256_file(folder/'index.npy')))
 
 # %% ../nbs/08_pack.ipynb #bc083459
 def packs_folder() -> Path:
@@ -101,7 +104,7 @@ def cache_limit() -> float:
 # %% ../nbs/08_pack.ipynb #5909f231
 def held_packs() -> list[tuple[Path, int]]:
     "The whole packs in the cache and their sizes in bytes, the one used longest ago first"
-    packs = [p for p in packs_folder().glob('*') if is_whole(p)]
+    packs = [p for p in packs_folder().glob('[!.]*') if is_whole(p)]
     return [(p, read_json(p/'pack.json')['bytes']) for p in sorted(packs, key=lambda p: (p/'pack.json').stat().st_mtime)]
 
 # %% ../nbs/08_pack.ipynb #b77ddc82
@@ -125,22 +128,33 @@ def pack_pictures(
     if not is_whole(folder):
         try: _make(folder, list(paths), side)
         except (OSError, PictureError) as e: # a full disk, a read-only cache, a picture that vanished
-            warnings.warn(f'the decoded pictures cannot be kept in {packs_folder()} ({e}): they are decoded anew each time')
+            warnings.warn(f'the decoded pictures cannot be kept in {packs_folder()} ({e}), so they are decoded anew each time: make room there, or name another folder with HAR_FASTAI_CACHE')
             return None
     with suppress(OSError): os.utime(folder/'pack.json') # a cache that may only be read serves as well
     make_room(folder)
     return Pack(folder)
 
+# %% ../nbs/08_pack.ipynb #79c64ad2
+@contextmanager
+def _workshop(parent:Path):
+    "A folder in `parent` to make a pack in, locked while it is in use and gone afterwards; those of dead processes go as well"
+    from filelock import FileLock, Timeout
+    parent.mkdir(parents=True, exist_ok=True)
+    for old in parent.glob('.making-*[!k]'): # not the .lock files themselves
+        with suppress(Timeout), FileLock(f'{old}.lock', timeout=0): shutil.rmtree(old, ignore_errors=True); Path(f'{old}.lock').unlink(missing_ok=True)
+    folder = parent/f'.making-{uuid.uuid4().hex[:8]}-'
+    with FileLock(f'{folder}.lock', timeout=0): # held before the folder is there
+        try: folder.mkdir(); yield folder
+        finally: shutil.rmtree(folder, ignore_errors=True); Path(f'{folder}.lock').unlink(missing_ok=True)
+
 # %% ../nbs/08_pack.ipynb #07a31ce9
 def _make(folder:Path, paths:list, side:int) -> None:
     "Make a pack beside its place and move it there"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix='.making-') as tmp:
-        write_pack(Path(tmp), paths, side)
+    with _workshop(folder.parent) as made:
+        write_pack(made, paths, side, folder.name)
         shutil.rmtree(folder, ignore_errors=True) # what was cut short
-        try: os.rename(tmp, folder)
+        try: os.rename(made, folder)
         except OSError:
             if not is_whole(folder): raise # else another run was faster
-        else: os.mkdir(tmp) # so that there's something to clean up
     print(f'Decoded {len(paths):,} pictures into {(folder/"pixels.bin").stat().st_size / 1e6:,.0f} MB; the cache holds {len(held_packs())} such packs, '
           f'{sum(n for _, n in held_packs()) / 1e9:.1f} of {cache_limit() / 1e9:.0f} GB', flush=True)
