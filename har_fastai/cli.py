@@ -247,13 +247,31 @@ def har_draw(argv=None):
 # %% ../nbs/70_cli.ipynb #a6746467
 @command
 def har_check(argv=None):
-    "Open every picture of a data set and say what is in it: classes, sizes, unreadable files, copies"
+    "Open every picture of a data set and say what is in it: classes, sizes, copies, and everything that is wrong or unusual"
     p = _parser(har_check)
     p.add_argument('data', metavar='DIR', help='folder or table of labelled pictures')
+    p.add_argument('--fix', action='store_true', help='write a table without what cannot be used beside the old one')
+    p.add_argument('--json', metavar='FILE', help='write all findings to FILE')
     a = p.parse_args(argv)
-    from har_fastai.data import check_har, summarise_check
-    from har_fastai.tables import read_har
-    print(summarise_check(check_har(read_har(a.data))))
+    from har_fastai.check import check_data, fix_table
+    from har_fastai.data import summarise_check
+    c = check_data(a.data)
+    if len(c.df): print(summarise_check(c.df), end='\n\n')
+    print(str(c))
+    if a.json: _write_findings(c, a.json)
+    if a.fix and c.faults.kept.all() and not c.stops: print('\nNothing has to be left out, so no table is written')
+    elif a.fix:
+        to, kept, left_out = fix_table(c)
+        print(f'\n{to}: {kept:,} rows, without the {left_out:,} that cannot be used; train with --data {to}')
+    elif c.stops: raise HARError(c.stops)
+
+# %% ../nbs/70_cli.ipynb #b1a35061
+def _write_findings(c, file:str) -> None:
+    "Write what a check found as JSON"
+    from har_fastai.check import FAULTS
+    from har_fastai.files import write_json
+    kinds = [dict(fault=int(n), what=FAULTS[n][0], becomes=FAULTS[n][1], count=len(g), findings=g[['where', 'filename', 'label', 'problem', 'kept']].to_dict('records')) for n, g in c.faults.groupby('fault')]
+    write_json(file, dict(data=str(c.path), table=str(c.table or ''), pictures=len(c.df), usable=len(c.good), stops=c.stops, faults=kinds))
 
 # %% ../nbs/70_cli.ipynb #2ebaebe6
 @command

@@ -14,9 +14,9 @@ from .files import MAX_PIXELS, HARError, PictureError, open_picture, progress, w
 from .tables import read_har, read_table
 
 # %% auto #0
-__all__ = ['ACTIONS', 'MAX_DISTANCE', 'KAGGLE_DATASET', 'perceptual_hash', 'check_har', 'usable', 'copy_pairs', 'find_copies',
-           'summarise_check', 'grouped_split', 'tail_split', 'honour_parts', 'split_har', 'write_split', 'read_split',
-           'trained_on', 'download_har']
+__all__ = ['ACTIONS', 'MAX_DISTANCE', 'KAGGLE_DATASET', 'perceptual_hash', 'examine', 'oddly_shaped', 'check_har', 'usable',
+           'copy_pairs', 'find_copies', 'summarise_check', 'grouped_split', 'tail_split', 'honour_parts', 'split_har',
+           'write_split', 'read_split', 'trained_on', 'download_har']
 
 # %% ../nbs/03_data.ipynb #3ab96e33
 ACTIONS = ('calling', 'clapping', 'cycling', 'dancing', 'drinking', 'eating', 'fighting', 'hugging', 'laughing', 'listening_to_music',
@@ -42,7 +42,7 @@ def _bits(hashes:list[str]) -> np.ndarray:
     return np.unpackbits(raw, axis=1).astype(np.float32) * 2 - 1
 
 # %% ../nbs/03_data.ipynb #26c26d27
-def _examine(path:str, max_pixels:int) -> dict:
+def examine(path:str, max_pixels:int) -> dict:
     "Size, fingerprints and fault of one file"
     row = dict(width=0, height=0, sha256='', phash='', problem='')
     if not os.path.isfile(path): return {**row, 'problem': 'it is not a file'}
@@ -55,7 +55,7 @@ def _examine(path:str, max_pixels:int) -> dict:
     except OSError as e: return {**row, 'problem': f'it cannot be read: {e.strerror}'}
 
 # %% ../nbs/03_data.ipynb #7b5846da
-def _odd(df:pd.DataFrame) -> pd.Series:
+def oddly_shaped(df:pd.DataFrame) -> pd.Series:
     "Which pictures have a side under 16 px, or one over 10 times the other: a network will see little in them"
     short, long = df[['width', 'height']].min(axis=1), df[['width', 'height']].max(axis=1)
     return (long > 0) & ((short < 16) | (long > 10 * short))
@@ -64,15 +64,16 @@ def _odd(df:pd.DataFrame) -> pd.Series:
 def check_har(
     df:pd.DataFrame, # Rows as `read_har` gives them
     max_pixels:int=MAX_PIXELS, # Most pixels (width × height) a picture may have
-    workers:int|None=None # Threads; as many as there are processors, eight at most, where None
+    workers:int|None=None, # Threads; as many as there are processors, eight at most, where None
+    look=examine # What is done with a path and `max_pixels`; gives the columns of a row
 )->pd.DataFrame: # The rows with width, height (px), sha256, phash (64 hex digits) and problem ('' where fine)
     "Open and fingerprint every picture, and note what is wrong with it"
     with ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 8)) as pool:
-        rows = list(progress(pool.map(lambda p: _examine(p, max_pixels), df.path), total=len(df), comment='checking'))
+        rows = list(progress(pool.map(lambda p: look(p, max_pixels), df.path), total=len(df), comment='checking'))
     res = df.drop(columns='sha256', errors='ignore').join(pd.DataFrame(rows, index=df.index))
     if 'sha256' in df:
         res.loc[(df.sha256 != '') & (df.sha256.str.lower() != res.sha256) & (res.problem == ''), 'problem'] = 'its checksum does not match'
-    if len(odd := res.filename[_odd(res)]): warnings.warn(f'very small or narrow pictures: {len(odd):,}, the first of them {odd.iloc[0]}')
+    if len(odd := res.filename[oddly_shaped(res)]): warnings.warn(f'very small or narrow pictures: {len(odd):,}, the first of them {odd.iloc[0]}')
     return res
 
 # %% ../nbs/03_data.ipynb #837f9927
@@ -164,7 +165,7 @@ def summarise_check(
     lines = [f'{len(df):,} pictures of {df.label.nunique()} classes: {counts}']
     if len(good): lines += [f'{s} in px: {good[s].min()} to {good[s].max()}, median {good[s].median():.0f}' for s in ('width', 'height')]
     lines.append(f'cannot be used: {len(bad):,}' + _listing(f'{f}: {p}' for f, p in zip(bad.filename, bad.problem)))
-    lines.append(f'very small or narrow: {_odd(good).sum():,}' + _listing(good.filename[_odd(good)]))
+    lines.append(f'very small or narrow: {oddly_shaped(good).sum():,}' + _listing(good.filename[oddly_shaped(good)]))
     return '\n'.join(lines + (_copies_in_words(good, max_distance) if len(good) else []))
 
 # %% ../nbs/03_data.ipynb #d08f744d

@@ -13,7 +13,7 @@ from PIL import Image
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'FORMATS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'PICTURE_ENDINGS', 'HARError', 'RunError', 'to_rgb',
-           'PictureError', 'open_picture', 'squash', 'eval_array', 'is_picture', 'find_pictures', 'natural_key',
+           'PictureError', 'peek', 'open_picture', 'squash', 'eval_array', 'is_picture', 'find_pictures', 'natural_key',
            'write_atomic', 'write_together', 'write_json', 'read_json', 'sha256_file', 'cache_folder', 'lock_folder',
            'watched', 'progress']
 
@@ -81,7 +81,9 @@ def _check_size(img:Image.Image, max_pixels:int):
 
 # %% ../nbs/00_files.ipynb #05745c4c
 @contextmanager
-def _pillow_open(src) -> Iterator[Image.Image]:
+def peek(
+    src:str|os.PathLike|bytes|io.IOBase|Image.Image # What `open_picture` takes
+)->Iterator[Image.Image]: # Size, mode, format and notes are known; the pixels are not decoded
     "Open `src` with Pillow, without decoding it, and without its own warning about large pictures"
     if isinstance(src, Image.Image): yield src; return
     with warnings.catch_warnings():
@@ -105,7 +107,7 @@ def open_picture(
     "Open a picture as people see it, or raise `PictureError` with the reason"
     try:
         if isinstance(src, (str, os.PathLike)) and Path(src).is_dir(): raise IsADirectoryError('it is a folder')
-        with _pillow_open(src) as img:
+        with peek(src) as img:
             _check_size(img, max_pixels)
             img.load()
             return to_rgb(_upright(img))

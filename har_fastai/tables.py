@@ -4,14 +4,14 @@
 
 # %% ../nbs/01_tables.ipynb #aba541dd
 from __future__ import annotations
-import os, warnings
+import os, re, warnings
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 import pandas as pd
 from .files import HARError, find_pictures, is_picture, natural_key
 
 # %% auto #0
-__all__ = ['read_table', 'read_names', 'read_har']
+__all__ = ['read_table', 'read_names', 'find_table', 'read_har']
 
 # %% ../nbs/01_tables.ipynb #d0262ce7
 def _read_csv(file:Path) -> pd.DataFrame:
@@ -19,9 +19,11 @@ def _read_csv(file:Path) -> pd.DataFrame:
     try: df = pd.read_csv(file, dtype=str, keep_default_na=False, encoding='utf-8-sig', skip_blank_lines=False, index_col=False)
     except pd.errors.EmptyDataError: raise HARError(f'{file} is empty: it should begin with the line filename,label') from None
     except (OSError, ValueError) as e: raise HARError(f'{file} cannot be read as a CSV file: {str(e).strip()}') from e
-    df = df.fillna('').apply(lambda c: c.str.strip()).rename(columns=lambda c: str(c).strip())
+    df = df.fillna('').rename(columns=lambda c: str(c).strip())
     df.index = [f'line {i}' for i in range(2, len(df) + 2)]
-    return df[(df != '').any(axis=1)]
+    bare = df.apply(lambda c: c.str.strip()); full = (bare != '').any(axis=1)
+    bare.attrs['spaces'] = df.index[full & (bare != df).any(axis=1)].tolist()
+    return bare[full]
 
 # %% ../nbs/01_tables.ipynb #8012ae1f
 def read_table(
@@ -36,59 +38,63 @@ def read_table(
     return df
 
 # %% ../nbs/01_tables.ipynb #f0aa099e
-def _refuse(rows:pd.DataFrame, where, why:str) -> None:
-    "Raise an error that names `rows`, if there are any"
-    if not len(rows): return
+def _refuse(df:pd.DataFrame, bad, where, why:str, fault:int, found:list|None=None, say:str='') -> pd.DataFrame:
+    "`df` without the rows marked in `bad`, which go to `found`; where that is None, an error names them"
+    bad = pd.Series(bad, index=df.index, dtype=bool); rows = df[bad]
     more = f' and {len(rows) - 5} more' if len(rows) > 5 else ''
-    raise HARError(f'{where}, {", ".join(rows.index[:5])}{more}: {why}')
+    say = say or f'{where}, {", ".join(rows.index[:5])}{more}: {why}'
+    if len(rows) and found is None: raise HARError(say)
+    if len(rows): found += [dict(fault=fault, where=i, filename=f, label=l, problem=why, kept=False, say=say) for i, f, l in zip(rows.index, rows.filename, rows.label)]
+    return df[~bad]
 
 # %% ../nbs/01_tables.ipynb #82ec76fd
-def _tidy(df:pd.DataFrame, where) -> pd.DataFrame:
+def _tidy(df:pd.DataFrame, where, found:list|None=None) -> pd.DataFrame:
     "Known columns only, filenames with plain slashes; no gap, no way out of the folder"
     df = df[[c for c in ('filename', 'label', 'part', 'group', 'sha256') if c in df]].copy()
     for c in ('filename', 'label'):
-        if c in df: _refuse(df[df[c].str.lower().isin(['', 'nan'])], where, f'the {c} is empty: fill it in, or delete the row')
-    df['filename'] = [PurePosixPath(f.replace('\\', '/')).as_posix() for f in df.filename]
-    _refuse(df[df.filename.str.contains(r'^/|^[A-Za-z]:|(?:^|/)\.\.(?:/|$)')], where, # absolute, a drive, or climbing with ..
-            'the filename must be relative and stay inside the folder')
+        for gap, fault in (('nan', 19), ('', 20)) if c in df else (): df = _refuse(df, df[c].str.lower() == gap, where, f'the {c} is empty: fill it in, or delete the row', fault, found)
+    df = df.assign(filename=[PurePosixPath(f.replace('\\', '/')).as_posix() for f in df.filename])
+    for way_out, fault in ((r'(?:^|/)\.\.(?:/|$)', 17), (r'^/|^[A-Za-z]:', 18)): # climbing with .., absolute or a drive
+        df = _refuse(df, df.filename.str.contains(way_out), where, 'the filename must be relative and stay inside the folder', fault, found)
     return df
 
 # %% ../nbs/01_tables.ipynb #7716b56a
-def _locate(df:pd.DataFrame, roots:list[Path], where, links:bool) -> pd.DataFrame:
+def _locate(df:pd.DataFrame, roots:list[Path], where, links:bool, found:list|None=None) -> pd.DataFrame:
     "Add the column `path`, below the one of `roots` that holds most of the files; all of them must exist"
     at = {r: [os.path.join(os.path.abspath(r), f) for f in df.filename] for r in roots}
     root = max(roots, key=lambda r: sum(map(os.path.lexists, at[r])))
     df = df.assign(path=at[root])
-    gone = df.filename[[not os.path.lexists(p) for p in df.path]]
-    if len(gone): raise HARError(f'{where}: missing from {root}: {len(gone):,} of {len(df):,} files ({", ".join(gone[:20])}'
-                                 f'{", …" if len(gone) > 20 else ""}); put them there, or delete their rows')
+    lost = [not os.path.lexists(p) for p in df.path]; gone = df.filename[lost]
+    df = _refuse(df, lost, where, f'there is no such file in {root}', 16, found, f'{where}: missing from {root}: {len(gone):,} of {len(df):,} files ({", ".join(gone[:20])}'
+                                                                    f'{", …" if len(gone) > 20 else ""}); put them there, or delete their rows')
     if links: return df
     inside = os.path.realpath(root) + os.sep
-    _refuse(df[[not os.path.realpath(p).startswith(inside) for p in df.path]], where, f'the file is a link that leads out of {root}')
-    return df
+    return _refuse(df, [not os.path.realpath(p).startswith(inside) for p in df.path], where, f'the file is a link that leads out of {root}', 17, found)
 
 # %% ../nbs/01_tables.ipynb #a3fa91a1
-def _once(df:pd.DataFrame, where) -> pd.DataFrame:
+def _once(df:pd.DataFrame, where, found:list|None=None) -> pd.DataFrame:
     "Each filename once; two labels for one file are an error"
-    again, once = df[df.duplicated('filename')], df.drop_duplicates('filename')
-    for row in again[again.label != again.filename.map(once.set_index('filename').label)].itertuples() if 'label' in df else ():
-        first = once[once.filename == row.filename].iloc[0]
-        raise HARError(f'{where}: {row.filename} is {first.label!r} in {first.name} and {row.label!r} in {row.Index}: keep one of the two rows')
-    if len(again): warnings.warn(f'{where}: rows that repeat an earlier filename are left out: {len(again):,}, first {again.index[0]}')
-    return once
+    first = df.drop_duplicates('filename').set_index('filename')
+    differ = df[df.label != df.filename.map(first.label)] if 'label' in df else df[:0]
+    for row in differ.itertuples():
+        f = df[df.filename == row.filename].iloc[0]
+        say = f'{where}: {row.filename} is {f.label!r} in {f.name} and {row.label!r} in {row.Index}: keep one of the two rows'
+        df = _refuse(df, df.filename == row.filename, where, say.partition(': ')[2], 21, found, say) if row.Index in df.index else df
+    again = df.duplicated('filename')
+    if again.any(): warnings.warn(f'{where}: rows that repeat an earlier filename are left out: {again.sum():,}, first {df.index[again][0]}')
+    return _refuse(df, again, where, 'the row repeats an earlier one', 21, found) if found is not None else df[~again]
 
 # %% ../nbs/01_tables.ipynb #9fc5c3d5
 _PARTS = dict(train='train', valid='valid', val='valid', validation='valid', test='test', unused='unused') # names a part may have → ours
 
 # %% ../nbs/01_tables.ipynb #d95d760b
-def _finish(df:pd.DataFrame, roots:list[Path], where, links:bool=False) -> pd.DataFrame:
+def _finish(df:pd.DataFrame, roots:list[Path], where, links:bool=False, found:list|None=None) -> pd.DataFrame:
     "The table that `read_har` gives, made of raw rows whose index names them"
-    df = _once(_locate(_tidy(df, where), roots, where, links), where)
+    df = _once(_locate(_tidy(df, where, found), roots, where, links, found), where, found)
     if 'part' in df:
-        part = df.part.str.lower()
-        bad = df[~part.isin(_PARTS)]
-        _refuse(bad, where, 'the part must be train, valid or test, not ' + ', '.join(map(repr, sorted(set(bad.part)))))
-        df['part'] = part.map(_PARTS)
+        bad = ~df.part.str.lower().isin(_PARTS)
+        df = _refuse(df, bad, where, 'the part must be train, valid or test, not ' + ', '.join(map(repr, sorted(set(df.part[bad])))), 24, found)
+        df = df.assign(part=df.part.str.lower().map(_PARTS))
     return df.reset_index(drop=True)
 
 # %% ../nbs/01_tables.ipynb #3b683b0f
@@ -97,9 +103,11 @@ def _roots(file:Path) -> list[Path]:
     return [file.parent, file.parent/('test' if file.name.lower().startswith('test') else 'train'), file.parent/'images']
 
 # %% ../nbs/01_tables.ipynb #cb297f1c
-def _from_csv(file:Path) -> pd.DataFrame:
+def _from_csv(file:Path, found:list|None=None) -> pd.DataFrame:
     "Pictures and labels of a CSV file"
-    return _finish(read_table(file), _roots(file), file)
+    df = read_table(file)
+    if found is not None: found += [dict(fault=20, where=i, filename=df.filename[i], label=df.label[i], problem='spaces around a cell are taken away', kept=True, say='') for i in df.attrs.get('spaces', [])]
+    return _finish(df, _roots(file), file, found=found)
 
 # %% ../nbs/01_tables.ipynb #ae57ba8e
 def read_names(
@@ -126,7 +134,7 @@ def _tables(folder:Path) -> list[Path]:
     "The tables that `folder` offers: Kaggle's, Kaggle's one level below, or any with a filename and a label"
     here, below = folder/'Training_set.csv', [d/'Training_set.csv' for d in _folders(folder)]
     kaggle = [here] if here.is_file() else [f for f in below if f.is_file()]
-    return kaggle or [f for f in sorted(folder.glob('*.csv')) if {'filename', 'label'} <= set(_columns(f))]
+    return kaggle or [f for f in sorted(folder.glob('*.csv')) if not re.search(r'\.fixed(-\d+)?\.csv$', f.name) and {'filename', 'label'} <= set(_columns(f))]
 
 # %% ../nbs/01_tables.ipynb #cf79185a
 def _class_rows(folder:Path, root:Path) -> list[tuple[str, str]]:
@@ -135,14 +143,14 @@ def _class_rows(folder:Path, root:Path) -> list[tuple[str, str]]:
     return [(f.relative_to(root).as_posix(), d.name) for d in classes for f in find_pictures(d)]
 
 # %% ../nbs/01_tables.ipynb #16e08cd1
-def _from_folders(folder:Path) -> pd.DataFrame|None:
+def _from_folders(folder:Path, found:list|None=None) -> pd.DataFrame|None:
     "Pictures of class folders, with their parts where `train/` holds them; None where there are none"
     parts = {d: _PARTS[d.name.lower()] for d in _folders(folder) if d.name.lower() in _PARTS}
     rows = [(f, l, p) for d, p in parts.items() for f, l in _class_rows(d, folder)]
     if 'train' not in {p for *_, p in rows}: rows = [(f, l, '') for f, l in _class_rows(folder, folder)]
     if not rows: return None
     df = pd.DataFrame(rows, columns=['filename', 'label', 'part'], index=[f for f, *_ in rows])
-    return _finish(df if df.part.iloc[0] else df.drop(columns='part'), [folder], folder, links=True)
+    return _finish(df if df.part.iloc[0] else df.drop(columns='part'), [folder], folder, links=True, found=found)
 
 # %% ../nbs/01_tables.ipynb #1f42e72f
 def _nothing(folder:Path) -> HARError:
@@ -153,18 +161,30 @@ def _nothing(folder:Path) -> HARError:
     return HARError(f'{folder} holds no table with the columns filename and label, no Training_set.csv, and no folders of pictures named '
                     f'after classes; found: {", ".join(found[:8]) or "nothing of the kind"}')
 
-# %% ../nbs/01_tables.ipynb #823e40d1
-def read_har(
-    path:str|os.PathLike, # A CSV file, a folder with one (Kaggle's, or its parent), or a folder of class folders
-    least:int=2 # Fewest classes; training needs two, scoring one
-)->pd.DataFrame: # A row a picture: filename (relative), label, path (absolute); part, group and sha256 where the source has them
-    "Read pictures and their labels from a table or from class folders"
+# %% ../nbs/01_tables.ipynb #b60d56b9
+def find_table(
+    path:str|os.PathLike # As for `read_har`
+)->Path|None: # None for class folders
+    "The table that `path` is or holds"
     path = Path(path)
     if not path.exists(): raise HARError(f'{path} does not exist: give a CSV file or a folder of pictures')
     if path.is_file() and path.suffix.lower() != '.csv': raise HARError(f'{path} is no CSV file: give a CSV file or a folder of pictures')
     tables = [path] if path.is_file() else _tables(path)
     if len(tables) > 1: raise HARError(f'{path} holds several tables ({", ".join(str(t.relative_to(path)) for t in tables)}): give one of them')
-    df = _from_csv(tables[0]) if tables else _from_folders(path)
+    return tables[0] if tables else None
+
+# %% ../nbs/01_tables.ipynb #823e40d1
+def read_har(
+    path:str|os.PathLike, # A CSV file, a folder with one (Kaggle's, or its parent), or a folder of class folders
+    least:int=2, # Fewest classes; training needs two, scoring one
+    found:list|None=None # Takes the rows that would be refused, with their faults; they are left out. An error names them where None
+)->pd.DataFrame: # A row a picture: filename (relative), label, path (absolute); part, group and sha256 where the source has them
+    "Read pictures and their labels from a table or from class folders"
+    path = Path(path); table = find_table(path)
+    df = _from_csv(table, found) if table else _from_folders(path, found)
     if df is None: raise _nothing(path)
-    if df.label.nunique() < least: raise HARError(f'{path} holds the single class {df.label.iloc[0]!r} (rows: {len(df):,}): training needs two')
+    if df.label.nunique() < least:
+        say = f'{path} holds the single class {df.label.iloc[0]!r} (rows: {len(df):,}): training needs two' if len(df) else f'{path} has no row that can be used'
+        if found is None: raise HARError(say)
+        found.append(dict(fault=26 if len(df) > 1 else 24, where='', filename='', label=', '.join(set(df.label)), problem=say.rpartition(path.name)[2].strip(), kept=True, say=say))
     return df
