@@ -106,7 +106,7 @@ def _roots(file:Path) -> list[Path]:
 def _from_csv(file:Path, found:list|None=None) -> pd.DataFrame:
     "Pictures and labels of a CSV file"
     df = read_table(file)
-    if found is not None: found += [dict(fault=20, where=i, filename=df.filename[i], label=df.label[i], problem='spaces around a cell are taken away', kept=True, say='') for i in df.attrs.get('spaces', [])]
+    if found is not None: found += [dict(fault=20, where=i, filename=df.filename[i], label=df.label[i], problem='spaces around a cell are taken away', kept=True, say='') for i in df.attrs.get('spaces', []) if df.filename[i] and df.label[i]]
     return _finish(df, _roots(file), file, found=found)
 
 # %% ../nbs/01_tables.ipynb #ae57ba8e
