@@ -4,7 +4,7 @@
 
 # %% ../nbs/50_core.ipynb #784e8ca6
 from __future__ import annotations
-import shutil, tempfile, warnings
+import errno, shutil, tempfile, warnings
 from contextlib import contextmanager
 from pathlib import Path
 import pandas as pd
@@ -111,13 +111,13 @@ def finish(
 # %% ../nbs/50_core.ipynb #55f60074
 @contextmanager
 def _keep_best(learn:HARLearner, run:Run, df:pd.DataFrame):
-    "Where a fit fails, save the best network so far, and say where"
+    "Where a run fails, save the best network so far, and say where and what to do"
     try: yield
     except (RunError, OSError) as e:
-        saved = learn.save_run.best_epoch is not None
-        if isinstance(e, RunError) and saved: finish(learn, run, df) # the fit has ended, with the best network loaded
+        saved, full = learn.save_run.best_epoch is not None, isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if learn.failure and saved: finish(learn, run, df) # the fit has ended, with the best network loaded
         where = f'{run.path} keeps what was reached, and har_train --resume --out {run.path} goes on from the last whole epoch' if saved else f'{run.path} holds no network yet'
-        raise RunError(f'{e}. {where}') from e
+        raise RunError(f'{e}{": make room on the disk" if full else ""}. {where}') from e
 
 # %% ../nbs/50_core.ipynb #505b21da
 def resumed(
@@ -182,8 +182,9 @@ def train_baseline(
         if not resume: # only now can nothing more be refused
             write_split(df, run.file('split.csv'))
             begin_run(run, recipe, data=str(Path(path).resolve()), split=split, device=str(device), packed=isinstance(learn.dls.train, PackedDL))
-        with _keep_best(learn, run, df): learn.fit_recipe(cbs=[TimeEstimate(recipe), *([Compile()] if compile else []), *L(cbs)])
-        for part, figures in finish(learn, run, df, faithful).items(): print(say_score(part, figures))
+        with _keep_best(learn, run, df):
+            learn.fit_recipe(cbs=[TimeEstimate(recipe), *([Compile()] if compile else []), *L(cbs)])
+            for part, figures in finish(learn, run, df, faithful).items(): print(say_score(part, figures))
         print(f'Run folder: {run.path}', flush=True)
     learn.remove_cb(learn.save_run) # what is fitted from here on is no longer this run
     return carry(learn, run)

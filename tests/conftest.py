@@ -13,7 +13,7 @@ import pytest
 from helpers import run
 
 EPOCHS = 4
-OPTIONS = ['--recipe', 'demo', '--size', 32, '--bs', 8, '--epochs', EPOCHS, '--device', 'cpu', '--workers', 0]
+OPTIONS = ['--recipe', 'demo', '--size', 32, '--bs', 8, '--epochs', EPOCHS, '--device', 'cpu', '--workers', 0, '--faithful', 4]
 
 
 @pytest.fixture(scope='session')

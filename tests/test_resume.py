@@ -1,54 +1,19 @@
 "A kill, a full disk, a NaN or a second run never costs what was reached, and a run can be repeated bit for bit"
-import os, resource, signal, time
-from contextlib import contextmanager, suppress
+import os, signal, time
+from contextlib import suppress
 
-import pandas as pd
 import pytest
-import torch
 from fastai.callback.core import Callback
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from har_fastai import cli
-from har_fastai.core import prepare, recipe_dls, train_baseline
+from har_fastai.core import train_baseline
 from har_fastai.files import RunError, lock_folder
 from har_fastai.inference import Predictor
 from har_fastai.loaders import PackedDL
 from har_fastai.models import BaselineCNN
-from har_fastai.runs import find_recipe
-from helpers import run, start, unlike
-
-
-def history(folder): return pd.read_csv(folder/'history.csv').drop(columns='seconds')
-def weights(folder): return load_file(folder/'model.safetensors')
-def leftovers(folder): return sorted(f.name for f in folder.rglob('*') if f.name.endswith('.part') or f.name.startswith('.') and f.name != '.lock')
-
-
-def wait_for(p, line:str):
-    "Read the output of a command up to the line that begins with `line`"
-    for got in iter(p.stdout.readline, b''):
-        if got.decode().startswith(line): return time.perf_counter()
-    pytest.fail(f'{line!r} never came: {p.stderr.read().decode()}')
-
-
-def stop_in_epoch(p, folder, after:int):
-    "Freeze a run in the middle of an epoch, at the earliest the one that follows epoch `after`; gives the number of whole epochs"
-    before = wait_for(p, f'epoch {after - 1}/')
-    for epoch in range(after, 99):
-        ends = wait_for(p, f'epoch {epoch}/')
-        time.sleep((ends - before) / 2)
-        os.kill(p.pid, signal.SIGSTOP)
-        if len(pd.read_csv(folder/'history.csv')) == epoch: return epoch
-        before = ends; os.kill(p.pid, signal.SIGCONT) # the epoch ended before we struck
-
-
-def same_as_whole(out, trained):
-    "Whether a resumed run ended as the one that was never interrupted"
-    assert unlike(weights(out), weights(trained.run)) == []
-    pd.testing.assert_frame_equal(history(out), history(trained.run), check_exact=True)
-    last = [load_file(f/'checkpoint'/'last.safetensors') for f in (out, trained.run)]
-    assert unlike(*last) == [], 'the best epoch is the same, the last one is not'
-    assert (out/'metrics.json').read_text() == (trained.run/'metrics.json').read_text()
-    assert leftovers(out) == []
+from helpers import run, start
+from killing import TINY, FillDisk, Poison, fill, history, leftovers, same_runs, small_disk, wait_for
 
 
 def test_killed_after_the_first_epoch(trained, tmp_path):
@@ -63,27 +28,7 @@ def test_killed_after_the_first_epoch(trained, tmp_path):
     done = run('har_train', '--resume', '--out', out, '--device', 'cpu', '--workers', 0)
     assert done.returncode == 0, done.stderr
     assert not [l for l in done.stdout.splitlines() if l.startswith('epoch 1/')], 'it began again'
-    same_as_whole(out, trained)
-
-
-def test_killed_in_mid_epoch_beside_a_second_run(trained, tmp_path, refuse):
-    out = tmp_path/'run'
-    with start('har_train', '--data', trained.data, '--out', out, *trained.options) as p:
-        try:
-            epochs = stop_in_epoch(p, out, 2)
-            code, told = refuse(cli.har_train, '--resume', '--out', out, '--device', 'cpu') # frozen, but alive: the folder is taken
-            assert code == 2 and 'in use' in told and str(out) in told
-            code, told = refuse(cli.har_train, '--data', trained.data, '--out', out, *trained.options)
-            assert code == 2 and str(out) in told
-            assert epochs < trained.epochs and len(history(out)) == epochs
-        finally: p.kill()
-    (out/'checkpoint'/'.last.safetensors.k5jlnsd0.part').write_bytes(b'as a kill in the middle of a write leaves it')
-    assert not (out/'model.json').exists()
-    code, told = refuse(cli.har_predict, trained.data/'test', '--model', out)
-    assert code == 2 and 'not finished' in told and '--resume' in told
-    done = run('har_train', '--resume', '--out', out, '--device', 'cpu', '--workers', 0)
-    assert done.returncode == 0, done.stderr
-    same_as_whole(out, trained)
+    same_runs(out, trained.run)
 
 
 def test_killed_before_the_first_checkpoint(trained, tmp_path):
@@ -95,7 +40,7 @@ def test_killed_before_the_first_checkpoint(trained, tmp_path):
     assert not (out/'checkpoint'/'last.safetensors').exists()
     done = run('har_train', '--resume', '--out', out, '--device', 'cpu', '--workers', 0)
     assert done.returncode == 0, done.stderr
-    same_as_whole(out, trained)
+    same_runs(out, trained.run)
 
 
 def test_a_finished_run_is_not_written_over(trained, refuse):
@@ -130,42 +75,11 @@ def test_the_lock_of_a_dead_owner_does_not_hold(tmp_path):
     with lock_folder(tmp_path): pass
 
 
-# ---- losses that are no numbers (faults 29, 30) ----
-
-class Poison(Callback):
-    "Make the loss NaN from an epoch on"
-    order, run_valid = -30, False
-    def __init__(self, epoch): self.epoch_ = epoch
-    def after_pred(self):
-        if self.epoch >= self.epoch_: self.learn.pred = self.pred * float('nan')
-
-
-TINY = dict(recipe='demo', size=32, bs=16, epochs=3, device='cpu', num_workers=0)
-
-
-def test_nan_keeps_the_best_network(trained, tmp_path):
-    with pytest.raises(RunError) as e: train_baseline(trained.data, out=tmp_path/'run', cbs=[Poison(2)], **TINY)
-    told = str(e.value)
-    assert e.value.code == 1 and 'nan' in told and 'epoch 3' in told and str(tmp_path/'run') in told
-    rows = history(tmp_path/'run')
-    assert len(rows) == 2 and f'of epoch {rows.valid_macro_f1.idxmax() + 1}' in told
-    kept = weights(tmp_path/'run')
-    assert all(torch.isfinite(v).all() for v in kept.values())
-    assert unlike(kept, load_file(tmp_path/'run'/'checkpoint'/'best.safetensors')) == []
-    assert len(Predictor(tmp_path/'run').vocab) == 15
-    assert all(torch.isfinite(v).all() for v in load_file(tmp_path/'run'/'checkpoint'/'last.safetensors').values())
-
+# ---- losses that are no numbers ----
 
 def test_nan_is_told_in_one_sentence(trained, tmp_path):
     with pytest.raises(RunError) as e: train_baseline(trained.data, out=tmp_path/'run', cbs=[Poison(0)], **TINY)
     assert len(str(e.value).splitlines()) == 1 and 'Exception' not in str(e.value), str(e.value)
-
-
-def test_nan_in_the_first_epoch_touches_no_other_run(trained, tmp_path):
-    before = {f: f.read_bytes() for f in trained.run.rglob('*') if f.is_file()}
-    with pytest.raises(RunError, match='epoch 1'): train_baseline(trained.data, out=tmp_path/'run', cbs=[Poison(0)], **TINY)
-    assert not (tmp_path/'run'/'model.safetensors').exists()
-    assert {f: f.read_bytes() for f in trained.run.rglob('*') if f.is_file()} == before
 
 
 def test_nan_at_the_command_line(trained, tmp_path, refuse):
@@ -175,61 +89,58 @@ def test_nan_at_the_command_line(trained, tmp_path, refuse):
     assert code == 1 and 'loss became' in told and 'epoch 1' in told and str(tmp_path/'run') in told
 
 
-# ---- repeating a run (fault 37) ----
+# ---- repeating a run across a resume ----
 
-@pytest.mark.parametrize('workers', [0, 2])
-def test_the_same_seed_gives_the_same_bits(trained, tmp_path, workers):
-    for name, seed in (('a', 1), ('b', 1), ('c', 2)):
-        train_baseline(trained.data, out=tmp_path/name, seed=seed, **{**TINY, 'epochs': 1, 'num_workers': workers, 'num_ops': 2, 'erase': .5})
-        torch.rand(7) # what happens between two runs must not matter
-    assert unlike(weights(tmp_path/'a'), weights(tmp_path/'b')) == []
-    pd.testing.assert_frame_equal(history(tmp_path/'a'), history(tmp_path/'b'), check_exact=True)
-    assert unlike(weights(tmp_path/'a'), weights(tmp_path/'c')) != [], 'the seed decides nothing'
+class Stop(Callback):
+    "End the process's part in a run in mid-epoch, as Ctrl-C does"
+    order, run_valid = -30, False
+    def after_batch(self):
+        if self.epoch == 1 and self.iter == 1: raise KeyboardInterrupt
 
 
-# ---- a full disk (fault 31) ----
-
-@contextmanager
-def file_limit(n:int):
-    "No file may grow beyond n bytes, as on a disk that is full"
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n, hard))
-    try: yield
-    finally: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-class FillDisk(Callback):
-    "Let the disk be full from an epoch on, and remember what was there before"
-    order = -30
-    def __init__(self, epoch, folder): self.epoch_, self.folder = epoch, folder
-    def before_epoch(self):
-        if self.epoch != self.epoch_: return
-        self.kept = {f: f.read_bytes() for f in (self.folder/'checkpoint').iterdir()}
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+@pytest.mark.parametrize('way', [dict(), dict(packed=False), dict(packed=False, num_workers=2)], ids=['decoded once', 'one by one', 'one by one, 2 workers'])
+def test_a_resumed_run_repeats_the_whole_one(trained, tmp_path, way):
+    kw = {**TINY, 'num_ops': 2, 'erase': .5, **way}
+    train_baseline(trained.data, out=tmp_path/'whole', **kw)
+    with pytest.raises(KeyboardInterrupt): train_baseline(trained.data, out=tmp_path/'run', cbs=[Stop()], **kw)
+    assert len(history(tmp_path/'run')) == 1
+    train_baseline(out=tmp_path/'run', resume=True, device='cpu', num_workers=kw['num_workers'], faithful=0)
+    same_runs(tmp_path/'run', tmp_path/'whole')
 
 
-def test_a_full_disk_leaves_the_old_checkpoint(trained, tmp_path):
-    out, fill = tmp_path/'run', FillDisk(2, tmp_path/'run')
-    with file_limit(resource.getrlimit(resource.RLIMIT_FSIZE)[0]):
-        with pytest.raises(RunError) as e: train_baseline(trained.data, out=out, cbs=[fill], **TINY)
-    kept = fill.kept
-    assert {f: f.read_bytes() for f in kept} == kept and {f.name for f in kept} == {'best.safetensors', 'last.safetensors'}
-    assert e.value.code == 1 and 'too large' in str(e.value) and str(out) in str(e.value) and len(str(e.value).splitlines()) == 1, str(e.value)
-    assert leftovers(out) == []
-    train_baseline(out=out, resume=True, device='cpu', num_workers=0)
-    train_baseline(trained.data, out=tmp_path/'whole', **TINY)
-    assert unlike(weights(out), weights(tmp_path/'whole')) == []
-    pd.testing.assert_frame_equal(history(out), history(tmp_path/'whole'), check_exact=True)
+# ---- a full disk: a small file system of its own ----
+
+def test_a_small_disk_fills_up_while_saving(trained, tmp_path):
+    with small_disk(tmp_path/'disk', 60) as disk:
+        out = disk/'run'; full = FillDisk(2, out, lambda: fill(disk, 1_000_000))
+        with pytest.raises(RunError) as e: train_baseline(trained.data, out=out, cbs=[full], **TINY)
+        told = str(e.value)
+        assert 'No space left' in told and 'make room' in told and str(out) in told and '--resume' in told and len(told.splitlines()) == 1, told
+        assert {f: f.read_bytes() for f in full.kept} == full.kept and leftovers(out) == []
+        (disk/'filler').unlink()
+        train_baseline(out=out, resume=True, device='cpu', num_workers=0, faithful=0)
+        train_baseline(trained.data, out=tmp_path/'whole', **TINY)
+        same_runs(out, tmp_path/'whole')
 
 
-def test_a_cache_on_a_full_disk_is_done_without(trained, tmp_path, monkeypatch):
-    monkeypatch.setenv('HAR_FASTAI_CACHE', str(tmp_path/'cache'))
-    df, recipe = prepare(trained.data, 'grouped', 42), find_recipe('demo', size=32, bs=8)
-    with file_limit(100_000), pytest.warns(UserWarning, match='cannot be kept'):
-        dls = recipe_dls(df, recipe, torch.device('cpu'), 0)
-    assert not isinstance(dls.train, PackedDL) and len(dls.train.one_batch()[0]) == 8
-    assert [f for f in (tmp_path/'cache').rglob('*') if f.is_file()] == []
-    assert isinstance(recipe_dls(df, recipe, torch.device('cpu')).train, PackedDL) # and once there is room, it's used
+def test_a_small_disk_fills_up_at_the_end_of_a_run(trained, tmp_path):
+    class Late(Callback):
+        order = 99
+        def after_fit(self): fill(disk, 100_000) # the checkpoints are saved, the model is not yet
+    with small_disk(tmp_path/'disk', 60) as disk:
+        out = disk/'run'
+        with pytest.raises(RunError, match='No space left.*make room.*--resume'): train_baseline(trained.data, out=out, cbs=[Late()], **TINY)
+        assert not (out/'model.json').exists() and leftovers(out) == []
+        (disk/'filler').unlink()
+        train_baseline(out=out, resume=True, device='cpu', num_workers=0, faithful=0)
+        assert len(Predictor(out).vocab) == 15
+
+
+def test_a_cache_on_a_small_disk_is_done_without(trained, tmp_path, monkeypatch):
+    with small_disk(tmp_path/'disk', 1) as disk:
+        fill(disk, 300_000); monkeypatch.setenv('HAR_FASTAI_CACHE', str(disk/'cache'))
+        with pytest.warns(UserWarning, match='No space left.*make room there'): learn = train_baseline(trained.data, out=tmp_path/'run', **{**TINY, 'epochs': 1})
+        assert not isinstance(learn.dls.train, PackedDL) and [f for f in (disk/'cache').rglob('*') if f.is_file()] == []
 
 
 def test_ctrl_c_is_one_line(trained, tmp_path):

@@ -43,6 +43,8 @@ def link_loop(path:Path): os.symlink(path.name, path)
 UNREADABLE = {
     'zero bytes':         ('jpg', lambda p: p.write_bytes(b''), 'not a picture'),
     'HTML':               ('jpg', lambda p: p.write_text('<!doctype html><title>404</title>'), 'not a picture'),
+    'SVG':                ('png', lambda p: p.write_text('<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'), 'not a picture'),
+    'EPS':                ('jpg', lambda p: Image.new('RGB', (9, 9)).save(p, 'EPS'), 'not a picture'), # a program, which Pillow would let Ghostscript run
     'truncated':          ('jpg', lambda p: p.write_bytes(jpeg()[:len(jpeg()) // 2]), 'truncated'),
     'truncated header':   ('jpg', lambda p: p.write_bytes(jpeg()[:300]), 'runcated'),
     '200 megapixels':     ('png', lambda p: p.write_bytes(png(20000, 10000)), '200 megapixels'),

@@ -1,0 +1,92 @@
+"What tests of interrupted runs share: stopping a run, filling a disk, holding two runs against each other"
+import os, resource, shutil, signal, subprocess, time
+from contextlib import contextmanager, suppress
+
+import pandas as pd
+import pytest
+from fastai.callback.core import Callback
+from safetensors.torch import load_file
+
+from helpers import unlike
+
+TINY = dict(recipe='demo', size=32, bs=16, epochs=3, device='cpu', num_workers=0, faithful=0)
+
+
+def history(folder): return pd.read_csv(folder/'history.csv').drop(columns='seconds')
+def weights(folder): return load_file(folder/'model.safetensors')
+def leftovers(folder): return sorted(f.name for f in folder.rglob('*') if f.name.endswith('.part') or f.name.startswith('.') and f.name != '.lock')
+def contents(folder): return {f: f.read_bytes() for f in folder.rglob('*') if f.is_file()}
+
+
+def wait_for(p, line:str):
+    "Read the output of a command up to the line that begins with `line`"
+    for got in iter(p.stdout.readline, b''):
+        if got.decode().startswith(line): return time.perf_counter()
+    pytest.fail(f'{line!r} never came: {p.stderr.read().decode()}')
+
+
+def stop_in_epoch(p, folder, after:int):
+    "Freeze a run in the middle of an epoch, at the earliest the one that follows epoch `after`; gives the number of whole epochs"
+    before = wait_for(p, f'epoch {after - 1}/')
+    for epoch in range(after, 99):
+        ends = wait_for(p, f'epoch {epoch}/')
+        time.sleep((ends - before) / 2)
+        os.kill(p.pid, signal.SIGSTOP)
+        if len(pd.read_csv(folder/'history.csv')) == epoch: return epoch
+        before = ends; os.kill(p.pid, signal.SIGCONT) # the epoch ended before we struck
+
+
+def same_runs(a, b) -> None:
+    "Two runs ended in the same bits"
+    assert unlike(weights(a), weights(b)) == []
+    pd.testing.assert_frame_equal(history(a), history(b), check_exact=True)
+    last = [load_file(f/'checkpoint'/'last.safetensors') for f in (a, b)]
+    assert unlike(*last) == [], 'the best epoch is the same, the last one is not'
+    assert (a/'metrics.json').read_text() == (b/'metrics.json').read_text()
+    assert leftovers(a) == []
+
+
+class Poison(Callback):
+    "Make the loss NaN from an epoch on"
+    order, run_valid = -30, False
+    def __init__(self, epoch): self.epoch_ = epoch
+    def after_pred(self):
+        if self.epoch >= self.epoch_: self.learn.pred = self.pred * float('nan')
+
+
+@contextmanager
+def file_limit(n:int):
+    "No file may grow beyond n bytes, as on a disk that is full"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n, hard))
+    try: yield
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+class FillDisk(Callback):
+    "Call `fill` before an epoch, and remember what was there before"
+    order = -30
+    def __init__(self, epoch, folder, fill): self.epoch_, self.folder, self.fill = epoch, folder, fill
+    def before_epoch(self):
+        if self.epoch == self.epoch_: self.kept = contents(self.folder/'checkpoint'); self.fill()
+
+
+@contextmanager
+def mounted(folder, *args):
+    "A mount at `folder`; the test is skipped where that is not allowed"
+    folder.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(['mount', *map(str, args), str(folder)], capture_output=True, text=True) if os.geteuid() == 0 and shutil.which('mount') else None
+    if done is None or done.returncode: pytest.skip('mounting a small file system takes root and its leave' + (f': {done.stderr.strip()}' if done else ''))
+    try: yield folder
+    finally: subprocess.run(['umount', '-l', str(folder)], check=True)
+
+
+def small_disk(folder, megabytes:int):
+    "A file system of so many megabytes at `folder`"
+    return mounted(folder, '-t', 'tmpfs', '-o', f'size={megabytes}m', 'tmpfs')
+
+
+def fill(folder, leave:int) -> None:
+    "Fill the file system of `folder` but for `leave` bytes"
+    free = shutil.disk_usage(folder).free - leave
+    with suppress(OSError), open(folder/'filler', 'wb') as f: f.write(bytes(max(0, free)))
