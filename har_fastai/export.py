@@ -6,7 +6,7 @@
 from __future__ import annotations
 import io, json, logging, warnings
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 import numpy as np, torch
@@ -55,7 +55,7 @@ def _quiet():
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter('ignore')
             yield
     finally: logging.disable(level)
