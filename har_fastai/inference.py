@@ -23,7 +23,7 @@ from .models import create_model, find_arch, native_bf16, torch_device, weight_b
 
 # %% auto #0
 __all__ = ['FORMAT', 'AHEAD', 'Card', 'save_card', 'save_bundle', 'read_card', 'load_bundle', 'shipped', 'fold_batch_norm',
-           'lone_threads', 'Predictor']
+           'lone_threads', 'ManyPictures', 'Predictor']
 
 # %% ../nbs/27_inference.ipynb #662acf0d
 FORMAT = 1 # version of the bundle's layout; a reader refuses what's newer than itself
@@ -191,42 +191,9 @@ def _tried(f, x, catch):
 # %% ../nbs/27_inference.ipynb #6b4bcd79
 AHEAD = 4 # for each thread, how many pictures (on a GPU batches) may wait for it or for who asked
 
-# %% ../nbs/27_inference.ipynb #98fe0668
-class Predictor:
-    "Tells what the person in a picture is doing, from a bundle alone"
-    def __init__(self,
-        folder:str|Path|None=None, # A run, or any folder with model.safetensors and model.json; the model that comes with the package where None
-        device='cpu', # Where the network computes
-        bs:int=32, # Most pictures a batch on a GPU; a CPU takes each picture by itself
-        half:bool|None=None # Compute in bfloat16? By default on a CPU that has it; probabilities then have two to three digits
-    ):
-        self.device,self.bs = torch_device(device),bs; cpu = self.device.type == 'cpu'
-        self.dtype = torch.bfloat16 if (cpu and native_bf16() if half is None else half) else torch.float32
-        self._most,self._threads,self._layout = (1, torch.get_num_threads(), torch.channels_last) if cpu else (bs, os.cpu_count(), torch.contiguous_format)
-        model, self.card = load_bundle(shipped() if folder is None else folder)
-        self.model = fold_batch_norm(model).to(self.device, self.dtype, memory_format=self._layout)
-
-    @property
-    def vocab(self) -> list[str]: return self.card.vocab
-
-    def array(self, src) -> np.ndarray:
-        "A picture as the network wants it: float32 of shape (3, size, size)"
-        return eval_array(open_picture(_as_picture(src)), self.card.size, tuple(self.card.mean), tuple(self.card.std))
-
-    @torch.inference_mode()
-    def logits(self, x:np.ndarray) -> torch.Tensor:
-        "The network's outputs for a batch of arrays, divided by the temperature; where the card says so, averaged with those for their mirror images"
-        x = torch.from_numpy(x).to(self.device, self.dtype, memory_format=self._layout)
-        z = self.model(torch.cat([x, x.flip(-1)])).unflatten(0, (2, -1)).float().mean(0) if self.card.tta else self.model(x).float()
-        return z.cpu() / self.card.temperature
-
-    def _answer(self, pictures:list, catch=()) -> list:
-        "The probabilities for each of a few pictures; where one raises an error of the kind `catch`, that error"
-        got = [_tried(self.array, src, catch) for src in pictures]
-        good = [a for a in got if isinstance(a, np.ndarray)]
-        probs = iter(self.logits(np.stack(good) if len(good) > 1 else good[0][None]).softmax(1).numpy() if good else ())
-        return [next(probs) if isinstance(a, np.ndarray) else a for a in got]
-
+# %% ../nbs/27_inference.ipynb #258ebc0a
+class ManyPictures:
+    "What a predictor says of many pictures, made of what it says of a few (`_answer`)"
     def _stream(self, pictures:Iterable, k:int, threads:int, catch=()) -> Iterator:
         "Like `_answer` for any number of pictures, `k` at a time in each thread; no more is asked for than the threads need to stay busy"
         pictures, waiting = iter(pictures), deque()
@@ -262,6 +229,42 @@ class Predictor:
     )->list[tuple[np.ndarray|None, str]]: # For each picture its probabilities, or None and what's wrong with it
         "Like `probs`, but a picture that can't be opened spoils no other"
         return [(None, str(a)) if isinstance(a, PictureError) else (a, '') for a in self._answers(pictures, PictureError)]
+
+# %% ../nbs/27_inference.ipynb #98fe0668
+class Predictor(ManyPictures):
+    "Tells what the person in a picture is doing, from a bundle alone"
+    def __init__(self,
+        folder:str|Path|None=None, # A run, or any folder with model.safetensors and model.json; the model that comes with the package where None
+        device='cpu', # Where the network computes
+        bs:int=32, # Most pictures a batch on a GPU; a CPU takes each picture by itself
+        half:bool|None=None # Compute in bfloat16? By default on a CPU that has it; probabilities then have two to three digits
+    ):
+        self.device,self.bs = torch_device(device),bs; cpu = self.device.type == 'cpu'
+        self.dtype = torch.bfloat16 if (cpu and native_bf16() if half is None else half) else torch.float32
+        self._most,self._threads,self._layout = (1, torch.get_num_threads(), torch.channels_last) if cpu else (bs, os.cpu_count(), torch.contiguous_format)
+        model, self.card = load_bundle(shipped() if folder is None else folder)
+        self.model = fold_batch_norm(model).to(self.device, self.dtype, memory_format=self._layout)
+
+    @property
+    def vocab(self) -> list[str]: return self.card.vocab
+
+    def array(self, src) -> np.ndarray:
+        "A picture as the network wants it: float32 of shape (3, size, size)"
+        return eval_array(open_picture(_as_picture(src)), self.card.size, tuple(self.card.mean), tuple(self.card.std))
+
+    @torch.inference_mode()
+    def logits(self, x:np.ndarray) -> torch.Tensor:
+        "The network's outputs for a batch of arrays, divided by the temperature; where the card says so, averaged with those for their mirror images"
+        x = torch.from_numpy(x).to(self.device, self.dtype, memory_format=self._layout)
+        z = self.model(torch.cat([x, x.flip(-1)])).unflatten(0, (2, -1)).float().mean(0) if self.card.tta else self.model(x).float()
+        return z.cpu() / self.card.temperature
+
+    def _answer(self, pictures:list, catch=()) -> list:
+        "The probabilities for each of a few pictures; where one raises an error of the kind `catch`, that error"
+        got = [_tried(self.array, src, catch) for src in pictures]
+        good = [a for a in got if isinstance(a, np.ndarray)]
+        probs = iter(self.logits(np.stack(good) if len(good) > 1 else good[0][None]).softmax(1).numpy() if good else ())
+        return [next(probs) if isinstance(a, np.ndarray) else a for a in got]
 
     def predict(self,
         src # A path, bytes, an open file, a PIL picture, an array of uint8 (height, width, 3), or a function that gives one of these
