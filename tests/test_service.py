@@ -11,7 +11,8 @@ from har_fastai import cli
 from har_fastai.cam import Explainer
 from har_fastai.files import HARError, find_pictures, open_picture
 from har_fastai.inference import Predictor
-from har_fastai.service import Batcher, Limits, Refused, answerer, docs_page, listen, make_service
+from har_fastai.queueing import Batcher, Refused
+from har_fastai.service import Limits, answerer, docs_page, listen, make_service
 from helpers import start
 
 pytest.importorskip('fastapi')
