@@ -5,6 +5,7 @@ The answers are written as a table and as JSON lines. One line of JSON is printe
 """
 from __future__ import annotations
 import argparse, contextlib, json, os, subprocess, sys, tempfile, time
+from importlib.metadata import version
 from pathlib import Path
 
 RUN = 'import sys; from har_fastai.cli import har_predict; har_predict()'
@@ -46,7 +47,7 @@ def main(a, tmp):
     files = sorted(f for f in Path(a.data).rglob('*') if f.suffix.lower() in ('.jpg', '.png'))[:a.many]
     (few, few_later, few_s), (many, many_later, many_s) = (measured(f, a.model or tmp/'run', tmp) for f in (files[:a.few], files))
     return dict(what='peak memory of har_predict, many pictures / few', ratio=round(many / few, 3), ratio_later=round(many_later / few_later, 3), few=len(files[:a.few]), many=len(files),
-                few_mb=round(few), many_mb=round(many), few_later_mb=round(few_later), many_later_mb=round(many_later), few_s=round(few_s, 1), many_s=round(many_s, 1), pictures='drawn' if a.data == tmp/'drawn' else 'own', load_1min=os.getloadavg()[0])
+                few_mb=round(few), many_mb=round(many), few_later_mb=round(few_later), many_later_mb=round(many_later), few_s=round(few_s, 1), many_s=round(many_s, 1), pictures='drawn' if a.data == tmp/'drawn' else 'own', python=sys.version.split()[0], torch=version('torch'))
 
 if __name__ == '__main__':
     args = options()
