@@ -8,7 +8,7 @@ seed of its own, so that any input can be made again. Workers have a cap on thei
 It prints one JSON line. --keep writes the inputs that broke a rule to a folder.
 What it does not know: formats' deeper structures (no coverage feedback), and files over about 100 kB.
 """
-import argparse, collections, io, json, multiprocessing as mp, os, random, resource, signal, sys, time, traceback, warnings
+import argparse, collections, faulthandler, io, json, multiprocessing as mp, os, random, resource, signal, sys, time, traceback, warnings
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +79,7 @@ def work(pool, todo, at, out, memory=MEMORY, seconds=SECONDS):
     "Try the inputs of a range, and say for each what came of it"
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory)); resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what C libraries say
-    warnings.simplefilter('ignore')
+    warnings.simplefilter('ignore'); faulthandler.disable()
     for i in todo:
         at.value = i; data = mutated(pool, i)
         signal.setitimer(signal.ITIMER_PROF, seconds); start = time.process_time()
@@ -124,7 +124,7 @@ def main():
         print(f'input {i}: {why}', file=sys.stderr)
         if a.keep: Path(a.keep).mkdir(parents=True, exist_ok=True); (Path(a.keep)/f'{i}.bin').write_bytes(mutated(pool, i))
     kinds = collections.Counter(w.strip().splitlines()[-1][:80] for w in res['broken'].values())
-    print(json.dumps(dict(benchmark='fuzz_pictures', **{**res, 'broken': len(res['broken']), 'kinds': dict(kinds)}, real=bool(a.data), limit_s=SECONDS, limit_mb=MEMORY // 2**20,
+    print(json.dumps(dict(what='damaged pictures given to the opener', **{**res, 'broken': len(res['broken']), 'kinds': dict(kinds)}, real=bool(a.data), limit_s=SECONDS, limit_mb=MEMORY // 2**20,
                           seconds=round(time.perf_counter() - start))))
 
 

@@ -173,7 +173,7 @@ def main():
             from har_fastai.sample import draw_har
             data = draw_har(tmp/'data', n=a.rows, size=96)
         res = campaign(data, tmp, a.kills, a.seed, size=a.size, epochs=a.epochs, bs=16, num_ops=2, erase=.25)
-    print(json.dumps(dict(benchmark='kill_resume', **res, pictures=a.rows, real=bool(a.data), size=a.size, epochs=a.epochs, seed=a.seed, seconds=round(time.perf_counter() - start))))
+    print(json.dumps(dict(what='kills of one run, and what became of it', **res, pictures=a.rows, real=bool(a.data), size=a.size, epochs=a.epochs, seed=a.seed, seconds=round(time.perf_counter() - start))))
     sys.exit(0 if res['equal'] and not res['half_written'] and res['kills'] == a.kills else 1)
 
 

@@ -177,7 +177,7 @@ def find_pictures(
 # %% ../nbs/00_files.ipynb #8b9b9546
 def natural_key(path:str|os.PathLike) -> list:
     "A sort key that puts Image_2 before Image_10"
-    return [(0, int(t), '') if t.isdigit() else (1, 0, t.lower()) for t in re.split(r'(\d+)', str(path)) if t]
+    return [(0, int(t), '') if t.isdecimal() else (1, 0, t.lower()) for t in re.split(r'(\d+)', str(path)) if t]
 
 # %% ../nbs/00_files.ipynb #5aad3070
 @contextmanager

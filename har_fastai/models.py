@@ -133,7 +133,7 @@ def _timm(name:str) -> Arch|None:
     "The entry of timm's network `name`; None where there's no such network, or no timm"
     try: import timm
     except ImportError: return None
-    if not timm.is_model(name): return None
+    if not timm.is_model(name) or '.' in name and name not in timm.list_models(name.partition('.')[0] + '.*', pretrained=True): return None # a tag that timm doesn't know
     def build(n_out, pretrained=False):
         try: return timm.create_model(name, pretrained=pretrained, num_classes=n_out)
         except Exception as e: # the hub has many ways to fail
@@ -150,10 +150,10 @@ def find_arch(
     name:str # A key of `ARCHS`, or a name that timm knows
 )->Arch:
     "The entry of an architecture, or a `HARError` that names the known ones"
-    if name in ARCHS: return ARCHS[name]
-    arch = _timm(name)
+    if isinstance(name, str) and name in ARCHS: return ARCHS[name]
+    arch = _timm(name) if isinstance(name, str) else None
     if arch is None:
-        near = get_close_matches(name, ARCHS, 2, 0.6)
+        near = get_close_matches(str(name), ARCHS, 2, 0.6)
         raise HARError(f'unknown architecture {name!r}: ' + (f'did you mean {" or ".join(near)}? ' if near else '') + f'There are {", ".join(ARCHS)}, and those of timm with har_fastai[zoo]')
     return arch
 

@@ -69,6 +69,9 @@ OPTIMISERS = ('adamw', 'muon') # what `opt` may be
 def _check_recipe(r:Recipe) -> None:
     "Refuse a recipe that could not be cooked"
     arch = find_arch(r.arch)
+    if not isinstance(r.name, str) or not r.name or set(r.name) & set('/\\\0'): raise HARError(f'name is {r.name!r} and must be a word that can be part of a folder\'s name')
+    for k in ('pretrained', 'per_batch', 'weighted', 'tta'):
+        if not isinstance(getattr(r, k), bool): raise HARError(f'{k} is {getattr(r, k)!r} and must be true or false')
     if r.opt not in OPTIMISERS: raise HARError(f'opt is {r.opt!r} and must be one of {", ".join(OPTIMISERS)}')
     bounds = dict(size=(16, 1024), epochs=(1, 10_000), freeze=(0, 10_000), bs=(2, 4096), lr=(1e-9, 10), wd=(0, 1), warmup=(0, 10_000), smoothing=(0, 0.99), ema=(0, 0.99999),
                   num_ops=(0, 14), magnitude=(0, 30), flip=(0, 1), erase=(0, 1), seed=(0, 2**32 - 1))
@@ -143,7 +146,8 @@ def recipe_of(
 )->Recipe:
     "The recipe in a run's recipe.json, or a `HARError` that names what's wrong"
     try: return Recipe(**info['recipe'])
-    except (TypeError, KeyError) as e: raise HARError(f'{file} is not a recipe of this version of har_fastai: {e}') from None
+    except HARError: raise
+    except Exception as e: raise HARError(f'{file} is not a recipe of this version of har_fastai: {e}') from None # a file may hold anything
 
 # %% ../nbs/22_runs.ipynb #013d281f
 def run_folder(

@@ -53,7 +53,7 @@ def _tidy(df:pd.DataFrame, where, found:list|None=None) -> pd.DataFrame:
     df = df[[c for c in ('filename', 'label', 'part', 'group', 'sha256') if c in df]].copy()
     for c in ('filename', 'label'):
         for gap, fault in (('nan', 19), ('', 20)) if c in df else (): df = _refuse(df, df[c].str.lower() == gap, where, f'the {c} is empty: fill it in, or delete the row', fault, found)
-    df = df.assign(filename=[PurePosixPath(f.replace('\\', '/')).as_posix() for f in df.filename])
+    df = df.assign(filename=pd.Series([PurePosixPath(f.replace('\\', '/')).as_posix() for f in df.filename], index=df.index, dtype=str))
     for way_out, fault in ((r'(?:^|/)\.\.(?:/|$)', 17), (r'^/|^[A-Za-z]:', 18)): # climbing with .., absolute or a drive
         df = _refuse(df, df.filename.str.contains(way_out), where, 'the filename must be relative and stay inside the folder', fault, found)
     return df
@@ -76,10 +76,10 @@ def _once(df:pd.DataFrame, where, found:list|None=None) -> pd.DataFrame:
     "Each filename once; two labels for one file are an error"
     first = df.drop_duplicates('filename').set_index('filename')
     differ = df[df.label != df.filename.map(first.label)] if 'label' in df else df[:0]
-    for row in differ.itertuples():
+    for row in differ.drop_duplicates('filename').itertuples():
         f = df[df.filename == row.filename].iloc[0]
         say = f'{where}: {row.filename} is {f.label!r} in {f.name} and {row.label!r} in {row.Index}: keep one of the two rows'
-        df = _refuse(df, df.filename == row.filename, where, say.partition(': ')[2], 21, found, say) if row.Index in df.index else df
+        df = _refuse(df, df.filename == row.filename, where, say.partition(': ')[2], 21, found, say)
     again = df.duplicated('filename')
     if again.any(): warnings.warn(f'{where}: rows that repeat an earlier filename are left out: {again.sum():,}, first {df.index[again][0]}')
     return _refuse(df, again, where, 'the row repeats an earlier one', 21, found) if found is not None else df[~again]

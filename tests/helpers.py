@@ -30,7 +30,7 @@ def start(name, *args, **kwargs) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, **kwargs)
 
 
-def run(name, *args, timeout=180, **kwargs) -> subprocess.CompletedProcess:
+def run(name, *args, timeout=900, **kwargs) -> subprocess.CompletedProcess:
     "Run a command to its end"
     with start(name, *args, **kwargs) as p:
         try: out, err = p.communicate(timeout=timeout)

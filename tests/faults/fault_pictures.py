@@ -119,8 +119,8 @@ def orientation(b):
         exif = Image.Exif(); exif[0x0112] = tag; f = b.tmp/f'{tag}.png'
         img.save(f, exif=exif); everywhere(b, f, np.rot90(np.asarray(img), turn))
         if tag == 6: reports(b, 7, f.read_bytes())
-    damaged = saved(img, 'JPEG', exif=exif).replace(b'II*\0', b'IX*\0') # notes that nobody can read, beside good pixels
-    assert b'IX*\0' in damaged and open_picture(damaged).size == (40, 20)
+    damaged = saved(img, 'JPEG', exif=exif).replace(b'MM\0*', b'MX\0*') # notes that nobody can read, beside good pixels
+    assert b'MX\0*' in damaged and open_picture(damaged).size == (40, 20)
     return 'upright in training, scoring and prediction; a damaged EXIF block costs the turn, not the picture'
 
 
