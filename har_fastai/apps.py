@@ -22,14 +22,14 @@ from .cam import Explainer, Explanation, overlay
 from .compare import names
 
 # %% auto #0
-__all__ = ['MOST_BYTES', 'MOST_PIXELS', 'MOST_PICTURES', 'APP_STYLE', 'open_upload', 'Busy', 'Queue', 'Kept', 'Answer', 'Asked',
-           'small', 'say', 'percent', 'say_map', 'Models', 'examples', 'about_model', 'bars', 'headline', 'figure_tag',
-           'app_pictures', 'ActionApp']
+__all__ = ['MOST_BYTES', 'MOST_PICTURES', 'APP_STYLE', 'open_upload', 'Busy', 'Queue', 'Kept', 'Answer', 'Asked', 'small', 'say',
+           'percent', 'say_map', 'Models', 'examples', 'about_model', 'bars', 'headline', 'figure_tag', 'app_pictures',
+           'AppWidgets', 'ActionApp']
 
-# %% ../nbs/60_apps.ipynb #0137b6a7
-MOST_BYTES, MOST_PIXELS, MOST_PICTURES = 20_000_000, 50_000_000, 12 # of an uploaded file; of a picture; of one request
+# %% ../nbs/60_apps.ipynb #b8f90270
+MOST_BYTES, MOST_PICTURES = 20_000_000, 12 # of an uploaded file; of one request
 
-# %% ../nbs/60_apps.ipynb #67e97bb7
+# %% ../nbs/60_apps.ipynb #9fd3eb5f
 def open_upload(
     data:bytes, # An uploaded file
     name:str='the picture' # What it's called, for the message
@@ -37,7 +37,7 @@ def open_upload(
     "Open an uploaded picture, or raise `PictureError` with a sentence for the person who uploaded it"
     if not data: raise PictureError(f'{name} is empty: choose another picture')
     if len(data) > MOST_BYTES: raise PictureError(f'{name} has {len(data) / 1e6:.0f} MB and the limit is {MOST_BYTES / 1e6:.0f}: make it smaller')
-    return open_picture(data, MOST_PIXELS, name)
+    return open_picture(data, name=name)
 
 # %% ../nbs/60_apps.ipynb #65a5e11b
 class Busy(HARError):
@@ -122,7 +122,7 @@ def percent(
     "A probability in words"
     return 'below 1 %' if p < 0.005 else 'over 99 %' if p > 0.995 else f'{p:.0%}'.replace('%', ' %')
 
-# %% ../nbs/60_apps.ipynb #c2a650f3
+# %% ../nbs/60_apps.ipynb #b1263176
 def say_map(
     told:Explanation # As an `Explainer` gives it
 )->str:
@@ -130,7 +130,7 @@ def say_map(
     h, w = told.map.shape
     if told.map.max() <= 0: return f'Nothing speaks for {say(told.cls)}.'
     if h * w == 1: return f'This network sees so small a picture that its map has one cell: it can’t say where it looks.'
-    return f'The brighter, the more speaks for {say(told.cls)}, in {w} × {h} cells.'
+    return f'The brighter, the more speaks for {say(told.cls)}; its map has {w}\u00a0×\u00a0{h} cells.'
 
 # %% ../nbs/60_apps.ipynb #9316fa9e
 class Models:
@@ -237,7 +237,7 @@ def bars(
     head = f'<caption class="har-hidden">The {len(rows)} likeliest actions and their probabilities</caption><thead class="har-hidden"><tr><th scope="col">action</th><td></td><th scope="col">probability</th></tr></thead>'
     return f'<table class="har-bars">{head}<tbody>{"".join(row(c, p) for c, p in rows)}</tbody></table>'
 
-# %% ../nbs/60_apps.ipynb #a9543671
+# %% ../nbs/60_apps.ipynb #7fbcd27f
 def headline(
     answer:Answer # What a model says
 )->str: # HTML, for a page with `APP_STYLE`
@@ -245,7 +245,7 @@ def headline(
     (cls, p), = answer.top(1)
     n = max(1, round(10 * p))
     often = 'nearly always' if n == 10 else f'about {n} time{"s" * (n > 1)} in 10'
-    sure = f'When as sure as this, it is right {often}.' if answer.calibrated else 'This model’s probabilities were not calibrated.'
+    sure = f'When this sure, it is right {often} on pictures like those of its test.' if answer.calibrated else 'This model’s probabilities were not calibrated.'
     return f'<p class="har-answer">{escape(say(cls))}</p><p class="har-note">{sure}</p>'
 
 # %% ../nbs/60_apps.ipynb #42965686
@@ -267,20 +267,9 @@ def app_pictures(
     found = [(say(k), p) for k, p in examples().items()] if pictures is None else [(p.name, p) for p in find_pictures(pictures)[:500]]
     return [('choose …', ''), *found]
 
-# %% ../nbs/60_apps.ipynb #d355697d
-class ActionApp:
-    "Upload or pick a picture, choose a model, and see what it says and why; show it by naming it at the end of a cell"
-    def __init__(self,
-        runs=None, # Folders of runs; the model that comes with the package where None
-        pictures=None, # Pictures to pick from, or folders of them; drawings of the 15 actions where None
-        device='cpu', # Where the networks compute; None for the best there is
-        top:int=5 # How many classes to show
-    ):
-        self.models,self.top,self.data,self.name,self._still = Models([runs] if isinstance(runs, (str, Path)) else runs, device),top,None,'',False
-        self._make(app_pictures(pictures))
-        for widget, f in ((self.upload, self._uploaded), (self.pick, self._picked), (self.model, self._chosen), (self.cls, self._why)): widget.observe(f, 'value')
-        self._chosen()
-
+# %% ../nbs/60_apps.ipynb #88012106
+class AppWidgets:
+    "What a notebook app shows, and the line that says how far it is"
     def _make(self, pictures:list) -> None:
         "The widgets"
         import ipywidgets as w
@@ -295,10 +284,27 @@ class ActionApp:
         column = lambda *parts: w.VBox(parts, layout=w.Layout(flex='1 1 16rem', min_width='14rem', max_width='22rem', margin='0 .6rem 1rem 0'))
         self.box = w.VBox([w.HTML(APP_STYLE), row(self.upload, self.pick, self.model), self.about, self.bar, self.note,
                            row(column(self.picture), column(self.answer), column(self.cls, self.heat), align='flex-start')], layout=w.Layout(max_width='66rem'))
+    def _ipython_display_(self): from IPython.display import display; display(self.box)
+    def _say(self, text:str): self.note.value = f'<p class="har-note" role="status">{escape(text)}</p>'
 
-    def _ipython_display_(self):
-        from IPython.display import display
-        display(self.box)
+    def _step(self, n:int, text:str):
+        "Say how far it is; after the last step nothing is left of that"
+        self.bar.value,self.bar.layout.visibility = n,'visible' if text else 'hidden'
+        self._say(text)
+
+# %% ../nbs/60_apps.ipynb #d355697d
+class ActionApp(AppWidgets):
+    "Upload or pick a picture, choose a model, and see what it says and why; show it by naming it at the end of a cell"
+    def __init__(self,
+        runs=None, # Folders of runs; the model that comes with the package where None
+        pictures=None, # Pictures to pick from, or folders of them; drawings of the 15 actions where None
+        device='cpu', # Where the networks compute; None for the best there is
+        top:int=5 # How many classes to show
+    ):
+        self.models,self.top,self.data,self.name,self._still = Models([runs] if isinstance(runs, (str, Path)) else runs, device),top,None,'',False
+        self._make(app_pictures(pictures))
+        for widget, f in ((self.upload, self._uploaded), (self.pick, self._picked), (self.model, self._chosen), (self.cls, self._why)): widget.observe(f, 'value')
+        self._chosen()
 
     def _uploaded(self, change):
         if not change.new: return
@@ -314,13 +320,6 @@ class ActionApp:
     def _chosen(self, change=None):
         self.about.value = '<p class="har-note">' + '<br>'.join(escape(t) for t in about_model(self.models.cards[self.model.value])) + '</p>'
         if self.data is not None: self._look(self.data, self.name)
-
-    def _say(self, text:str): self.note.value = f'<p class="har-note" role="status">{escape(text)}</p>'
-
-    def _step(self, n:int, text:str):
-        "Say how far it is; after the last step nothing is left of that"
-        self.bar.value,self.bar.layout.visibility = n,'visible' if text else 'hidden'
-        self._say(text)
 
     def _look(self, data:bytes, name:str):
         "Answer for a picture"
