@@ -84,7 +84,7 @@ if __name__ == '__main__':
     pairs = confused_pairs(cm, card.vocab, 8)
     counts = read_split(sisters[0].file('split.csv')).part.value_counts()
     card.metrics = dict(test=head, classes=by_class(y, preds, card.vocab, f1, low, high), confused=[{k: v if isinstance(v, str) else round(float(v), 4) for k, v in r.items()} for r in pairs.to_dict('records')],
-                        of=f'the mean of {len(sisters)} sister runs (seeds {", ".join(str(s.recipe.seed) for s in sisters)}), trained on {counts["train"]:,} pictures each and scored on the last 20 % of rows; the model itself was trained on all {len(read_har(a.data)):,}',
+                        of=f'those of {"one sister run" if len(sisters) == 1 else f"{len(sisters)} sister runs, their mean"} (seed {", ".join(str(s.recipe.seed) for s in sisters)}), trained on {counts["train"]:,} pictures and scored on the last 20 % of rows; the model itself was trained on all {len(read_har(a.data)):,}',
                         seeds=[dict(seed=s.recipe.seed, macro_f1=s.metrics['test']['macro_f1']['value'], accuracy=s.metrics['test']['accuracy']['value'], temperature=c.temperature) for s, c in zip(sisters, cards)], recipe=vars(run.recipe))
     a.to.mkdir(parents=True, exist_ok=True)
     save_bundle(a.to, model, card, half=True)
