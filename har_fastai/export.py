@@ -6,7 +6,7 @@
 from __future__ import annotations
 import io, json, logging, warnings
 from collections.abc import Callable
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 import numpy as np, torch
@@ -52,10 +52,10 @@ def describe(
 @contextmanager
 def _quiet():
     "No notes from the exporters, which are for those who work on them"
-    level = logging.root.manager.disable
+    level, hidden = logging.root.manager.disable, io.StringIO()
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings(), redirect_stdout(hidden), redirect_stderr(hidden):
             warnings.simplefilter('ignore')
             yield
     finally: logging.disable(level)

@@ -142,7 +142,7 @@ def test_reading_without_onnxruntime(monkeypatch):
     with pytest.raises(HARError, match=r'pip install "har_fastai\[onnx\]"'): OnnxPredictor(b'')
 
 
-def test_what_has_no_fixed_graph_is_refused(tta, tmp_path, monkeypatch):
+def test_what_has_no_fixed_graph_is_refused(tta, tmp_path, monkeypatch, capfd):
     import har_fastai.export as ex
     class Choosy(torch.nn.Module):
         def forward(self, x): return x.mean((2, 3)) if x.sum() > 0 else -x.mean((2, 3))
@@ -151,4 +151,5 @@ def test_what_has_no_fixed_graph_is_refused(tta, tmp_path, monkeypatch):
     monkeypatch.setattr(ex, 'Predictor', Odd)
     for f in (export_onnx, export_pt2):
         with pytest.raises(HARError, match='cannot be exported, since its computation is no fixed graph'): f(tta, tmp_path/'m')
+    assert capfd.readouterr() == ('', ''), 'PyTorch prints the graph that it could not make'
     assert list(tmp_path.iterdir()) == [] and largest_difference(Predictor(tta, half=False), lambda x: [np.zeros((len(x), 3))] * 2) > TOLERANCE
