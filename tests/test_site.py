@@ -103,7 +103,7 @@ def browser():
 LOOK = '''() => ({ title: document.title, ids: [...document.querySelectorAll("[id]")].map(e => e.id), text: document.querySelector("main").innerText,
   sources: [...document.querySelectorAll(".sourceCode pre")].map(e => e.textContent), links: [...document.querySelectorAll("a[href]")].map(e => e.href),
   images: [...document.images].map(i => [i.src.slice(0, 80), i.naturalWidth, i.closest(".brand") ? "logo" : i.alt]),
-  raw: [...document.querySelectorAll("main > p, main > ul, main td")].map(e => e.innerText).filter(t => /\\]\\(|\\{target=|:::|^#\\|/.test(t)) })'''
+  raw: [...document.querySelectorAll("main > p, main > ul, main td")].map(e => { const c = e.cloneNode(true); c.querySelectorAll("code, math").forEach(x => x.remove()); return c.textContent }).filter(t => /\\]\\(|\\{target=|:::|^#\\|/.test(t)) })'''
 
 
 @pytest.fixture(scope='session')
