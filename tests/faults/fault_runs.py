@@ -1,5 +1,6 @@
 "Faults 29 to 40: runs and files"
 import hashlib, json, os, pickle, re, resource, shutil, subprocess, sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from broken import png
 from har_fastai import cli
 from har_fastai.core import prepare, recipe_dls, train_baseline
 from har_fastai.files import RunError, open_picture
@@ -16,7 +18,7 @@ from har_fastai.loaders import PackedDL
 from har_fastai.pack import is_whole, pack_pictures
 from har_fastai.runs import find_recipe
 from har_fastai.training import har_learner
-from helpers import PACKAGE, ROOT, dataset, picture, start, unlike
+from helpers import ROOT, dataset, picture, start, unlike
 from killing import TINY, FillDisk, Poison, contents, file_limit, history, leftovers, mounted, same_runs, stop_in_epoch, weights
 from rows import row
 
@@ -136,7 +138,20 @@ def hostile(b):
 
 @row(36, 'a huge upload, and 20 requests at once, in the app', 'caps on size and pixels, a queue or lock, a clear message, no crash')
 def uploads(b):
-    pytest.skip('tried in the tests of the app and the service' if (PACKAGE/'service.py').exists() else 'this version has no app and no service')
+    "The service, by which the app's limits are the same; the browser's page has tests of its own (test_apps.py), and so has the rest of the service (test_service.py)"
+    pytest.importorskip('fastapi')
+    from starlette.testclient import TestClient
+    from har_fastai.service import Limits, make_service
+    files = sorted((b.trained.data/'train').iterdir())[:20]; p = Predictor(b.trained.run)
+    labels = [p.vocab[i] for i in p.probs(files).argmax(1)]
+    with TestClient(make_service(b.trained.run, limits=Limits(bytes=1_000_000))) as client:
+        def post(data): return client.post('/predict', files=[('files', ('x', data))])
+        huge, bomb = post(bytes(2_000_000)), post(png(20000, 10000))
+        assert huge.status_code == 413 and bomb.status_code == 422 and '200 megapixels' in bomb.text, (huge.text, bomb.text)
+        with ThreadPoolExecutor(20) as pool: answers = list(pool.map(post, [f.read_bytes() for f in files]))
+        assert [a.status_code for a in answers] == [200] * 20 and [a.json()['answers'][0]['label'] for a in answers] == labels
+        assert client.get('/health').status_code == 200
+    return f'{huge.json()["detail"]}; a picture of 200 megapixels is refused unread; 20 requests at once are each answered with their own picture\'s label'
 
 
 @row(37, 'the same seed twice', 'equal, with 0 workers and with 2 (each to itself)')
