@@ -44,6 +44,7 @@ class HARLearner(Learner):
     def fit(self, *args, **kwargs):
         self.first_epoch,self.fitting,self.failure = 0,True,''
         try: super().fit(*args, **kwargs)
+        except HARError as e: raise type(e)(str(e).rpartition(':\n\t')[2]) from e.__cause__ # fastai puts the name of the callback before it
         finally: self.fitting = False
         if self.failure: raise RunError(self.failure)
     def _do_fit(self):

@@ -48,4 +48,7 @@ def record() -> list[dict]:
 
 
 def pytest_sessionfinish(session, exitstatus):
-    if WRITE and len(HAPPENED) == len(ROWS): PAGE.write_text(json.dumps(dict(rows=record()), indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+    if not WRITE: return
+    told = {r['row']: r for r in json.loads(PAGE.read_text(encoding='utf-8'))['rows']} if PAGE.exists() else {}
+    told |= {r['row']: r for r in record()} # only some of the faults may have been tried
+    PAGE.write_text(json.dumps(dict(rows=[told[n] for n in sorted(told)]), indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
