@@ -5,7 +5,8 @@
 # %% ../nbs/55_portable.ipynb #66fa60a1
 from __future__ import annotations
 import json, os
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -55,8 +56,49 @@ def _cores() -> int:
     "How many cores this process may use"
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
-# %% ../nbs/55_portable.ipynb #f4aa9ad9
-class OnnxPredictor:
+# %% ../nbs/55_portable.ipynb #1361deee
+class _Many:
+    "What a predictor says of many pictures"
+    def _stream(self, pictures:Iterable, session, catch=()) -> Iterator:
+        "The probabilities for each picture; where one raises an error of the kind `catch`, that error; no more is asked for than the threads need to stay busy"
+        def answer(src):
+            try: return session.run(['probs'], {'pictures': self.array(src)[None]})[0][0]
+            except catch as e: return e
+        waiting = deque()
+        with ThreadPoolExecutor(self.threads) as pool:
+            try:
+                for src in pictures:
+                    waiting.append(pool.submit(answer, src))
+                    while waiting and (len(waiting) > 4 * self.threads or waiting[0].done()): yield waiting.popleft().result()
+                while waiting: yield waiting.popleft().result()
+            finally:
+                for f in waiting: f.cancel() # nobody asks for more, or a picture failed
+
+    def _answers(self, pictures:Iterable, catch=()) -> list:
+        "All answers of `_stream`, with a bar where a person is watching"
+        pictures = list(pictures)
+        return list(progress(self._stream(pictures, self._alone if len(pictures) > 1 else self._whole, catch), total=len(pictures), comment='pictures'))
+
+    def stream(self,
+        pictures:Iterable # What `predict` takes, any number of them; they're asked for as they're needed
+    )->Iterator[tuple[np.ndarray|None, str]]: # For each picture, in order, its probabilities, or None and what's wrong with it
+        "Like `try_probs` for more pictures than fit into memory"
+        for a in self._stream(pictures, self._alone, PictureError): yield (None, str(a)) if isinstance(a, PictureError) else (a, '')
+
+    def probs(self,
+        pictures:Iterable # What `predict` takes, any number of them
+    )->np.ndarray: # float32 of shape (pictures, classes); each row sums to 1
+        "The probabilities of all classes, for many pictures"
+        return np.array(self._answers(pictures), dtype=np.float32).reshape(-1, len(self.vocab))
+
+    def try_probs(self,
+        pictures:Iterable # What `predict` takes
+    )->list[tuple[np.ndarray|None, str]]: # For each picture its probabilities, or None and what's wrong with it
+        "Like `probs`, but a picture that can't be opened spoils no other"
+        return [(None, str(a)) if isinstance(a, PictureError) else (a, '') for a in self._answers(pictures, PictureError)]
+
+# %% ../nbs/55_portable.ipynb #e47c06c2
+class OnnxPredictor(_Many):
     "Tells what the person in a picture is doing, from a file that `export_onnx` wrote"
     def __init__(self,
         file:str|Path|bytes, # An .onnx file, or what would stand in it
@@ -78,45 +120,24 @@ class OnnxPredictor:
 
     def array(self, src) -> np.ndarray:
         "A picture as the network wants it: float32 of shape (3, size, size)"
-        if isinstance(src, np.ndarray): src = _from_pixels(src)
-        return eval_array(open_picture(src), self.card.size, tuple(self.card.mean), tuple(self.card.std))
+        return eval_array(open_picture(_given(src)), self.card.size, tuple(self.card.mean), tuple(self.card.std))
 
     def logits(self, x:np.ndarray) -> np.ndarray:
         "The network's outputs for a batch of arrays, divided by the temperature, averaged over mirror images where the card says so"
         return self._whole.run(['logits'], {'pictures': x})[0]
 
-    def _answers(self, pictures:Iterable, catch=()) -> list:
-        "The probabilities for each of many pictures; where one raises an error of the kind `catch`, that error"
-        def answer(src):
-            try: return session.run(['probs'], {'pictures': self.array(src)[None]})[0][0]
-            except catch as e: return e
-        pictures = list(pictures)
-        session = self._alone if len(pictures) > 1 else self._whole
-        with ThreadPoolExecutor(max(1, min(self.threads, len(pictures)))) as pool:
-            return list(progress(pool.map(answer, pictures), total=len(pictures), comment='pictures'))
-
-    def probs(self,
-        pictures:Iterable # What `predict` takes, any number of them
-    )->np.ndarray: # float32 of shape (pictures, classes); each row sums to 1
-        "The probabilities of all classes, for many pictures"
-        return np.array(self._answers(pictures), dtype=np.float32).reshape(-1, len(self.vocab))
-
-    def try_probs(self,
-        pictures:Iterable # What `predict` takes
-    )->list[tuple[np.ndarray|None, str]]: # For each picture its probabilities, or None and what's wrong with it
-        "Like `probs`, but a picture that can't be opened spoils no other"
-        return [(None, str(a)) if isinstance(a, PictureError) else (a, '') for a in self._answers(pictures, PictureError)]
-
     def predict(self,
-        src # A path, bytes, an open file, a PIL picture, or an array of uint8 (height, width, 3)
+        src # A path, bytes, an open file, a PIL picture, an array of uint8 (height, width, 3), or a function that gives one of these
     )->tuple[str, int, np.ndarray]: # The label, its index in `vocab`, the probabilities of all classes
         "What the person in one picture is doing"
         p, = self._answers([src])
         return self.vocab[p.argmax()], int(p.argmax()), p
 
-# %% ../nbs/55_portable.ipynb #ecbef967
-def _from_pixels(a:np.ndarray) -> Image.Image:
-    "An array of pixels as a picture"
-    if a.dtype != np.uint8 or a.ndim != 3 or a.shape[2] != 3 or not a.size:
-        raise PictureError(f'an array of {a.dtype} and shape {a.shape} is not a picture: give uint8 of shape (height, width, 3), in RGB')
-    return Image.fromarray(a)
+# %% ../nbs/55_portable.ipynb #90220d02
+def _given(src):
+    "What a function gives when it's called; an array of pixels as a PIL picture; anything else as it is"
+    if callable(src): src = src()
+    if not isinstance(src, np.ndarray): return src
+    if src.dtype != np.uint8 or src.ndim != 3 or src.shape[2] != 3 or not src.size:
+        raise PictureError(f'an array of {src.dtype} and shape {src.shape} is not a picture: give uint8 of shape (height, width, 3), in RGB')
+    return Image.fromarray(src)

@@ -1,10 +1,10 @@
 "The service answers each client what is its own, refuses with one sentence what's beyond its limits, and outlives all of it"
-import asyncio, io, json, os, signal, socket, sys, threading, time
+import asyncio, io, json, signal, socket, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from har_fastai import cli
@@ -18,6 +18,7 @@ from helpers import start
 pytest.importorskip('fastapi')
 from starlette.testclient import TestClient
 
+sys.path.insert(0, str(Path(__file__).parent/'faults'))
 import broken
 
 
