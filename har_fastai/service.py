@@ -143,7 +143,7 @@ async def pictures_of(
 # %% ../nbs/65_service.ipynb #a674f266
 async def within(
     seconds:float, # How long to wait
-    futures:list[Future] # As `Batcher.submit` gives them
+    futures:list[Future] # As `submit` of a `Batcher` gives them
 )->list: # Their results
     "Wait for answers; those that nobody waits for any longer are not computed"
     try:

@@ -109,18 +109,17 @@ LOOK = '''() => ({ title: document.title, ids: [...document.querySelectorAll("[i
 @pytest.fixture(scope='session')
 def pages(site, browser):
     "What the browser sees of every page: its title, anchors, links, pictures, complaints, and how far it's too wide"
-    seen, complaints = {}, []
-    page = browser.new_page()
-    page.on('console', lambda m: m.type in ('error', 'warning') and complaints.append(m.text))
-    page.on('pageerror', lambda e: complaints.append(str(e))); page.on('requestfailed', lambda r: complaints.append('not loaded: ' + r.url))
+    seen = {}
     for f in sorted(site.rglob('*.html')):
-        complaints.clear(); too_wide = {}
+        page, complaints, too_wide = browser.new_page(), [], {}
+        page.on('console', lambda m: m.type in ('error', 'warning') and complaints.append(m.text))
+        page.on('pageerror', lambda e: complaints.append(str(e))); page.on('requestfailed', lambda r: complaints.append('not loaded: ' + r.url))
         for w in WIDTHS:
             page.set_viewport_size(dict(width=w, height=800))
             if w == WIDTHS[0]: page.goto(f.as_uri())
             too_wide[w] = page.evaluate('document.documentElement.scrollWidth - innerWidth')
-        seen[f.relative_to(site).as_posix()] = SimpleNamespace(**page.evaluate(LOOK), complaints=[*complaints], too_wide=too_wide)
-    page.close()
+        seen[f.relative_to(site).as_posix()] = SimpleNamespace(**page.evaluate(LOOK), complaints=complaints, too_wide=too_wide)
+        page.close()
     return seen
 
 
