@@ -196,12 +196,16 @@ def compare_page(
     st.html('<h1 class="har-hidden">Runs compared</h1>')
     try:
         if len(models.cards) < 2: raise HARError('There is one model here, and nothing to hold it against. Start the app with the folders of two runs or more')
-        if bare := [m for m, f in models.folders.items() if not (f/'split.csv').is_file()]: raise HARError(f'{bare[0]} is a model without its run: split.csv is missing, so nobody can tell which pictures it has not been trained on')
+        for file, why in (('split.csv', 'nobody can tell which pictures it has not been trained on'), ('predictions.csv', 'it must be scored with har_evaluate first')):
+            if bare := [m for m, f in models.folders.items() if not (f/file).is_file()]: raise HARError(f'{bare[0]} has no {file}: {why}, and so the models can’t be compared')
         with st.spinner('Comparing the runs …'): html = _compared(models)
         st.download_button('Download this comparison', html, 'comparison.html', 'text/html', on_click='ignore')
         return st.iframe(sandboxed(html, 'Comparison of the runs'), alt='Comparison of the runs')
     except Busy as e: return st.warning(plain(f'{e}.'))
-    except HARError as e: st.info(plain(f'{str(e)[0].upper()}{str(e)[1:]}.'))
+    except HARError as e:
+        text = str(e)
+        for m, f in models.folders.items(): text = text.replace(str(f), m) # where a folder is, is nobody's business in a browser
+        st.info(plain(f'{text}.'))
     st.html('<h2 class="har-h2">Each by itself</h2>' + ''.join(f'<p><b>{escape(m)}</b><br>{"<br>".join(map(escape, about_model(c)))}</p>' for m, c in models.cards.items())
             + '<p class="har-note">Figures that were measured on different pictures say little about which model is better.</p>')
 

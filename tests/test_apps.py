@@ -151,7 +151,7 @@ def test_the_pages_with_report_and_comparison(runs, tmp_path):
     for f in ('model.json', 'model.safetensors'): shutil.copy(runs[0]/f, bare)
     at = page('report_page', bare)
     assert unhurt(at) and not frames(at) and 'has no report' in at.info[0].value
-    for at, reason in ((page('compare_page', bare), 'two runs or more'), (page('compare_page', runs[0], bare), 'split.csv')):
+    for at, reason in ((page('compare_page', bare), 'two runs or more'), (page('compare_page', runs[0], bare), 'bare has no split.csv')):
         assert unhurt(at) and not frames(at) and reason in at.info[0].value.replace('\\', '')
 
 
