@@ -259,5 +259,5 @@ def plot_timeline(
         c = t.vocab.index(name)
         ax.plot(t.times, t.probs[:, c], label=name, lw=2, **_style(i)); ax.plot(t.times, t.raw[:, c], '.', ms=4, alpha=.5, color=_style(i)['color'])
     ax.set(ylim=(0, 1.02), ylabel='probability (dots: single frames)'); ax.tick_params(labelbottom=False); ax.grid(alpha=.3)
-    ax.legend(fontsize=8.5, ncols=2 + len(names) // 8, loc='upper right'); fig.suptitle(f'{shown(t.path.name)}: what happens, and when')
+    ax.legend(fontsize=8.5, loc='center left', bbox_to_anchor=(1, .5), frameon=False); fig.suptitle(f'{shown(t.path.name)}: what happens, and when')
     return fig
