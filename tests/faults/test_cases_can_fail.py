@@ -48,9 +48,10 @@ BROKEN = { # what is broken -> (the fault whose case must notice, where, the nam
 
 
 @pytest.mark.parametrize('what', BROKEN)
-def test_the_case_notices(what, bench, monkeypatch):
+def test_the_case_notices(what, bench, monkeypatch, tmp_path_factory):
     n, module, name, instead = BROKEN[what]
     assert hasattr(module, name)
+    monkeypatch.setenv('HAR_FASTAI_CACHE', str(tmp_path_factory.mktemp('cache'))) # what is decoded wrongly must not be found again
     monkeypatch.setattr(module, name, instead)
     noticed = False
     try: ROWS[n]['case'](bench)
