@@ -4,7 +4,7 @@ from importlib import import_module
 
 import pytest
 
-from helpers import run, scripts, start
+from helpers import picture, run, scripts, start
 
 BAR = '\r\x1b█▏░' # what a progress bar leaves behind
 
@@ -116,10 +116,10 @@ def test_prediction_of_broken_pictures_only(trained, tmp_path, refuse):
 
 
 @pytest.mark.parametrize('argv, words', [(['missing.jpg'], ['missing.jpg', 'does not exist']), (['empty'], ['empty', 'no pictures']), (['empty', '--top', '0'], ['--top', '0']),
-                                         (['empty', '--device', 'abacus'], ['abacus'])])
+                                         (['a.png', '--device', 'abacus'], ['abacus'])])
 def test_prediction_refuses_what_it_cannot_do(trained, tmp_path, refuse, monkeypatch, argv, words):
     from har_fastai.cli import har_predict
-    monkeypatch.chdir(tmp_path); (tmp_path/'empty').mkdir()
+    monkeypatch.chdir(tmp_path); (tmp_path/'empty').mkdir(); picture(1).save('a.png')
     code, told = refuse(har_predict, *argv, '--model', trained.run)
     assert code == 2 and all(w in told for w in words), told
 
