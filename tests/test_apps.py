@@ -299,6 +299,7 @@ def test_by_keyboard_alone(tab):
 def test_the_camera(tab):
     p = tab(permissions=['camera'])
     p.get_by_role('radio', name='Camera').or_(p.get_by_role('button', name='Camera')).first.click()
+    p.wait_for_function("[...document.querySelectorAll('video')].some(v => v.videoWidth)") # before its first frame the camera has nothing to take a photo of
     p.get_by_role('button', name='Take Photo').click(timeout=20_000)
     p.locator('.har-answer').wait_for()
 
