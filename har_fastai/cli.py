@@ -112,7 +112,7 @@ def har_predict(argv=None):
                 '2 if none could, or if something asked for makes no sense. A FILE appears when it is complete; with - it is standard output, where nothing else is printed then.')
     add = p.add_argument
     add('paths', nargs='+', metavar='PATH', help='pictures, folders, patterns, zip archives, tables (.csv) with the column filename, - for a list of paths on standard input; or video clips')
-    add('--model', metavar='RUN', help='folder of a run (default: the model that comes with the package)')
+    add('--model', metavar='RUN', help='folder of a run, or an .onnx file that har_export wrote (default: the model that comes with the package)')
     add('--top', type=int, default=1, metavar='K', help='how many classes to name for each picture')
     add('--csv', metavar='FILE', help='write a table: path, rank, label, probability, problem; of clips: path, start, end, label, probability, problem')
     add('--json', metavar='FILE', help='write a JSON object a line: path, label, probabilities of the top classes, problem; of clips: path, seconds, segments, problem')
@@ -133,16 +133,25 @@ def har_predict(argv=None):
     if a.figure and clips != 1: raise HARError('--figure draws the timeline of one clip: give one')
     (_predict_clips if clips else _predict_pictures)(a)
 
+# %% ../nbs/70_cli.ipynb #a4eedc13
+def _predictor(model:str|None, device:str):
+    "What answers: a run, the model that comes with the package, or an exported file"
+    if Path(model or '').suffix != '.onnx' or Path(model).is_dir():
+        from har_fastai.inference import Predictor
+        return Predictor(model, device)
+    if device != 'cpu': raise HARError(f'{model} is answered on the processor: leave --device {device} out')
+    from har_fastai.portable import OnnxPredictor
+    return OnnxPredictor(model)
+
 # %% ../nbs/70_cli.ipynb #2368e282
 def _predict_pictures(a) -> None:
     "Answer pictures, and write the answers as they come"
     from har_fastai.answers import answers, tell_answers, write_answers
     from har_fastai.files import watched
-    from har_fastai.inference import Predictor
     from har_fastai.sources import find_sources
     sources = find_sources(a.paths, sys.stdin.buffer)
     if a.submission and not sources.table: raise HARError('--submission wants one table of pictures as PATH, such as Testing_set.csv')
-    predictor, files = Predictor(a.model, a.device), dict(csv=a.csv, json=a.json, submission=a.submission)
+    predictor, files = _predictor(a.model, a.device), dict(csv=a.csv, json=a.json, submission=a.submission)
     bar = any(files.values()) and not a.quiet and watched() # somebody who has the answers in a file need not see them fly by
     tell_answers(write_answers(answers(predictor, sources), predictor.vocab, a.top, **files), predictor.vocab, a.top, sources.total, not (a.quiet or bar), bar)
 
@@ -151,10 +160,9 @@ def _predict_clips(a) -> None:
     "Tell what happens in clips, and when"
     from har_fastai.answers import say_unread
     from har_fastai.files import PictureError, write_atomic
-    from har_fastai.inference import Predictor
     from har_fastai.sources import shown
     from har_fastai.video import plot_timeline, unread, watch, write_timelines
-    predictor, bad, none = Predictor(a.model, a.device), 0, 0
+    predictor, bad, none = _predictor(a.model, a.device), 0, 0
     def seen(clip):
         try: return watch(predictor, clip, a.fps, a.smooth, a.least)
         except PictureError as e: return unread(predictor, clip, str(e))

@@ -125,6 +125,21 @@ def test_the_command_refuses(tta, tmp_path, refuse, monkeypatch, argv, told):
     assert code == 2 and told in said and (tmp_path/'here.onnx').read_text() == 'mine' and len(list(tmp_path.iterdir())) == 1
 
 
+def test_predicting_with_a_file(tta, tmp_path, drawn, refuse):
+    "har_predict answers from an exported file as from the run, in a process without PyTorch; and refuses a GPU"
+    file, answers = export_onnx(tta, tmp_path/'m.onnx'), {}
+    for name, model in (('file', file), ('run', tta)):
+        code = ('import sys\nfor m in ("torch", "fastai", "torchvision") if sys.argv[1] == "file" else (): sys.modules[m] = None\n'
+                f'from har_fastai.cli import har_predict\nhar_predict([{str(drawn/"test")!r}, "--model", {str(model)!r}, "--top", "15", "--json", "-"])')
+        done = subprocess.run([sys.executable, '-c', code, name], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        answers[name] = [json.loads(l) for l in done.stdout.splitlines()]
+    assert len(answers['file']) == len(answers['run']) > 1
+    for a, b in zip(answers['file'], answers['run']): assert a['path'] == b['path'] and a['label'] == b['label'] and a['probabilities'] == pytest.approx(b['probabilities'], abs=.02) # the run answers in 16 bits
+    code, said = refuse(cli.har_predict, drawn/'test', '--model', file, '--device', 'cuda')
+    assert code == 2 and 'on the processor' in said
+
+
 def test_no_model(tmp_path, refuse):
     code, said = refuse(cli.har_export, tmp_path/'nowhere', '--format', 'onnx', '--out', tmp_path/'m.onnx')
     assert code == 2 and 'does not exist' in said

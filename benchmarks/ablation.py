@@ -1,0 +1,83 @@
+"""What does each part of a recipe gain? From the report's recipe to another one, a part at a time, every step with several seeds.
+
+Each step takes one group of fields over from the recipe and keeps those before it. All steps train on the same rows with the same size and
+epochs, and are scored after the last epoch, so that nothing is chosen, on rows that neither they nor any claimed figure were trained on or scored with
+(see `explored` in explore.py). A step's difference to the one before is a mean over the seeds; its 95 % interval comes from draws of the
+scored pictures, with both steps and all seeds on the same draws. Finished trainings are kept in --keep, so that it can go on after an interruption.
+Prints one JSON line. Without --data the drawn sample is used.
+"""
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from har_fastai.core import embedded_sample, recipe_dls
+from har_fastai.metrics import confusion, macro_f1
+from har_fastai.runs import find_recipe, machine
+from har_fastai.training import har_learner
+
+from explore import explored, outputs
+
+STEPS = {"the report's recipe": (), 'every picture once an epoch': ('weighted',), 'other augmentation, less dropout': ('crop_scale', 'num_ops', 'magnitude', 'flip', 'erase', 'dropout'),
+         'a higher rate that changes with each batch': ('bs', 'lr', 'warmup', 'per_batch'), 'Muon in place of AdamW': ('opt', 'wd'), 'a running average of the weights': ('ema',)} # what each takes over
+LAST = 'the mirror image asked as well' # needs no training of its own
+
+
+def recipes(goal, size, epochs):
+    "The recipe of each step"
+    taken, out = {}, {}
+    for name, names in STEPS.items():
+        taken |= {k: getattr(find_recipe(goal), k) for k in names}
+        out[name] = find_recipe('report', size=size, epochs=epochs, **taken)
+    return out
+
+
+def trained(df, recipe, seed, file):
+    "Classes, logits, logits of the mirror images, and seconds, of one training; from the file where there is one"
+    if file and file.exists(): return dict(np.load(file, allow_pickle=False))
+    learn = har_learner(recipe_dls(df, find_recipe(recipe, seed=seed), torch.device('cpu'), 0), find_recipe(recipe, seed=seed))
+    start = time.perf_counter()
+    with learn.no_bar(), learn.no_logging(): learn.fit_recipe()
+    z, mirrored, y = (v.numpy() for v in outputs(learn))
+    done = dict(y=y, z=z, mirrored=mirrored, seconds=time.perf_counter() - start)
+    if file: file.parent.mkdir(parents=True, exist_ok=True); np.savez(file.with_suffix('.part.npz'), **done); file.with_suffix('.part.npz').rename(file)
+    return done
+
+
+def figures(answers, y, draws=2000):
+    "For each step the seeds' mean macro-F1 and its difference to the step before, with intervals over draws of the pictures"
+    n, k = len(y), int(y.max()) + 1
+    f1 = lambda p, i=slice(None): [macro_f1(confusion(y[i], q[i], k)) for q in p]
+    rng = np.random.default_rng(0)
+    drawn = np.array([[np.mean(f1(p, i)) for p in answers.values()] for i in (rng.integers(0, n, n) for _ in range(draws))])
+    ends = lambda v: [round(float(e), 4) for e in np.quantile(v, [0.025, 0.975])]
+    steps = []
+    for j, (name, p) in enumerate(answers.items()):
+        own = f1(p)
+        steps.append(dict(step=name, f1=round(float(np.mean(own)), 4), interval=ends(drawn[:, j]), seeds=[round(float(v), 4) for v in own]))
+        if j: steps[-1] |= dict(gain=round(steps[j]['f1'] - steps[j - 1]['f1'], 4), gain_interval=ends(drawn[:, j] - drawn[:, j - 1]))
+    return steps
+
+
+if __name__ == '__main__':
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--data', help='folder or table of labelled pictures')
+    p.add_argument('--recipe', default='best', help='where the steps lead')
+    p.add_argument('--size', type=int, default=64, help='side of the pictures, px')
+    p.add_argument('--epochs', type=int, default=12)
+    p.add_argument('--seeds', type=int, default=3)
+    p.add_argument('--keep', type=Path, help='folder for what is finished')
+    p.add_argument('--quick', action='store_true', help='under a minute; proves nothing')
+    a = p.parse_args()
+    if a.quick: a.size, a.epochs, a.seeds = 32, 1, 1
+    df, answers, seconds = explored(a.data or embedded_sample()), {}, []
+    for name, recipe in recipes(a.recipe, a.size, a.epochs).items():
+        done = [trained(df, recipe, s, a.keep and a.keep/f'{len(answers)}-{s}.npz') for s in range(a.seeds)]
+        answers[name] = [d['z'].argmax(1) for d in done]
+        seconds.append(round(float(np.mean([d['seconds'] for d in done]))))
+        print(f'{name}: {[round(float((d["z"].argmax(1) == d["y"]).mean()), 4) for d in done]}, {seconds[-1]} s', flush=True)
+    answers[LAST] = [(d['z'] + d['mirrored']).argmax(1) for d in done]
+    print(json.dumps(dict(what='what each part of a recipe gains', pictures='own' if a.data else 'drawn', recipe=a.recipe, trained=int((df.part == 'train').sum()), scored=len(done[0]['y']), size=a.size, epochs=a.epochs, seeds=a.seeds,
+                          seconds=seconds, steps=figures(answers, done[0]['y']), **machine())))
