@@ -65,14 +65,16 @@ if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--data', help='folder or table of labelled pictures')
     p.add_argument('--recipe', default='best', help='where the steps lead')
-    p.add_argument('--size', type=int, default=64, help='side of the pictures, px')
-    p.add_argument('--epochs', type=int, default=12)
+    p.add_argument('--size', type=int, default=48, help='side of the pictures, px')
+    p.add_argument('--epochs', type=int, default=8)
+    p.add_argument('--rows', type=int, help='train on so many pictures only')
     p.add_argument('--seeds', type=int, default=3)
     p.add_argument('--keep', type=Path, help='folder for what is finished')
     p.add_argument('--quick', action='store_true', help='under a minute; proves nothing')
     a = p.parse_args()
     if a.quick: a.size, a.epochs, a.seeds = 32, 1, 1
     df, answers, seconds = explored(a.data or embedded_sample()), {}, []
+    df = df.drop(df[df.part == 'train'].index[a.rows:]) if a.rows else df
     for name, recipe in recipes(a.recipe, a.size, a.epochs).items():
         done = [trained(df, recipe, s, a.keep and a.keep/f'{len(answers)}-{s}.npz') for s in range(a.seeds)]
         answers[name] = [d['z'].argmax(1) for d in done]

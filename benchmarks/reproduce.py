@@ -3,7 +3,7 @@
 Each seed has a run of its own in --out; a finished one is not trained again and an interrupted one goes on from its checkpoint, so the script may be
 stopped and started at will, on another machine too if the folder is taken along. Seeds change weights, sampling and augmentation, and which rows are valid; the test rows are
 always the same. The interval of the mean is a bootstrap over the test pictures, with all seeds scored on the same draws; the spread over seeds stands beside it.
-Prints one JSON line. Needs --data, real pictures.
+Prints one JSON line, which holds each seed's learning curve and the confusion matrix of all seeds together as well. Needs --data, real pictures.
 
 The recipes: `report` (R1; --changes size=128 for two cores), `best` (R2 and R4, the same network), any other with --changes, as in explore.py.
 """
@@ -47,6 +47,11 @@ def row(run):
                 best_epoch=m['best_epoch'] + 1, minutes=round(h.seconds.sum() / 60, 1), threads=run.info['machine']['threads'], gpu=run.info['machine']['gpu'])
 
 
+def curve(run):
+    "Macro-F1 of training and validation pictures, an epoch after the other"
+    return [[round(float(v), 4) for v in run.history[k]] for k in ('train_macro_f1', 'valid_macro_f1')]
+
+
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--data', required=True, help='folder or table of labelled pictures')
@@ -65,4 +70,5 @@ if __name__ == '__main__':
     f1 = [f['macro_f1'] for f in figures]
     low, high = mean_interval(answers, len(vocab))
     print(json.dumps(dict(what='reproduced', name=a.name, recipe=a.recipe, changes=changes, pictures='own', split='tail', n=len(answers[0][0]), mean=round(float(np.mean(f1)), 4), low=low, high=high,
-                          sd=round(float(np.std(f1, ddof=1)), 4) if len(f1) > 1 else None, seeds=figures, **runs[0].info['machine'])))
+                          sd=round(float(np.std(f1, ddof=1)), 4) if len(f1) > 1 else None, seeds=figures, curves=[curve(r) for r in runs],
+                          vocab=vocab, confusion=sum(confusion(y, p, len(vocab)) for y, p in answers).tolist(), **runs[0].info['machine'])))

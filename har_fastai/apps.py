@@ -22,9 +22,9 @@ from .cam import Explainer, Explanation, overlay
 from .compare import names
 
 # %% auto #0
-__all__ = ['MOST_BYTES', 'MOST_PICTURES', 'APP_STYLE', 'open_upload', 'Busy', 'Queue', 'Kept', 'Answer', 'Asked', 'small', 'say',
-           'percent', 'say_map', 'Models', 'examples', 'about_model', 'bars', 'headline', 'figure_tag', 'app_pictures',
-           'AppWidgets', 'ActionApp']
+__all__ = ['MOST_BYTES', 'MOST_PICTURES', 'APP_STYLE', 'open_upload', 'Busy', 'Queue', 'Kept', 'ModelAnswer', 'Asked', 'small',
+           'say', 'percent', 'say_map', 'Models', 'examples', 'about_model', 'bars', 'headline', 'figure_tag',
+           'app_pictures', 'AppWidgets', 'ActionApp']
 
 # %% ../nbs/60_apps.ipynb #b8f90270
 MOST_BYTES, MOST_PICTURES = 20_000_000, 12 # of an uploaded file; of one request
@@ -82,7 +82,7 @@ class Kept:
 
 # %% ../nbs/60_apps.ipynb #4b313484
 @dataclass
-class Answer:
+class ModelAnswer:
     "What one model says of one picture"
     vocab:list[str] # The classes
     probs:np.ndarray # Probabilities of all classes, 0–1
@@ -97,7 +97,7 @@ class Answer:
 class Asked:
     "A picture that was asked about"
     picture:Image.Image # RGB, upright, small enough to show
-    answers:dict[str, Answer]=field(default_factory=dict) # By the name of the model
+    answers:dict[str, ModelAnswer]=field(default_factory=dict) # By the name of the model
 
 # %% ../nbs/60_apps.ipynb #f77b839a
 def small(
@@ -165,7 +165,7 @@ class Models:
         img, asked = open_upload(data, name), self._asked.get(key)
         asked = asked or Asked(small(img))
         for m in models:
-            if m not in asked.answers: asked.answers[m] = Answer(self.cards[m].vocab, self._explainer(m).predict(img)[2], self.cards[m].temperature != 1)
+            if m not in asked.answers: asked.answers[m] = ModelAnswer(self.cards[m].vocab, self._explainer(m).predict(img)[2], self.cards[m].temperature != 1)
         return self._asked.put(key, asked)
 
     def heat(self,
@@ -228,7 +228,7 @@ figure.har-figure figcaption {{ font-size: .92rem; line-height: 1.45; opacity: .
 
 # %% ../nbs/60_apps.ipynb #f5623587
 def bars(
-    answer:Answer, # What a model says
+    answer:ModelAnswer, # What a model says
     k:int=5 # How many classes
 )->str: # HTML, for a page with `APP_STYLE`
     "The likeliest classes as a table with bars"
@@ -239,7 +239,7 @@ def bars(
 
 # %% ../nbs/60_apps.ipynb #7fbcd27f
 def headline(
-    answer:Answer # What a model says
+    answer:ModelAnswer # What a model says
 )->str: # HTML, for a page with `APP_STYLE`
     "The answer in large letters, and what its probability means"
     (cls, p), = answer.top(1)

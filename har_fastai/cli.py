@@ -22,16 +22,16 @@ def command(f):
         for kind in (FutureWarning, DeprecationWarning): warnings.filterwarnings('ignore', category=kind) # of libraries, for their developers
         warnings.showwarning = lambda message, *args, **kwargs: print(f'note: {message}', file=sys.stderr, flush=True)
         try: f(argv)
-        except HARError as e: sys.exit(_fail(e, e.code))
-        except KeyboardInterrupt: sys.exit(_fail('interrupted', 130))
+        except HARError as e: sys.exit(_fail(f, e, e.code))
+        except KeyboardInterrupt: sys.exit(_fail(f, 'interrupted', 130))
         except BrokenPipeError: sys.stderr.close()
-        except OSError as e: sys.exit(_fail(f'{e.strerror or e}{": " + str(e.filename) if e.filename else ""}', 1))
+        except OSError as e: sys.exit(_fail(f, f'{e.strerror or e}{": " + str(e.filename) if e.filename else ""}', 1))
     return run
 
 # %% ../nbs/70_cli.ipynb #75f35f6e
-def _fail(message, code:int) -> int:
-    "Print why a command ends, and give its exit code"
-    print(f'{Path(sys.argv[0]).name}: {message}', file=sys.stderr)
+def _fail(f, message, code:int) -> int:
+    "Print why the command `f` ends, and give its exit code"
+    print(f'{f.__name__}: {message}', file=sys.stderr)
     return code
 
 # %% ../nbs/70_cli.ipynb #76c923be

@@ -30,7 +30,7 @@ def _parameters(
     if inspect.isclass(sym) and not dataclasses.is_dataclass(sym) and '__init__' not in vars(sym): return {}
     found = {}
     for name, p in docments(sym, full=True).items():
-        anno = p.anno if isinstance(p.anno, str) else '' if p.anno is None else _named(p.anno)
+        anno = p.anno if isinstance(p.anno, str) else '' if p.anno in (None, type(None)) else _named(p.anno)
         if name not in ('self', 'cls'): found[name] = [anno, _named(p.default), p.docment or '']
     return found
 
@@ -62,7 +62,7 @@ def _table(
     "Parameters as a Markdown table"
     rows = [(k, v) for k, v in found.items() if any(v) and (k != 'return' or v[2] or v[0] not in ('', 'None'))]
     used = [i for i in range(3) if any(v[i] for _, v in rows)]
-    if not used: return ''
+    if not {0, 2} & set(used): return '' # defaults alone stand in the call
     lines = [['', *(('type', 'default', 'meaning')[i] for i in used)], ['---'] * (1 + len(used))]
     for k, v in rows:
         cells = [_code(v[0]), _code(v[1]), v[2].replace('|', '&#124;').replace('\n', ' ')]

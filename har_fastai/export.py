@@ -18,10 +18,10 @@ from .inference import Card, Predictor
 from .portable import OnnxPredictor
 
 # %% auto #0
-__all__ = ['TOLERANCE', 'Answer', 'describe', 'trace_answer', 'largest_difference', 'export_onnx', 'export_pt2']
+__all__ = ['TOLERANCE', 'AnswerModule', 'describe', 'trace_answer', 'largest_difference', 'export_onnx', 'export_pt2']
 
 # %% ../nbs/56_export.ipynb #9b98bdb0
-class Answer(nn.Module):
+class AnswerModule(nn.Module):
     "A network with all that makes its outputs an answer"
     def __init__(self,
         model:nn.Module, # Gives logits
@@ -66,7 +66,7 @@ def trace_answer(
 )->torch.export.ExportedProgram: # Takes `pictures` of shape (batch, 3, size, size), gives logits and probabilities
     "The graph of a predictor's whole answer, for any number of pictures"
     card = predictor.card
-    answer = Answer(predictor.model.to(memory_format=torch.contiguous_format), card.temperature, card.tta).eval()
+    answer = AnswerModule(predictor.model.to(memory_format=torch.contiguous_format), card.temperature, card.tta).eval()
     try:
         with _quiet(), torch.no_grad(): return torch.export.export(answer, (torch.zeros(2, 3, card.size, card.size),), dynamic_shapes=({0: torch.export.Dim('batch', min=1)},))
     except Exception as e: # whatever the network's own code does that a graph can't

@@ -13,7 +13,7 @@ from .models import find_arch
 from .inference import Card, load_bundle, shipped
 
 # %% auto #0
-__all__ = ['PAGE', 'FILES', 'model_page', 'push_to_hub', 'from_hub']
+__all__ = ['MODEL_PAGE', 'FILES', 'model_page', 'push_to_hub', 'from_hub']
 
 # %% ../nbs/58_hub.ipynb #7db2226c
 def _figures(card:Card) -> str:
@@ -25,7 +25,7 @@ def _figures(card:Card) -> str:
                       '| pictures | n | macro-F1 | accuracy | top-3 |', '|---|---|---|---|---|', *rows])
 
 # %% ../nbs/58_hub.ipynb #db76d16a
-PAGE = '''---
+MODEL_PAGE = '''---
 license: {licence}
 library_name: har_fastai
 pipeline_tag: image-classification
@@ -65,7 +65,7 @@ def model_page(
 )->str: # Markdown, with the hub's header of YAML
     "The page that says what a shared model is"
     def quoted(s): return json.dumps(s, ensure_ascii=False) # a string of JSON is one of YAML
-    return PAGE.format(licence=quoted(licence), name=repo_id.rpartition('/')[2], repo=repo_id, arch=card.arch, source=find_arch(card.arch).source, size=card.size, classes=len(card.vocab),
+    return MODEL_PAGE.format(licence=quoted(licence), name=repo_id.rpartition('/')[2], repo=repo_id, arch=card.arch, source=find_arch(card.arch).source, size=card.size, classes=len(card.vocab),
                        vocab=', '.join(f'`{v}`' for v in card.vocab), figures=_figures(card), sha256=card.sha256, mean=card.mean, std=card.std, temperature=card.temperature,
                        tta=', answers averaged over the mirror image' if card.tta else '', version=__version__)
 

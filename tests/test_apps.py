@@ -356,7 +356,7 @@ def test_the_notebook_app_under_voila(browser, runs, files, expected, tmp_path):
 
 def test_the_command_refuses(refuse, tmp_path):
     from har_fastai.cli import har_app
-    assert refuse(har_app, tmp_path) == (2, f'{Path(sys.argv[0]).name}: {tmp_path} holds no model: model.json is missing')
+    assert refuse(har_app, tmp_path) == (2, f'har_app: {tmp_path} holds no model: model.json is missing')
     assert refuse(har_app, tmp_path/'m.pkl')[0] == 2
 
 

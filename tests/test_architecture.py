@@ -99,3 +99,21 @@ def test_no_exported_cell_is_long():
 def test_no_module_is_long():
     long = {f.name: n for f in PACKAGE.glob('*.py') if f.name != '_modidx.py' and (n := len(f.read_text(encoding='utf-8').splitlines())) > MAX_MODULE}
     assert long == {}
+
+
+def public_names(package:Path) -> dict[str, list[str]]:
+    "Each public name, and the modules that have it"
+    found = {}
+    for file in sorted(package.glob('*.py')):
+        told = re.search(r'__all__ = (\[.*?\])', file.read_text(encoding='utf-8'), re.S)
+        for name in ast.literal_eval(told[1]) if told else (): found.setdefault(name, []).append(file.stem)
+    return found
+
+
+def test_a_public_name_means_one_thing():
+    assert {n: ms for n, ms in public_names(PACKAGE).items() if len(ms) > 1} == {}, 'the site links a name to one place'
+
+
+def test_a_name_twice_is_seen(tmp_path):
+    for m in 'ab': (tmp_path/f'{m}.py').write_text("__all__ = ['one',\n           'two']\n" if m == 'a' else "__all__ = ['two']\n")
+    assert public_names(tmp_path) == {'one': ['a'], 'two': ['a', 'b']}

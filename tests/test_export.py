@@ -63,9 +63,9 @@ def test_no_batch_norm_is_left(tta, tmp_path):
 def test_the_comparison_sees_a_wrong_export(tta, tmp_path, monkeypatch):
     "With the temperature left out, the file is not kept"
     import har_fastai.export as ex
-    class Forgetful(ex.Answer):
+    class Forgetful(ex.AnswerModule):
         def __init__(self, model, temperature, tta): super().__init__(model, 1., tta)
-    monkeypatch.setattr(ex, 'Answer', Forgetful)
+    monkeypatch.setattr(ex, 'AnswerModule', Forgetful)
     for f, name in ((export_onnx, 'm.onnx'), (export_pt2, 'm.pt2')):
         with pytest.raises(HARError, match='was not kept'): f(tta, tmp_path/name)
     assert list(tmp_path.iterdir()) == []
