@@ -18,19 +18,21 @@ from har_fastai.metrics import confusion, macro_f1
 from har_fastai.runs import find_recipe, machine
 from har_fastai.training import har_learner
 
-from explore import explored, outputs
+from explore import explored, outputs, value
 
 STEPS = {"the report's recipe": (), 'every picture once an epoch': ('weighted',), 'other augmentation, less dropout': ('crop_scale', 'num_ops', 'magnitude', 'flip', 'erase', 'dropout'),
+         'crops like the pictures that are scored': ('squash',),
          'a higher rate that changes with each batch': ('bs', 'lr', 'warmup', 'per_batch'), 'Muon in place of AdamW': ('opt', 'wd'), 'a running average of the weights': ('ema',)} # what each takes over
 LAST = 'the mirror image asked as well' # needs no training of its own
 
 
 def recipes(goal, size, epochs):
-    "The recipe of each step"
+    "The recipe of each step that changes something"
     taken, out = {}, {}
     for name, names in STEPS.items():
-        taken |= {k: getattr(find_recipe(goal), k) for k in names}
-        out[name] = find_recipe('report', size=size, epochs=epochs, **taken)
+        taken |= {k: getattr(goal, k) for k in names}
+        recipe = find_recipe('report', size=size, epochs=epochs, **taken)
+        if recipe not in out.values(): out[name] = recipe
     return out
 
 
@@ -65,6 +67,7 @@ if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--data', help='folder or table of labelled pictures')
     p.add_argument('--recipe', default='best', help='where the steps lead')
+    p.add_argument('--changes', nargs='*', default=[], metavar='FIELD=VALUE', help='fields of that recipe to set otherwise')
     p.add_argument('--size', type=int, default=48, help='side of the pictures, px')
     p.add_argument('--epochs', type=int, default=8)
     p.add_argument('--rows', type=int, help='train on so many pictures only')
@@ -75,11 +78,12 @@ if __name__ == '__main__':
     if a.quick: a.size, a.epochs, a.seeds = 32, 1, 1
     df, answers, seconds = explored(a.data or embedded_sample()), {}, []
     df = df.drop(df[df.part == 'train'].index[a.rows:]) if a.rows else df
-    for name, recipe in recipes(a.recipe, a.size, a.epochs).items():
+    changes = {k: value(v) for k, v in (c.split('=', 1) for c in a.changes)}
+    for name, recipe in recipes(find_recipe(a.recipe, **changes), a.size, a.epochs).items():
         done = [trained(df, recipe, s, a.keep and a.keep/f'{len(answers)}-{s}.npz') for s in range(a.seeds)]
         answers[name] = [d['z'].argmax(1) for d in done]
         seconds.append(round(float(np.mean([d['seconds'] for d in done]))))
         print(f'{name}: {[round(float((d["z"].argmax(1) == d["y"]).mean()), 4) for d in done]}, {seconds[-1]} s', flush=True)
     answers[LAST] = [(d['z'] + d['mirrored']).argmax(1) for d in done]
-    print(json.dumps(dict(what='what each part of a recipe gains', pictures='own' if a.data else 'drawn', recipe=a.recipe, trained=int((df.part == 'train').sum()), scored=len(done[0]['y']), size=a.size, epochs=a.epochs, seeds=a.seeds,
+    print(json.dumps(dict(what='what each part of a recipe gains', pictures='own' if a.data else 'drawn', recipe=a.recipe, changes=changes, trained=int((df.part == 'train').sum()), scored=len(done[0]['y']), size=a.size, epochs=a.epochs, seeds=a.seeds,
                           seconds=seconds, steps=figures(answers, done[0]['y']), **machine())))

@@ -34,9 +34,19 @@ def reproduced(line):
     return head + '\n\n' + '\n'.join(rows)
 
 
+def steps(line):
+    "What each step of an ablation gained, a row a step"
+    about = table((k, v) for k, v in line.items() if k not in ('what', 'steps', 'seconds') and k not in MACHINE)
+    head = '| step | macro-F1 | 95 % interval | seeds | gain | 95 % interval | seconds a training |\n' + '|---' * 7 + '|'
+    rows = [f'| {s["step"]} | {s["f1"]:.3f} | {s["interval"][0]:.3f}–{s["interval"][1]:.3f} | {", ".join(f"{v:.3f}" for v in s["seeds"])} | '
+            + (f'{s["gain"]:+.3f} | {s["gain_interval"][0]:+.3f} – {s["gain_interval"][1]:+.3f}' if 'gain' in s else ' | ') + f' | {t} |' for s, t in zip(line['steps'], [*line['seconds'], ''])]
+    return about + '\n\n' + '\n'.join([head, *rows])
+
+
 def one(line):
     "A measurement as Markdown"
     if line['what'] == 'reproduced': return reproduced(line)
+    if 'steps' in line: return steps(line)
     return table((k, v) for k, v in line.items() if k != 'what' and k not in MACHINE)
 
 

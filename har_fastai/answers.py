@@ -127,11 +127,11 @@ def tell_answers(
 def say_unread(
     unread:int, # How many could not be read
     n:int, # Of how many
-    what:str, # Pictures, or clips
+    what:str, # 'pictures' or 'clips'
     damaged:int=0 # How many more could be read in part
 )->None:
     "Raise what ends a command whose input could not all be read: exit code 2 where none of it could, 1 where some of it could"
     if not n: raise HARError(f'there are no {what} to look at')
-    if unread == n: raise HARError(f'none of the {n:,} {what} could be read')
+    if unread == n: raise HARError(f'none of the {n:,} {what} could be read' if n > 1 else f'the one {what[:-1]} could not be read')
     told = [f'{k:,} of the {n:,} {what} could not be read{how}' for k, how in ((unread, ''), (damaged, ' as a whole')) if k]
     if told: raise RunError(f'{", and ".join(told)}; what could be read was answered')

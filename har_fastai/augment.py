@@ -26,15 +26,22 @@ class PictureTransform(DisplayedTransform):
     def encodes(self, x:PILImage): return type(x)(self.tfm(x))
     def __repr__(self): return f'{type(self).__name__}: {self.tfm}'
 
+# %% ../nbs/10_augment.ipynb #e85118c3
+class _SquashedCrop(T.RandomResizedCrop):
+    "Crops whose proportions are those of the picture, more or less"
+    @staticmethod
+    def get_params(img, scale, ratio): return T.RandomResizedCrop.get_params(img, scale, [r * img.width / img.height for r in ratio])
+
 # %% ../nbs/10_augment.ipynb #5d1e79c4
 class CropTransform(PictureTransform):
     "Crop a part of a training picture at random and resize it to a square, as torchvision's `RandomResizedCrop`"
     def __init__(self,
         size:int, # Side of the square, in pixels
         scale:tuple[float,float]=(0.75, 1.), # Least and greatest share of the picture's area that is kept
+        squash:bool=False, # Crop the squashed picture, as it's scored, and not the picture as it is? (why: see `crop`)
         order:int=1 # Its place in the pipeline
     ):
-        super().__init__(T.RandomResizedCrop(size, scale=scale), order)
+        super().__init__((_SquashedCrop if squash else T.RandomResizedCrop)(size, scale=scale), order)
     def set_size(self, size:int): self.tfm.size = (size, size)
 
 # %% ../nbs/10_augment.ipynb #5e791ff5
@@ -74,13 +81,14 @@ class ErasingTransform(DisplayedTransform):
 def train_tfms(
     size:int=256, # Side of the square that the network sees, in pixels
     crop_scale:tuple[float,float]=(0.75, 1.), # Least and greatest share of the picture's area that a crop keeps
+    squash:bool=False, # Crop the squashed picture, as it's scored, and not the picture as it is? (why: see `crop`)
     num_ops:int=2, # RandAugment's operations for each picture; 0 leaves RandAugment out
     magnitude:int=9, # RandAugment's strength, 0–30
     flip:float=0.5, # Probability of mirroring left and right, 0–1
     erase:float=0.25 # Probability of random erasing, 0–1
 )->list: # Transforms for training pictures only
     "The report's training transforms"
-    tfms = [CropTransform(size, crop_scale)]
+    tfms = [CropTransform(size, crop_scale, squash)]
     if num_ops: tfms.append(RandAugmentTransform(num_ops, magnitude))
     if flip: tfms.append(FlipTransform(flip))
     if erase: tfms.append(ErasingTransform(erase))

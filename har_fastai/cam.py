@@ -245,7 +245,8 @@ def plot_cams(
     for ax in axs.ravel()[len(pictures):]: ax.axis('off')
     for i, (ax, src, e) in enumerate(zip(axs.ravel(), pictures, told)):
         right = None if truths is None or e is None else truths[i] == e.label
-        draw_cam(ax, src, e, '' if e is None else f'{e.cls} {e.prob:.2f}' + ('' if right is None else ' ✓' if right else f' ✗ ({truths[i]})'), right)
+        said = '' if e is None else f'{e.cls} {e.prob:.2f}' if e.cls == e.label else f'for {e.cls} {e.prob:.2f}\nsaid {e.label}' # the tick and the frame judge what was said
+        draw_cam(ax, src, e, said + ('' if right is None else ' ✓' if right else f' ✗ ({truths[i]})'), right)
     fig.suptitle(title)
     fig.colorbar(cm.ScalarMappable(colors.Normalize(0, 1), CMAP), ax=axs, location='bottom', label='evidence for the class, share of its maximum', shrink=0.5, aspect=40)
     return fig

@@ -19,7 +19,7 @@ __all__ = ['FAULTS', 'fault_of', 'traits', 'Checked', 'check_data', 'fix_table']
 FAULTS = { # number -> (what it is, what becomes of it)
     1: ('no picture: empty, or something else under that name', 'set aside'), 2: ('a damaged or cut-short picture', 'set aside'),
     3: ("not the file that the table's checksum names", 'set aside'), 4: ('a trap: far too many pixels', 'set aside unread'),
-    5: (f'over {MAX_PIXELS // 10**6} megapixels', 'set aside unread'), 6: ('a trap in the notes of a PNG', 'set aside'),
+    5: (f'over {MAX_PIXELS // 10**6} megapixels', 'set aside unread'), 6: ('a trap in the metadata of a PNG', 'set aside'),
     7: ('lies on its side or head (EXIF)', 'used, upright'), 8: ('CMYK, palette, grey or 1-bit', 'used, as RGB'),
     9: ('transparent', 'used, on white'), 10: ('16 or 32 bits a channel', 'used, rescaled'), 11: ('floating-point', 'used, stretched, if finite'),
     12: ('animated, or of several pages', 'used, the first'), 13: ('named like another format', 'used, as what it is'),
@@ -42,7 +42,8 @@ def fault_of(
     return next((n for n, words in _REASONS if re.search(words, problem)), 2)
 
 # %% ../nbs/06_check.ipynb #67ec1b7f
-_ENDINGS = {'JPEG': ('.jpg', '.jpeg', '.jfif'), 'MPO': ('.jpg', '.jpeg', '.jfif', '.mpo'), 'PNG': ('.png',), 'GIF': ('.gif',), 'WEBP': ('.webp',), 'TIFF': ('.tif', '.tiff'), 'BMP': ('.bmp',)} # format -> endings
+_ENDINGS = {'JPEG': ('.jpg', '.jpeg', '.jfif'), 'MPO': ('.jpg', '.jpeg', '.jfif', '.mpo'), 'PNG': ('.png',), 'GIF': ('.gif',), 'WEBP': ('.webp',), 'TIFF': ('.tif', '.tiff'), 'BMP': ('.bmp',),
+            'PPM': ('.ppm', '.pgm', '.pbm', '.pnm'), 'AVIF': ('.avif',)} # format -> endings
 
 # %% ../nbs/06_check.ipynb #57d23045
 def traits(

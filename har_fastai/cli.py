@@ -34,10 +34,17 @@ def _fail(f, message, code:int) -> int:
     print(f'{f.__name__}: {message}', file=sys.stderr)
     return code
 
+# %% ../nbs/70_cli.ipynb #6c3a6018
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    "Adds the default to an option's help where there is one and the text doesn't name it"
+    def _get_help_string(self, action):
+        plain = action.default is None or action.default is False or '(default' in action.help
+        return action.help if plain else super()._get_help_string(action)
+
 # %% ../nbs/70_cli.ipynb #76c923be
 def _parser(f, **kwargs) -> argparse.ArgumentParser:
     "A parser named and described after the command `f`"
-    return argparse.ArgumentParser(prog=f.__name__, description=f.__doc__ + '.', formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+    return argparse.ArgumentParser(prog=f.__name__, description=f.__doc__ + '.', formatter_class=_Help, **kwargs)
 
 # %% ../nbs/70_cli.ipynb #8e777d1c
 @command
@@ -179,22 +186,24 @@ def _predict_clips(a) -> None:
 @command
 def har_explain(argv=None):
     "Draw which parts of pictures speak for a class (Grad-CAM)"
-    p = _parser(har_explain)
+    p = _parser(har_explain, epilog='Exit code: 0 if all pictures could be read; 1 if some could not (they are named on standard error); 2 if none could.')
     p.add_argument('paths', nargs='+', metavar='PATH', help='pictures, or folders of them')
     p.add_argument('--model', metavar='RUN', help='folder of a run (default: the model that comes with the package)')
     p.add_argument('--out', required=True, metavar='DIR', help='folder for the figures, one PNG a picture')
     p.add_argument('--class', dest='cls', metavar='NAME', help='the class to explain (default: what the model says)')
     p.add_argument('--device', default='cpu', help='cpu, cuda, mps …')
     a = p.parse_args(argv)
+    from har_fastai.answers import say_unread
     from har_fastai.cam import Explainer
     from har_fastai.files import find_pictures
-    explainer, files, good = Explainer(a.model, a.device), find_pictures(a.paths), 0
+    explainer, files, bad = Explainer(a.model, a.device), find_pictures(a.paths), 0
     explainer.check_class(a.cls)
     for i in range(0, len(files), explainer.bs): # a batch at a time, so that any number of pictures fits
         for file, (told, problem) in zip(files[i:], explainer.try_explain(files[i:i + explainer.bs], a.cls)):
-            print(f'{file}: ' + (problem or f'{told.label} {told.probs.max():.3f}, what speaks for {told.cls} is in {_draw(file, told, a.out)}'), flush=True)
-            good += not problem
-    if not good: raise HARError(f'none of the {len(files):,} pictures could be read')
+            bad += bool(problem)
+            if problem: print(f'note: {problem}', file=sys.stderr, flush=True)
+            else: print(f'{file}: {told.label} {told.probs.max():.3f}, what speaks for {told.cls} is in {_draw(file, told, a.out)}', flush=True)
+    say_unread(bad, len(files), 'pictures')
 
 # %% ../nbs/70_cli.ipynb #5d2c1a4b
 def _draw(file:Path, told, out:str) -> Path:

@@ -19,14 +19,14 @@ from .runs import Run
 from .score import codes, evaluate_run
 
 # %% auto #0
-__all__ = ['PUBLISHED_RUNS', 'known_answers', 'common_answers', 'cost', 'Comparison', 'compare', 'names', 'plot_comparison',
-           'plot_costs', 'say_comparison', 'comparison_page']
+__all__ = ['PUBLISHED_RUNS', 'known_answers', 'common_answers', 'speeds', 'cost', 'Comparison', 'compare', 'names',
+           'plot_comparison', 'plot_costs', 'say_comparison', 'comparison_page']
 
 # %% ../nbs/42_compare.ipynb #a6410ad9
 def known_answers(
     run:Run, # A finished run
     df:pd.DataFrame|None=None # A checked table of labelled pictures to ask about; the run's own test pictures, from predictions.csv, where None
-)->pd.DataFrame: # label and predicted, by checksum of the picture; none that the run was trained on
+)->pd.DataFrame: # label and predicted, by checksum of the picture; none of those that the run was trained on or chosen by
     "A run's answers to pictures that it has not seen"
     split = read_split(run.file('split.csv'))
     if df is not None:
@@ -34,7 +34,7 @@ def known_answers(
     else:
         if not run.file('predictions.csv').is_file(): raise HARError(f'{run.path} has no predictions.csv: score it with har_evaluate, or give pictures with --data')
         preds = run.predictions.query('part == "test"').merge(split[['filename', 'sha256']], on='filename')
-    preds = preds[~preds.sha256.isin(split.sha256[split.part == 'train'])]
+    preds = preds[~preds.sha256.isin(split.sha256[split.part.isin(['train', 'valid'])])]
     return preds.drop_duplicates('sha256').set_index('sha256')[['label', 'predicted']]
 
 # %% ../nbs/42_compare.ipynb #9ca217f1
@@ -54,33 +54,42 @@ def common_answers(
     return y, np.stack([codes(k.loc[same], vocab)[1] for k in known]), vocab
 
 # %% ../nbs/42_compare.ipynb #f19a0c35
-def _seconds(f, x) -> float:
-    "How long one call takes"
-    start = time.perf_counter(); f(x)
-    return time.perf_counter() - start
+def speeds(
+    runs:list[Run], # Finished runs
+    n:int=32, # Pictures that are timed, made of noise
+    rounds:int=5 # How often, 1 or more; the quickest counts
+)->list[float]: # Pictures a second, on this machine's processor, for each run
+    "How fast runs answer, timed in turns"
+    rng, asked, quickest = np.random.default_rng(0), [], [np.inf] * len(runs)
+    for r in runs:
+        p = Predictor(r.path)
+        asked.append((p, rng.integers(0, 256, (n, p.card.size, p.card.size, 3), np.uint8)))
+        for _ in p.stream(asked[-1][1]): pass # the first call is slower
+    for _ in range(rounds):
+        for i, (p, noise) in enumerate(asked):
+            start = time.perf_counter()
+            for _ in p.stream(noise): pass # as `probs`, but without a bar
+            quickest[i] = min(quickest[i], time.perf_counter() - start)
+    return [n / s for s in quickest]
 
 # %% ../nbs/42_compare.ipynb #7d2bb013
 def cost(
-    run:Run, # A finished run
-    n:int=32, # Pictures that are timed, made of noise
-    rounds:int=3 # How often; the quickest counts
-)->dict: # parameters; macs a picture; minutes of training and on what; pictures a second here
-    "What a run and its answers cost"
+    run:Run # A finished run
+)->dict: # parameters; macs a picture; minutes of training and on what
+    "What a run and its answers cost, on any machine"
     model, card = load_bundle(run.path)
-    predictor, noise = Predictor(run.path), np.random.default_rng(0).integers(0, 256, (n, card.size, card.size, 3), np.uint8)
-    predictor.probs(noise) # the first call is slower
-    quickest = min(_seconds(predictor.probs, noise) for _ in range(rounds))
     done, m = run.file('history.csv').is_file(), run.info.get('machine', {})
+    threads = m.get('threads', '?')
     return dict(parameters=sum(p.numel() for p in model.parameters()), macs=macs(model, card.size) * (1 + card.tta), minutes=run.history.seconds.sum() / 60 if done else np.nan,
-                on=m.get('gpu') or f'{m.get("threads", "?")} CPU threads', per_second=n / quickest)
+                on=m.get('gpu') or f'{threads} CPU thread{"" if threads == 1 else "s"}')
 
 # %% ../nbs/42_compare.ipynb #c13b3079
 @dataclass
 class Comparison:
     "Runs, held against the first of them on the same pictures"
     table:pd.DataFrame # A row a run: recipe, arch, seed, macro_f1, low, high, accuracy, and, against the first run: difference, diff_low, diff_high, only_first, only_this, p
-    costs:pd.DataFrame # A row a run, as `cost` gives it
-    seeds:pd.DataFrame # A row a group of runs that differ only by their seed: runs, mean and sd of macro_f1
+    costs:pd.DataFrame # A row a run, as `cost` gives it, and per_second, as `speeds` gives it
+    seeds:pd.DataFrame # A row a group of runs that differ only by their seed, one of each seed: recipe, arch, runs (how many), mean and sd of macro_f1
     n:int # Pictures that all runs are scored on
 
 # %% ../nbs/42_compare.ipynb #6a382ab2
@@ -100,8 +109,9 @@ def compare(
                          difference=diff, diff_low=diff_low, diff_high=diff_high, only_first=only_first, only_this=only_this, p=pvalue))
     out = pd.DataFrame(rows).set_index('run')
     kinds = [str({k: v for k, v in asdict(r.recipe).items() if k != 'seed'}) for r in runs]
-    seeds = pd.DataFrame([dict(recipe=g.recipe.iloc[0], arch=g.arch.iloc[0], runs=len(g), mean=g.macro_f1.mean(), sd=g.macro_f1.std()) for _, g in out.groupby(kinds, sort=False) if len(g) > 1])
-    return Comparison(out, pd.DataFrame([cost(r) for r in runs], out.index), seeds, len(y))
+    groups = [g.drop_duplicates('seed') for _, g in out.groupby(kinds, sort=False)] # a copy of a run says nothing about chance
+    seeds = pd.DataFrame([dict(recipe=g.recipe.iloc[0], arch=g.arch.iloc[0], runs=len(g), mean=g.macro_f1.mean(), sd=g.macro_f1.std()) for g in groups if len(g) > 1])
+    return Comparison(out, pd.DataFrame([cost(r) for r in runs], out.index).assign(per_second=speeds(runs)), seeds, len(y))
 
 # %% ../nbs/42_compare.ipynb #d95bef60
 def names(
@@ -171,8 +181,8 @@ def comparison_page(
     parts = [section('result', 'What came out', *map(text, say_comparison(c)), figure(shown, shown.png()), table(show, 'Each run, and against the first', 3))]
     price = Shown(plot_costs(c), 'Each multiplication is one of a convolution, a linear layer or attention; asking about the mirror image as well counts twice.')
     costs = c.costs.assign(parameters=c.costs.parameters / 1e6, macs=c.costs.macs / 1e9).rename(columns=dict(parameters='parameters, millions', macs='multiplications a picture, 10⁹', minutes='training, minutes', on='trained on', per_second='pictures a second, here'))
-    parts.append(section('cost', 'What it costs', figure(price, price.png()), table(costs, 'Each run; pictures a second are measured on this machine, one after the other', 2)))
+    parts.append(section('cost', 'What it costs', figure(price, price.png()), table(costs, 'Each run; pictures a second are measured on this machine, the runs in turns', 2)))
     if len(c.seeds): parts.append(section('seeds', 'Over seeds', text('Mean and standard deviation of runs that differ only by their seed.'), table(c.seeds, digits=3, index=False)))
     parts.append(section('published', 'Published figures', text('Of the course report that this library started from, and of its group, on the data set Human Action Recognition. May they be held against the figures above, where those are of the same data set?'), table(PUBLISHED_RUNS.reset_index(), digits=3, index=False)))
-    how = text('All runs are scored on the same pictures, which none of them was trained on. Differences: paired bootstrap, 4,000 draws. McNemar: exact, two-sided; with many runs some p-values are small by chance, as they are not corrected for their number.')
+    how = text('All runs are scored on the same pictures, which none of them was trained on or chosen by. Differences: paired bootstrap, 4,000 draws. McNemar: exact, two-sided; with many runs some p-values are small by chance, as they are not corrected for their number.')
     return render('Runs compared', f'{len(c.table)} runs on {c.n:,} pictures', [*parts, section('how', 'How', how)])

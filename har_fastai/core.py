@@ -155,12 +155,12 @@ def asked_recipe(
 def train_baseline(
     path:str|Path|None=None, # Your pictures: a folder or table that `read_har` understands; None draws a sample
     recipe:str|Recipe|None=None, # A name in `RECIPES` or your own; by default `report`, `demo` without a path, `finetune` for an `arch` with pretrained weights
-    split:str='grouped', # 'grouped': 80/10/10 at random, or the data's own parts; 'tail': the report's, the last 20 % of rows are test; 'whole': every picture trains and nothing is scored, for a model whose figures other runs have given
+    split:str='grouped', # 'grouped': 80/10/10 at random, or the data's own parts; 'tail': the report's, the last 20 % of rows are test; 'whole': every picture trains and nothing is scored, for a model whose figures other runs have given. With `resume` the run's own split counts, and this is ignored
     out:str|Path|None=None, # The folder of the run; runs/<recipe>-<time> by default
     seed:int|None=None, # Of split, weights, sampling and augmentation; the recipe's own (42) by default
     device=None, # Where to compute; a GPU where there is one, else the CPU
     num_workers:int|None=None, # Processes that open pictures; chosen by device where None
-    packed:bool=True, # Decode every picture once, into a cache, and augment in batches? Otherwise one by one, as the report does
+    packed:bool=True, # Decode every picture once, into a cache, and augment in batches? Otherwise one by one, as the report does. With `resume` as the run began
     compile:bool=False, # Let PyTorch compile the network? Pays for long runs on a GPU
     weights:str|Path|None=None, # A file of weights to start from
     resume:bool=False, # Go on with the run in `out`, as its own recipe says?

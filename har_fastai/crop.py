@@ -16,18 +16,20 @@ def crop_boxes(
     heights:torch.Tensor, # Of n pictures, in pixels
     widths:torch.Tensor, # Likewise
     scale:tuple[float,float]=(0.75, 1.), # Least and greatest share of the area that's kept
-    ratio:tuple[float,float]=(3/4, 4/3) # Least and greatest proportion, width to height
+    ratio:tuple[float,float]=(3/4, 4/3), # Least and greatest proportion, width to height
+    squash:bool=False # Take the proportions of the squashed picture, which is a square?
 )->torch.Tensor: # left, top, right and bottom of each crop, of shape (n, 4), whole numbers
     "One random crop for each picture, with the chances of torchvision's `RandomResizedCrop`"
     if not 0 < scale[0] <= scale[1] <= 1: raise HARError(f'scale is {scale} and must be two shares between 0 and 1, the lesser first')
     H, W = (torch.as_tensor(v)[:, None].double() for v in (heights, widths))
     area = H * W * torch.empty(len(H), 10, dtype=torch.float64).uniform_(*scale)
-    shape = torch.empty(len(H), 10, dtype=torch.float64).uniform_(math.log(ratio[0]), math.log(ratio[1])).exp()
+    own = W / H if squash else torch.ones_like(W)
+    shape = own * torch.empty(len(H), 10, dtype=torch.float64).uniform_(math.log(ratio[0]), math.log(ratio[1])).exp()
     w, h = (area * shape).sqrt().round(), (area / shape).sqrt().round()
     fits = (w > 0) & (h > 0) & (w <= W) & (h <= H)
     first = fits.int().argmax(1, keepdim=True)
     found, corner = fits.gather(1, first), torch.rand(len(H), 2, dtype=torch.float64)
-    w, h = (torch.where(found, v.gather(1, first), v0) for v, v0 in zip((w, h), _largest(H, W, ratio)))
+    w, h = (torch.where(found, v.gather(1, first), v0) for v, v0 in zip((w, h), _largest(H, W, [r * own for r in ratio])))
     left, top = (torch.where(found, ((S - s + 1) * corner[:, i:i + 1]).floor(), ((S - s) / 2).round()) for i, (S, s) in enumerate(((W, w), (H, h))))
     return torch.cat([left, top, left + w, top + h], 1).long()
 
@@ -63,7 +65,7 @@ def resize_weights(
 # %% ../nbs/11_crop.ipynb #196bcd51
 def cut_batch(
     pixels:torch.Tensor, # The bytes of all pictures, one after the other, of shape (pixels, 3)
-    start:torch.Tensor, # Where each of n pictures begins in `pixels`
+    start:torch.Tensor, # The row of `pixels` where each of n pictures begins
     width:torch.Tensor, # How wide each of them is, in pixels
     boxes:torch.Tensor, # left, top, right and bottom of each crop, of shape (n, 4), on the CPU
     size:int # Side of the square, in pixels

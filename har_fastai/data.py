@@ -25,7 +25,7 @@ ACTIONS = ('calling', 'clapping', 'cycling', 'dancing', 'drinking', 'eating', 'f
 # %% ../nbs/03_data.ipynb #dfccd195
 def perceptual_hash(
     img:Image.Image, # A picture of any mode that converts to grey
-    bits:int=256 # Length of the hash: the square of an even number
+    bits:int=256 # Length of the hash: the square of a multiple of 4, such as 64 or 256
 )->str: # bits/4 hexadecimal digits; '' for a picture of one shade
     "The DCT hash of a picture (pHash; Zauner 2010, *Implementation and Benchmarking of Perceptual Image Hash Functions*)"
     from scipy.fft import dctn
@@ -40,6 +40,9 @@ def _bits(hashes:list[str]) -> np.ndarray:
     "Hexadecimal hashes as a matrix of +1 and -1, a row a hash, so that matrix products count equal bits"
     raw = np.frombuffer(bytes.fromhex(''.join(hashes)), dtype=np.uint8).reshape(len(hashes), len(hashes[0]) // 2 if hashes else 0)
     return np.unpackbits(raw, axis=1).astype(np.float32) * 2 - 1
+
+# %% ../nbs/03_data.ipynb #7ce234c7
+MAX_DISTANCE = 20 # bits of 256 in which the perceptual hashes of near copies may differ
 
 # %% ../nbs/03_data.ipynb #26c26d27
 def examine(path:str, max_pixels:int) -> dict:
@@ -95,9 +98,6 @@ def usable(
 def _need_check(df:pd.DataFrame, *columns:str) -> None:
     "Refuse rows that `check_har` has not seen"
     if not set(columns) <= set(df): raise HARError(f'the table has no {" or ".join(columns)} column: pass it through check_har first')
-
-# %% ../nbs/03_data.ipynb #7ce234c7
-MAX_DISTANCE = 20 # bits of 256 in which the perceptual hashes of near copies may differ
 
 # %% ../nbs/03_data.ipynb #9a5552f8
 def _same(keys:pd.Series) -> tuple[np.ndarray, np.ndarray]:
@@ -280,9 +280,9 @@ def honour_parts(
     seed:int=42, # Decides which rows that is
     max_distance:int=MAX_DISTANCE # Most bits of 256 in which near copies may differ
 )->pd.DataFrame: # The rows with `part`: 'train', 'valid', 'test' or 'unused'
-    "Keep the parts that the source gives, without copies across them; carve out those that it lacks"
+    "Keep the parts that the source gives, without copies or groups across them; carve out those that it lacks"
     missing = tuple(p for p in ('test', 'valid') if not (df.part == p).any())
-    return _scorable(_fill(_drop_copies(df, find_copies(df, max_distance).to_numpy()), missing, n_folds, seed, max_distance))
+    return _scorable(_fill(_drop_copies(df, _groups(df, max_distance)), missing, n_folds, seed, max_distance))
 
 # %% ../nbs/03_data.ipynb #5acdd910
 def split_har(

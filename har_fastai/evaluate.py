@@ -46,7 +46,7 @@ class InterpretationFigures:
         "The accuracy of each class with its interval"
         return plot_classes(self.confusion_matrix(), self.vocab)
     def plot_top_losses(self, k=12, cols=4):
-        "The surest mistakes, with both probabilities"
+        "The pictures with the greatest loss, with both probabilities"
         return plot_top_losses(self.preds, k, cols=cols)
     def show_results(self, idxs=None, cols=4):
         "Pictures with what the model says of them"
@@ -83,7 +83,7 @@ class HARInterpretation(InterpretationFigures, ClassificationInterpretation):
         act=None # As for `learner_table`
     ):
         "Of a learner's answers to the pictures of a `DataLoader`"
-        run = getattr(learn, 'run', None)
+        run = getattr(getattr(learn, 'save_run', None), 'folder', getattr(learn, 'run', None)) # `har_learner` and `train_baseline` keep it in different places
         return cls(learner_table(learn, learn.dls[ds_idx] if dl is None else dl, act), learn, history=run.history if run and run.file('history.csv').is_file() else None)
 
     @property

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import shorten
 import numpy as np, torch
 from torch import nn
 from . import __version__
@@ -70,7 +71,7 @@ def trace_answer(
     try:
         with _quiet(), torch.no_grad(): return torch.export.export(answer, (torch.zeros(2, 3, card.size, card.size),), dynamic_shapes=({0: torch.export.Dim('batch', min=1)},))
     except Exception as e: # whatever the network's own code does that a graph can't
-        raise HARError(f'the architecture {card.arch} cannot be exported, since its computation is no fixed graph ({str(e).strip().splitlines()[0][:150]})') from e
+        raise HARError(f'the architecture {card.arch} cannot be exported, since its computation is no fixed graph ({shorten(str(e).strip().splitlines()[0], 150, placeholder=" …")})') from e
 
 # %% ../nbs/56_export.ipynb #6dc4676b
 TOLERANCE = 1e-4 # most that a probability, or a logit in relation to the largest, may differ

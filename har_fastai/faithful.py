@@ -133,6 +133,19 @@ def rank_correlation(
     size = np.sqrt((a * a).sum(1) * (b * b).sum(1))
     return np.where(size > 0, (a * b).sum(1) / np.where(size > 0, size, 1), 0)
 
+# %% ../nbs/34_faithful.ipynb #cc9a91cc
+def _flat(maps:torch.Tensor) -> np.ndarray:
+    "Which maps of a batch are the same everywhere"
+    return (maps.amax((1, 2)) == maps.amin((1, 2))).cpu().numpy()
+
+# %% ../nbs/34_faithful.ipynb #94d29958
+def _randomise(m:nn.Module) -> None:
+    "Give a module's own parameters the values of a new one; small random ones where it has no way to begin anew, or where that leaves some as they are, as under spectral norm"
+    old, reset = {k: p.clone() for k, p in m.named_parameters(recurse=False)}, getattr(m, 'reset_parameters', None) or getattr(m, '_reset_parameters', None)
+    if reset: reset()
+    for k, p in m.named_parameters(recurse=False):
+        if torch.equal(p, old[k]) and (not reset or p.ndim > 1): nn.init.normal_(p, std=0.02)
+
 # %% ../nbs/34_faithful.ipynb #1b4dce79
 def cascade(
     model:nn.Module, # Is left as it was
@@ -141,19 +154,24 @@ def cascade(
     classes:torch.Tensor, # The class of each, by index
     stages:int=8, # At most so many comparisons, evenly over the layers
     seed:int=0 # Of the random weights
-)->pd.DataFrame: # A row a stage: layer (the last one destroyed), layers (how many are), then correlation, low and high (mean and 95 % interval over the pictures)
+)->pd.DataFrame: # A row a stage: layer (the last one destroyed), layers (how many are), correlation, low and high (mean and 95 % interval over the pictures), flat (share of the pictures whose map no longer varies, or never did; 0–1)
     "How alike the maps stay as layers lose what they have learnt, from the output backwards (Adebayo et al., 2018, arXiv:1810.03292)"
-    broken = copy.deepcopy(model)
-    names = [n for n, m in broken.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))][::-1]
+    broken, done = copy.deepcopy(model), 0
+    parts = [(n, m) for n, m in broken.named_modules() if [*m.parameters(recurse=False)]][::-1]
+    ends = [i for i, (_, m) in enumerate(parts, 1) if isinstance(m, (nn.Conv2d, nn.Linear))]
+    names, ends[-1] = [parts[i - 1][0] for i in ends], len(parts) # with the first layer goes what stands before it, such as a class token
     stops = set(np.unique(np.linspace(1, len(names), min(stages, len(names))).round().astype(int)))
-    with GradCAM(model, layer) as cam: first, rows = cam(x, classes, relu=False), [('none', 0, np.ones(len(x)))]
+    with GradCAM(model, layer) as cam: first = cam(x, classes, relu=False)
+    rows = [('none', 0, np.ones(len(x)), first)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for i, name in enumerate(names, 1):
-            broken.get_submodule(name).reset_parameters()
+        for i, (name, end) in enumerate(zip(names, ends), 1):
+            for _, m in parts[done:end]: _randomise(m)
+            done = end
             if i not in stops: continue
-            with GradCAM(broken, layer) as cam: rows.append((name, i, rank_correlation(first, cam(x, classes, relu=False))))
-    return pd.DataFrame([dict(layer=n, layers=i, correlation=r.mean(), **dict(zip(('low', 'high'), mean_interval(r)))) for n, i, r in rows])
+            with GradCAM(broken, layer) as cam: maps = cam(x, classes, relu=False)
+            rows.append((name, i, rank_correlation(first, maps), maps))
+    return pd.DataFrame([dict(layer=n, layers=i, correlation=r.mean(), **dict(zip(('low', 'high'), mean_interval(r))), flat=(_flat(first) | _flat(m)).mean()) for n, i, r, m in rows])
 
 # %% ../nbs/34_faithful.ipynb #9107bd94
 SHARES = [i / 10 for i in range(11)] # of the pixels, at which deletion and insertion are measured
@@ -242,7 +260,8 @@ def say_faithfulness(
     told = '; '.join(f'{k} than a centred Gaussian by {" and ".join(filter(None, [", ".join(ts[:-1]), ts[-1]]))}' for k, ts in by.items() if ts)
     end = 'So these heat-maps show more than where the middle of the picture is.' if len(by['better']) == len(v) else \
           'So these heat-maps show no more than a blob in the middle does: do not read them as the reason of an answer.' if not by['better'] else 'So these heat-maps are to be read with care.'
-    return f'On {f.n} pictures Grad-CAM is {told}. {end} With all weights destroyed, the maps\' rank correlation with the true ones is {last.correlation:.2f} ({last.low:.2f} to {last.high:.2f}; 0 would say that they depend on nothing but what was learnt).'
+    like = 'the maps are flat, so there\'s nothing to compare.' if last.flat == 1 else f'the maps\' rank correlation with the true ones is {last.correlation:.2f} ({last.low:.2f} to {last.high:.2f}; 0 would say that they depend on nothing but what was learnt).'
+    return f'On {f.n} pictures Grad-CAM is {told}. {end} With all weights destroyed, {like}'
 
 # %% ../nbs/34_faithful.ipynb #4e81dc7d
 def faith_table(
@@ -252,7 +271,7 @@ def faith_table(
     r, say = f.table, lambda row, k: f'{row[k]:.3f} ({row[f"{k} low"]:.3f} to {row[f"{k} high"]:.3f})'
     out = pd.DataFrame({f'{t} ({"lower" if s < 0 else "higher"} is better)': [say(row, t) for _, row in r.iterrows()] for t, s in BETTER.items()}, index=r.index)
     diff = {c: say(r.loc['Grad-CAM'], f'{t} - Gaussian') for c, t in zip(out, BETTER)}
-    return pd.concat([out, pd.DataFrame(diff, index=['Grad-CAM less Gaussian']), pd.DataFrame(dict(zip(out, verdicts(f).values())), index=['so Grad-CAM is'])])
+    return pd.concat([out, pd.DataFrame(diff, index=['Grad-CAM minus Gaussian']), pd.DataFrame(dict(zip(out, verdicts(f).values())), index=['so Grad-CAM is'])])
 
 # %% ../nbs/34_faithful.ipynb #1cbc52d9
 def plot_faithfulness(

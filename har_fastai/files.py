@@ -19,7 +19,7 @@ __all__ = ['MAX_PIXELS', 'FORMATS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'PICTURE_EN
 
 # %% ../nbs/00_files.ipynb #b0635abd
 class HARError(Exception):
-    "A fault of the input, told in one sentence that names the file, row or option and how to mend it"
+    "A fault of the input, told in one sentence that names the file, row or option and says how to mend it"
     code = 2
 
 # %% ../nbs/00_files.ipynb #e07d4686
@@ -83,7 +83,7 @@ def _check_size(img:Image.Image, max_pixels:int):
 @contextmanager
 def peek(
     src:str|os.PathLike|bytes|io.IOBase|Image.Image # What `open_picture` takes
-)->Iterator[Image.Image]: # Size, mode, format and notes are known; the pixels are not decoded
+)->Iterator[Image.Image]: # Size, mode, format and metadata are known; the pixels are not decoded
     "Open `src` with Pillow, without decoding it, and without its own warning about large pictures"
     if isinstance(src, Image.Image): yield src; return
     with warnings.catch_warnings():
@@ -94,14 +94,14 @@ def peek(
 def _upright(img:Image.Image) -> Image.Image:
     "A picture turned as its EXIF tag says; where that cannot be read, as it lies"
     try: orientation = img.getexif().get(0x0112, 1)
-    except Exception: orientation = 1 # damaged notes beside good pixels
+    except Exception: orientation = 1 # damaged metadata beside good pixels
     turn = {2: 'FLIP_LEFT_RIGHT', 3: 'ROTATE_180', 4: 'FLIP_TOP_BOTTOM', 5: 'TRANSPOSE', 6: 'ROTATE_270', 7: 'TRANSVERSE', 8: 'ROTATE_90'}
     return img.transpose(Image.Transpose[turn[orientation]]) if orientation in turn else img.copy()
 
 # %% ../nbs/00_files.ipynb #43a07f22
 def open_picture(
     src:str|os.PathLike|bytes|io.IOBase|Image.Image, # A path, the bytes of a picture file, an open binary file, or a PIL picture
-    max_pixels:int=MAX_PIXELS, # Most pixels (width × height) to decode; above it the picture is refused unread
+    max_pixels:int=MAX_PIXELS, # Most pixels (width × height) to decode; above it the picture is refused unread, and above 179 million in any case, by Pillow
     name:str|None=None # What to call the picture in a message, where `src` is no path
 )->Image.Image: # RGB, uint8, upright; the first frame of an animation
     "Open a picture as people see it, or raise `PictureError` with the reason"
@@ -112,16 +112,16 @@ def open_picture(
             img.load()
             return to_rgb(_upright(img))
     except Exception as e: # a decoder's own faults too
-        raise PictureError(f'{_named(src, name)} cannot be read as a picture: {_reason(e)}') from e
+        raise PictureError(f'{_named(src, name)} cannot be read as a picture: {_reason(e, max_pixels)}') from e
 
 # %% ../nbs/00_files.ipynb #81f98841
-def _reason(e:Exception) -> str:
+def _reason(e:Exception, max_pixels:int=MAX_PIXELS) -> str:
     "The reason behind an error of Pillow or the system, in a few words"
     if isinstance(e, FileNotFoundError): return 'there is no such file'
     if isinstance(e, PermissionError): return 'permission denied'
     if isinstance(e, Image.DecompressionBombError): # Pillow's own limit, reached before ours is asked
         pixels = int(re.search(r'\((\d+) pixels', str(e) + '(0 pixels').group(1))
-        return f'it has {pixels / 1e6:.0f} megapixels and the limit is {MAX_PIXELS / 1e6:.0f}'
+        return f'it has {pixels / 1e6:.0f} megapixels and the limit is {min(max_pixels, 2 * Image.MAX_IMAGE_PIXELS) / 1e6:.0f}'
     if type(e).__name__ == 'UnidentifiedImageError': return f'it is not a picture (or none of {", ".join(_known())})'
     if isinstance(e, MemoryError): return 'there is too little memory to decode it'
     return str(e).split('\n')[0][:200] or type(e).__name__
@@ -153,7 +153,7 @@ def eval_array(
     return a
 
 # %% ../nbs/00_files.ipynb #6762df7b
-PICTURE_ENDINGS = {'.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff'} # endings of picture files, in small letters
+PICTURE_ENDINGS = {'.jpg', '.jpeg', '.jfif', '.mpo', '.png', '.gif', '.webp', '.tif', '.tiff', '.bmp', '.ppm', '.pgm', '.pbm', '.pnm', '.avif'} # endings of picture files, in small letters
 
 # %% ../nbs/00_files.ipynb #c0278d7d
 def is_picture(path:Path) -> bool:
@@ -271,8 +271,9 @@ def watched() -> bool:
 # %% ../nbs/00_files.ipynb #495a0cc7
 def _count_on(items:Iterable, bar) -> Iterator:
     "Go through items whose number nobody knows, and show it on a bar (fastprogress fails where there are none)"
+    i = -1
     for i, x in enumerate(items): bar.update(i); yield x
-    bar.on_iter_end()
+    if i >= 0: bar.on_iter_end() # without items it never began, and in a notebook could not end
 
 # %% ../nbs/00_files.ipynb #a387615c
 def progress(

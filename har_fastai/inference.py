@@ -32,7 +32,7 @@ FORMAT = 1 # version of the bundle's layout; a reader refuses what's newer than 
 @dataclass
 class Card:
     "What must be known of a model's weights to use them; `model.json` holds it"
-    arch:str # A key of `ARCHS`
+    arch:str # A key of `ARCHS`, or a name that timm knows
     vocab:list[str] # The classes, in the order of the network's outputs
     size:int # Side of the square that the network sees, in pixels
     mean:list[float] # Subtracted from each channel, in 0–1
@@ -189,7 +189,7 @@ def _tried(f, x, catch):
     except catch as e: return e
 
 # %% ../nbs/27_inference.ipynb #6b4bcd79
-AHEAD = 4 # for each thread, how many pictures (on a GPU batches) may wait for it or for who asked
+AHEAD = 4 # for each thread, how many pictures (on a GPU batches) may wait for it or for whoever asked
 
 # %% ../nbs/27_inference.ipynb #258ebc0a
 class ManyPictures:
@@ -215,7 +215,7 @@ class ManyPictures:
     def stream(self,
         pictures:Iterable # What `predict` takes, any number of them; they're asked for as they're needed
     )->Iterator[tuple[np.ndarray|None, str]]: # For each picture, in order, its probabilities, or None and what's wrong with it
-        "Like `try_probs` for more pictures than fit into memory: a few are read and answered ahead of who asks"
+        "Like `try_probs` for more pictures than fit into memory: a few are read and answered ahead of whoever asks"
         for a in self._stream(pictures, self._most, self._threads, PictureError): yield (None, str(a)) if isinstance(a, PictureError) else (a, '')
 
     def probs(self,

@@ -43,7 +43,7 @@ def har_block(
     vocab:list[str]|None=None, # The classes, in the network's order; by default those of the table, sorted
     mean:tuple[float,float,float]=IMAGENET_MEAN, # Subtracted from each channel, in 0–1
     std:tuple[float,float,float]=IMAGENET_STD, # Divides each channel, in 0–1
-    **augment # `crop_scale`, `num_ops`, `magnitude`, `flip`, `erase`, as for `train_tfms`
+    **augment # `crop_scale`, `squash`, `num_ops`, `magnitude`, `flip`, `erase`, as for `train_tfms`
 )->DataBlock: # For tables with the columns path, label and part
     "How a row of the table becomes a picture tensor and a class"
     return DataBlock(blocks=(TransformBlock(type_tfms=HARImage.create), CategoryBlock(vocab=vocab)),
@@ -53,7 +53,7 @@ def har_block(
 # %% ../nbs/15_loaders.ipynb #f47847c0
 def class_weights(
     df:pd.DataFrame # A table with the columns label and part
-)->np.ndarray: # One weight a row, > 0; rows outside the training part count as well, but are never drawn
+)->np.ndarray: # One weight a row, > 0; rows outside the training part get one too, but are never drawn
     "Weights inverse to the number of training pictures of each row's class"
     counts = df.label[df.part == 'train'].value_counts()
     return 1 / df.label.map(counts).fillna(1).to_numpy(dtype=float)
@@ -79,7 +79,7 @@ def har_dls(
     weighted:bool=True, # Draw all classes equally often? Otherwise each picture comes once an epoch
     wgts=None, # Your own weight of each row of `df`, in place of `class_weights`
     vocab:list[str]|None=None, # The classes, in the network's order; by default those of the table, sorted
-    num_workers:int|None=None, # Processes that open and augment pictures; by default one a core, but none beside a network on the CPU
+    num_workers:int|None=None, # Processes that open and augment pictures; by default one a core, 16 at most, but none beside a network on the CPU
     device=None, # Where the batches go, a name or a `torch.device`; by default a GPU where there is one
     **augment # `mean`, `std` and augmentation, as for `har_block`
 )->DataLoaders: # Training pictures augmented and drawn by weight, validation pictures neither
@@ -114,10 +114,10 @@ def _workers(num_workers:int|None, device) -> int:
 
 # %% ../nbs/15_loaders.ipynb #3aedd496
 def fits(
-    nbytes:int, # How much is to be kept there
-    device:torch.device, # Where
+    nbytes:int, # Size of what is to be kept there, in bytes
+    device:torch.device, # Where it would be kept
     free:int|None=None # Bytes that are free there; asked for where None
-)->bool: # On a GPU with as much room again, and 4 GB, for the network
+)->bool: # True on a GPU where twice as many bytes, and 4 GB for the network, are free
     "Whether an array of pictures should live on a device"
     if device.type != 'cuda': return False
     return (torch.cuda.mem_get_info(device)[0] if free is None else free) > 2 * nbytes + 4e9
@@ -133,9 +133,10 @@ class PackedDL(WeightedDL):
         pixels:torch.Tensor|None=None, # The pack's pixels on a GPU, of shape (pixels, 3); cut on the CPU where None
         size:int=256, # Side of the square that the network sees, in pixels; may be set between two epochs
         crop_scale:tuple[float,float]=(0.75, 1.), # Least and greatest share of the area that a training crop keeps
+        squash:bool=False, # As for `train_tfms`
         **kwargs # `wgts`, `shuffle`, `drop_last`, `after_batch` and what else `WeightedDL` takes
     ):
-        self.pack,self.rows,self.pixels,self.size,self.crop_scale = pack,np.asarray(rows, dtype=np.int64),pixels,size,crop_scale
+        self.pack,self.rows,self.pixels,self.size,self.crop_scale,self.squash = pack,np.asarray(rows, dtype=np.int64),pixels,size,crop_scale,squash
         self.ready = {}
         super().__init__(dataset, bs=bs, **{**kwargs, 'num_workers': 0})
         index = {label: i for i, label in enumerate(self.vocab)}
@@ -144,7 +145,7 @@ class PackedDL(WeightedDL):
 
     def new(self, dataset=None, cls=None, **kwargs):
         if dataset is not None and dataset is not self.dataset: return super().new(dataset, cls or TfmdDL, **kwargs) # other pictures: opened one by one
-        own = {k: getattr(self, k) for k in ('pack', 'rows', 'pixels', 'size', 'crop_scale', 'wgts')}
+        own = {k: getattr(self, k) for k in ('pack', 'rows', 'pixels', 'size', 'crop_scale', 'squash', 'wgts')}
         return super().new(dataset, cls, **{**own, **kwargs})
 
     def create_batches(self, samps):
@@ -156,7 +157,7 @@ class PackedDL(WeightedDL):
     def cut_all(self, batches):
         "Batches of training pictures: a random part of each, resized to a square; the frames are all drawn before the first is cut"
         idxs = torch.cat(batches) if batches else torch.empty(0, dtype=torch.long)
-        boxes = crop_boxes(self.height[idxs], self.width[idxs], self.crop_scale).split([len(b) for b in batches])
+        boxes = crop_boxes(self.height[idxs], self.width[idxs], self.crop_scale, squash=self.squash).split([len(b) for b in batches])
         if self.pixels is not None: return (self.pair(cut_batch(self.pixels, self.start[i] // 3, self.width[i], b, self.size), i) for i, b in zip(batches, boxes))
         many = map if self.device is None or self.device.type == 'cpu' else ahead
         return many(lambda i, b: self.pair(self.fill(zip(self.rows[i], b.tolist()), lambda row, box: cut(self.pack.array(row), box, self.size)), i), batches, boxes)
@@ -200,15 +201,16 @@ class NormalizeBytes(Normalize):
 
 # %% ../nbs/15_loaders.ipynb #f186893b
 def packed_dls(
-    df:pd.DataFrame, # A checked and split table, with sha256
+    df:pd.DataFrame, # A table with the columns path, label and part ('train', 'valid', 'test')
     pack:Pack, # Its decoded pictures, in the order of its rows
     size:int=256, # Side of the square that the network sees, in pixels
-    bs:int=32, # Pictures a batch; shrinks where there are fewer training pictures
+    bs:int=32, # Pictures a batch; shrinks where there are fewer training pictures; on a GPU a batch for validation has four times as many
     weighted:bool=True, # Draw all classes equally often? Otherwise each picture comes once an epoch
-    device=None, # Where the batches go
+    device=None, # Where the batches go, a name or a `torch.device`; by default a GPU where there is one
     mean:tuple[float,float,float]=IMAGENET_MEAN, # Subtracted from each channel, in 0–1
     std:tuple[float,float,float]=IMAGENET_STD, # Divides each channel, in 0–1
     crop_scale:tuple[float,float]=(0.75, 1.), # Least and greatest share of the area that a training crop keeps
+    squash:bool=False, # As for `train_tfms`
     **augment # `num_ops`, `magnitude`, `flip` and `erase`, as for `batch_tfms`
 )->DataLoaders: # As `har_dls` gives, from decoded pictures
     "DataLoaders of decoded pictures"
@@ -216,7 +218,7 @@ def packed_dls(
     bs = _fitting(bs, _check_parts(df, None))
     dss, rows = har_block(size, mean=mean, std=std).datasets(df), part_splitter(df)
     norm = NormalizeBytes.from_stats(mean, std, cuda=False) # the loader takes it to its device
-    kw = dict(pack=pack, size=size, crop_scale=crop_scale, device=device, pixels=_on_gpu(pack, device),
+    kw = dict(pack=pack, size=size, crop_scale=crop_scale, squash=squash, device=device, pixels=_on_gpu(pack, device),
               after_item=[*eval_tfms(size), ToTensor()], after_batch=[*batch_tfms(**augment), norm])
     train = PackedDL(dss.train, bs, rows=rows[0], wgts=class_weights(df)[rows[0]] if weighted else None, shuffle=True, drop_last=True, **kw)
     return DataLoaders(train, PackedDL(dss.valid, bs if device.type == 'cpu' else 4 * bs, rows=rows[1], **kw), device=device)

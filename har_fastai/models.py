@@ -121,7 +121,7 @@ def macs(
     model:nn.Module, # Any network of pictures
     size:int # Side of the picture, in pixels
 )->int: # Multiply-accumulate operations of convolutions, linear layers and attention
-    "How many multiplications one picture costs"
+    "How many multiply-accumulate operations (MACs) one picture costs"
     from torch.utils.flop_counter import FlopCounterMode
     model = deepcopy(model).to('meta').eval()
     with FlopCounterMode(display=False) as count, torch.no_grad(): model(torch.zeros(1, 3, size, size, device='meta'))
@@ -170,7 +170,7 @@ def check_size(
 def create_model(
     arch:str='baseline', # A key of `ARCHS`, or a name that timm knows
     n_out:int=15, # Number of classes
-    pretrained:bool=False, # Start from pretrained weights? They're downloaded once
+    pretrained:bool=False, # Start from pretrained weights? They're downloaded once; `weights` takes their place
     weights:str|Path|None=None # A safetensors or PyTorch weights file to start from, of the same architecture; the last layer may be of other classes
 )->nn.Module:
     "Build a network for `n_out` classes"
@@ -240,11 +240,17 @@ def torch_device(
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, TypeError) as e: raise HARError(f'the device {str(name)!r} is not to be had here: {str(e).splitlines()[0][:100]}') from e
+    except (RuntimeError, AssertionError, TypeError) as e: raise HARError(f'the device {str(name)!r} is not to be had here: {_first_sentence(e)}') from e
     return device
+
+# %% ../nbs/20_models.ipynb #f302fc82
+def _first_sentence(e:Exception) -> str:
+    "The first sentence of an error, of 100 characters at most"
+    text = (str(e).strip().splitlines() or [type(e).__name__])[0].split('. ')[0].rstrip('.')
+    return text if len(text) <= 100 else text[:98].rpartition(' ')[0] + ' …'
 
 # %% ../nbs/20_models.ipynb #b751226c
 def native_bf16()->bool:
-    "Whether this processor multiplies bfloat16 numbers itself"
+    "Whether this processor multiplies bfloat16 numbers itself; False where it isn't known"
     able = getattr(torch.cpu, 'get_capabilities', dict)()
     return any(able.get(k) for k in ('avx512_bf16', 'amx_bf16'))

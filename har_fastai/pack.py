@@ -127,7 +127,10 @@ def pack_pictures(
     folder = packs_folder()/fingerprint(paths, sha256, side)
     if not is_whole(folder):
         try: _make(folder, list(paths), side)
-        except (OSError, PictureError) as e: # a full disk, a read-only cache, a picture that vanished
+        except PictureError as e: # a picture that vanished
+            warnings.warn(f'the pictures cannot be decoded beforehand ({e}), so they are opened one by one')
+            return None
+        except OSError as e: # a full disk, a read-only cache
             warnings.warn(f'the decoded pictures cannot be kept in {packs_folder()} ({e}), so they are decoded anew each time: make room there, or name another folder with HAR_FASTAI_CACHE')
             return None
     with suppress(OSError): os.utime(folder/'pack.json') # a cache that may only be read serves as well
@@ -156,5 +159,6 @@ def _make(folder:Path, paths:list, side:int) -> None:
         try: os.rename(made, folder)
         except OSError:
             if not is_whole(folder): raise # else another run was faster
-    print(f'Decoded {len(paths):,} pictures into {(folder/"pixels.bin").stat().st_size / 1e6:,.0f} MB; the cache holds {len(held_packs())} such packs, '
-          f'{sum(n for _, n in held_packs()) / 1e9:.1f} of {cache_limit() / 1e9:.0f} GB', flush=True)
+    held = held_packs()
+    print(f'Decoded {len(paths):,} pictures into {(folder/"pixels.bin").stat().st_size / 1e6:,.0f} MB; the cache holds {len(held)} such pack{"s" * (len(held) != 1)}, '
+          f'{sum(n for _, n in held) / 1e9:.1f} of {cache_limit() / 1e9:.0f} GB', flush=True)

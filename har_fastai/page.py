@@ -76,7 +76,7 @@ def text(t:str) -> dict:
 
 # %% ../nbs/40_page.ipynb #1c0c0af6
 def table(
-    df:pd.DataFrame, # Numbers between 0 and 1 are shown with two digits, whole numbers as they are
+    df:pd.DataFrame, # Fractions are shown with `digits` places, columns of whole numbers with commas
     title:str='', # Above it
     digits:int=2, # Behind the point
     index:bool=True, # Show the names of the rows?

@@ -39,8 +39,10 @@ def plot_history(
         for part, colour, style in (('train', BLUE, '--'), ('valid', ORANGE, '-')):
             ax.plot(history.epoch + 1, history[f'{part}_{col}'], style, color=colour, marker='.', label={'train': 'training (augmented)', 'valid': 'validation'}[part])
         ax.set(xlabel='epoch', ylabel=name, title=name[0].upper() + name[1:]); ax.grid(alpha=0.3); ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    best = history.valid_macro_f1.idxmax()
-    ax.plot(history.epoch[best] + 1, history.valid_macro_f1[best], 'o', ms=9, mfc='none', color='black', label='kept'); ax.legend()
+    if history.valid_macro_f1.notna().any(): # else nothing was held back to choose by
+        best = history.valid_macro_f1.idxmax()
+        ax.plot(history.epoch[best] + 1, history.valid_macro_f1[best], 'o', ms=9, mfc='none', color='black', label='kept')
+    ax.legend()
     return fig
 
 # %% ../nbs/28_plots.ipynb #033fb3b3
@@ -76,7 +78,7 @@ def plot_classes(
     for i, (hits, n) in enumerate(zip(t.recall * t.support, t.support)): ax.text(1.01, i, f'{hits:.0f} of {n:,}', va='center', fontsize=8)
     mean = np.diag(cm).sum() / max(cm.sum(), 1)
     ax.axvline(mean, color=ORANGE, ls='--', lw=1.5, label=f'all classes, {mean:.2f}'); ax.legend(loc='lower right', fontsize=9)
-    ax.set_yticks(rows, t.index); ax.set(xlim=(0, 1), xlabel='share of the class that was found (bar: 95 % interval)', title=title); ax.grid(axis='x', alpha=0.3)
+    ax.set_yticks(rows, t.index); ax.set(xlim=(0, 1), xlabel='share of the class that was found (whiskers: 95 % interval)', title=title); ax.grid(axis='x', alpha=0.3)
     return fig
 
 # %% ../nbs/28_plots.ipynb #5c8f8c6a
@@ -147,7 +149,7 @@ def top_losses(
     k:int|None=None, # How many; all where None
     largest:bool=True # The worst ones, or the best?
 )->pd.DataFrame: # The rows, with the column `loss` (in nats), in its order
-    "The pictures on which the model was most surely wrong"
+    "The pictures with the greatest loss: where the model gave the label the least probability"
     vocab = class_columns(preds)
     loss = nll(pd.Index(vocab).get_indexer(preds.label), preds[vocab].to_numpy())
     return preds.assign(loss=loss).sort_values('loss', ascending=not largest, kind='stable').head(len(preds) if k is None else k)
@@ -166,10 +168,10 @@ def class_columns(
 def plot_top_losses(
     preds:pd.DataFrame, # path, label, predicted and a column for each class
     k:int=12, # How many pictures
-    title:str='The surest mistakes: pictures with the greatest loss', # Above the figure
+    title:str='The pictures with the greatest loss', # Above the figure
     cols:int=4 # Pictures a row
 ): # A matplotlib figure
-    "The worst pictures, each with the probability of its label and of what was predicted"
+    "The pictures with the greatest loss, each with the probability of its label and of what was predicted"
     worst = top_losses(preds, k)
     titles = [f'label: {r["label"]} {r[r["label"]]:.3f}\nsaid: {r["predicted"]} {r[r["predicted"]]:.3f}\nloss {r["loss"]:.2f}' for _, r in worst.iterrows()]
     return plot_pictures(list(worst.path), titles, list(worst.label == worst.predicted), title, cols)

@@ -186,7 +186,7 @@ def what_compares(
     ours = {'tail': 'the last 20 % of the rows, as the course report did, but no copy of them was trained on', 'grouped': 'a part drawn at random, with all copies of a picture on one side'}.get(e.run.info.get('split'), 'a part of its own')
     return ['The course report\'s table (macro-F1 0.54, accuracy 0.55) is not comparable with ours: the random 80 % that it trained on hold about four in five of the pictures that it scored. Remembered pictures are easy, so its figure is higher than the same network\'s figure on new pictures would be.',
             'The best figure in its training log (macro-F1 0.498, accuracy about 0.51) does not leak in that way, and is the fairer one to hold against ours. Two things differ still: it was measured on augmented pictures, which are harder, and it is the best of 40 epochs on the very pictures it is quoted for, which flatters.',
-            f'Ours: {say_score(e.name, e.scores)}. The epoch was chosen, and the temperature fitted, on validation pictures; the test pictures are {ours}. All this holds only where the pictures are those of the same data set (Human Action Recognition, 15 classes); a figure on drawn pictures says nothing about photographs.']
+            f'Ours, on the {say_score(e.kind + " pictures", e.scores)}. The epoch was chosen, and the temperature fitted, on validation pictures; the test pictures are {ours}. All this holds only where the pictures are those of the same data set (Human Action Recognition, 15 classes); a figure on drawn pictures says nothing about photographs.']
 
 # %% ../nbs/45_report.ipynb #555bdecf
 def cards(
@@ -216,7 +216,7 @@ def sections(
         section('sure', 'How sure it is', text('A model should be right as often as it says. The temperature was fitted on the validation pictures; it changes probabilities, and no label.'), table(calibration_table(e), digits=3), *here('reliability')),
         section('pictures', 'The pictures themselves', *here('predictions', 'top_losses')),
         section('looks', 'Where it looks', *here('heatmaps', 'atlas')),
-        section('faithful', 'Can the heat-maps be trusted?', *([text('This was not tested: the network is slow on this machine, or nobody asked for it. har_evaluate with --faithful 64 does it.')] if faith is None else
+        section('faithful', 'Can the heat-maps be trusted?', *([text('This was not tested: it was left out, or would have taken longer than half a minute on this machine. har_evaluate with --faithful 64 tests it.')] if faith is None else
             [text(say_faithfulness(faith)), table(faith_table(faith), f'{faith.n} pictures, mean and 95 % interval'), *here('faithfulness')])),
         section('beside', 'Beside the course report', *map(text, what_compares(e)), *([] if beside is None else [table(beside, 'F1, class by class')]))]
 

@@ -21,7 +21,7 @@ __all__ = ['OPTIMISERS', 'RECIPES', 'Recipe', 'find_recipe', 'Run', 'recipe_of',
 class Recipe:
     "All that decides a training run, but for the data"
     name:str='report' # What the recipe is called
-    arch:str='baseline' # A key of `ARCHS`
+    arch:str='baseline' # A key of `ARCHS`, or a name that timm knows
     pretrained:bool=False # Start from pretrained weights?
     freeze:int=0 # First epochs in which only a new last layer learns; above 0 the schedule is that of fastai's `fine_tune`
     size:int=256 # Side of the square that the network sees, in pixels
@@ -31,13 +31,14 @@ class Recipe:
     opt:str='adamw' # The optimiser: 'adamw' (Loshchilov and Hutter, 2019, arXiv:1711.05101) or 'muon' (see `Muon`)
     lr:float=3e-4 # Highest learning rate
     wd:float=1e-4 # Weight decay, apart from the gradient
-    warmup:int=3 # Epochs of warm-up
-    per_batch:bool=False # Does the learning rate change with each batch, or with each epoch?
+    warmup:int=3 # Epochs of warm-up; not used where `freeze` is above 0
+    per_batch:bool=False # Does the learning rate change with each batch, or with each epoch? Not used where `freeze` is above 0, which goes by batches
     ema:float=0. # Share of the weights' running average that each step keeps, 0 to below 1, such as 0.9975; 0 for no average
     dropout:float|None=None # Of all dropout layers, 0 to below 1; the architecture's own where None
     smoothing:float=0.1 # Label smoothing (Szegedy et al., 2016, doi:10.1109/CVPR.2016.308), 0 to below 1
     weighted:bool=True # Draw all classes equally often?
     crop_scale:tuple[float,float]=(0.75, 1.) # Least and greatest share of the area that a training crop keeps
+    squash:bool=False # Crop training pictures as they're scored, squashed to a square, and not in their own proportions?
     num_ops:int=2 # RandAugment's operations a picture
     magnitude:int=9 # RandAugment's strength, 0–30
     flip:float=0.5 # Probability of mirroring
@@ -60,7 +61,7 @@ class Recipe:
     @property
     def augment(self) -> dict:
         "The fields that `train_tfms` takes"
-        return {k: getattr(self, k) for k in ('crop_scale', 'num_ops', 'magnitude', 'flip', 'erase')}
+        return {k: getattr(self, k) for k in ('crop_scale', 'squash', 'num_ops', 'magnitude', 'flip', 'erase')}
 
 # %% ../nbs/22_runs.ipynb #bba8d44f
 OPTIMISERS = ('adamw', 'muon') # what `opt` may be
@@ -70,7 +71,7 @@ def _check_recipe(r:Recipe) -> None:
     "Refuse a recipe that could not be cooked"
     arch = find_arch(r.arch)
     if not isinstance(r.name, str) or not r.name or set(r.name) & set('/\\\0'): raise HARError(f'name is {r.name!r} and must be a word that can be part of a folder\'s name')
-    for k in ('pretrained', 'per_batch', 'weighted', 'tta'):
+    for k in ('pretrained', 'per_batch', 'weighted', 'squash', 'tta'):
         if not isinstance(getattr(r, k), bool): raise HARError(f'{k} is {getattr(r, k)!r} and must be true or false')
     if r.opt not in OPTIMISERS: raise HARError(f'opt is {r.opt!r} and must be one of {", ".join(OPTIMISERS)}')
     bounds = dict(size=(16, 1024), epochs=(1, 10_000), freeze=(0, 10_000), bs=(2, 4096), lr=(1e-9, 10), wd=(0, 1), warmup=(0, 10_000), smoothing=(0, 0.99), ema=(0, 0.99999),
@@ -98,7 +99,7 @@ RECIPES = {r.name: r for r in (
     Recipe(),
     Recipe(name='cpu', size=128, growth=((64, 0.4), (96, 0.4)), epochs=20, bs=64, opt='muon', lr=2e-3, wd=0.05, warmup=2, per_batch=True, ema=0.9975, dropout=0.2,
            crop_scale=(0.35, 1.), num_ops=0, erase=0., tta=True),
-    Recipe(name='best', size=128, growth=((64, 0.4), (96, 0.6)), epochs=40, bs=64, opt='muon', lr=2e-3, wd=0.05, warmup=2, per_batch=True, ema=0.9975, dropout=0.2, weighted=False,
+    Recipe(name='best', size=128, growth=((64, 0.4), (96, 0.4)), epochs=40, bs=64, opt='muon', lr=2e-3, wd=0.05, warmup=2, per_batch=True, ema=0.9975, dropout=0.2,
            crop_scale=(0.25, 1.), num_ops=0, erase=0., tta=True),
     Recipe(name='finetune', arch='resnet50', pretrained=True, freeze=1, size=224, epochs=6, lr=2e-3, wd=0.01, per_batch=True, crop_scale=(0.35, 1.), num_ops=0, erase=0., tta=True),
     Recipe(name='demo', size=48, epochs=10, lr=2e-3, per_batch=True, num_ops=0, erase=0.),
@@ -107,7 +108,7 @@ RECIPES = {r.name: r for r in (
 # %% ../nbs/22_runs.ipynb #3a8d4bff
 def find_recipe(
     recipe:str|Recipe='report', # A name in `RECIPES`, or a recipe of your own
-    **changes # Fields to set otherwise; None leaves a field alone
+    **changes # Fields to set otherwise; None leaves a field alone, so that `dropout` can't be set back to None here
 )->Recipe:
     "A recipe by name, with changes"
     if isinstance(recipe, str):
@@ -169,7 +170,7 @@ def fresh_folder(parent:Path, name:str) -> Path:
 
 # %% ../nbs/22_runs.ipynb #ab39ab7e
 def machine() -> dict[str, str|int]:
-    "What must be the same for two runs to end in the same bits"
+    "What must be the same, beside data, recipe and kind of processor, for two runs to end in the same bits"
     def installed(name):
         try: return version(name)
         except PackageNotFoundError: return ''

@@ -193,7 +193,7 @@ class Stage:
         return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(self.u(*hues), self.u(*sat), self.u(*val)))
 
     def paint(self) -> tuple:
-        "Any colour, a third of them greys"
+        "Any colour, three in ten of them grey"
         return self.hue(sat=(0, .12), val=(.12, .97)) if self.chance(.3) else self.hue()
 
     def soft(self) -> tuple:

@@ -56,10 +56,10 @@ class FineTune(ParamScheduler):
     "fastai's `fine_tune` within one fit (Howard and Ruder, 2018, arXiv:1801.06146)"
     def __init__(self,
         lr:float=2e-3, # Highest learning rate of the head while it learns alone; half of it later
-        freeze:int=1, # Epochs, of all, in which only the head learns; less than there are
+        freeze:int=1, # First epochs, in which only the head learns; fewer than the fit has
         lr_mult:float=100, # How many times more slowly the first layers learn than the head
-        pct_start:float=0.3, # Share of the later epochs in which the rates rise, 0–1
-        div:float=5. # How many times lower the rates begin
+        pct_start:float=0.3, # Share of the epochs in which all layers learn over which the rates rise, 0–1; while the head learns alone it's 0.99
+        div:float=5. # How many times lower than the highest the rates of all layers begin; while the head learns alone it's 25
     ):
         super().__init__(dict(lr=None, mom=None)) # set at each epoch
         self.base,self.alone,self.lr_mult,self.pct_start,self.div = lr,freeze,lr_mult,pct_start,div

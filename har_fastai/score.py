@@ -44,7 +44,7 @@ def score(
     preds:pd.DataFrame, # As `predict_table` gives it
     vocab:list[str], # The names of the classes
     temperature:float=1. # At which the probabilities were made, > 0
-)->dict: # n; for macro_f1, weighted_f1, accuracy and top3: value, low and high, 0–1; calibration: ece and nll, as they are and at temperature 1
+)->dict: # n; for macro_f1, weighted_f1, accuracy and top3: value, low and high, 0–1; calibration: temperature, ece (0–1) and nll (in nats) as they are, ece_before and nll_before at temperature 1
     "The headline figures with their 95 % intervals, ready for JSON"
     (y, p), probs = codes(preds, vocab), preds[list(vocab)].to_numpy(np.float64)
     cm, top = confusion(y, p, len(vocab)), in_top(y, probs, 3)
@@ -138,5 +138,5 @@ def warn_seen(
 def keep_predictions(
     preds:pd.DataFrame # As `predict_table` gives it
 )->pd.DataFrame: # Without what is true only on this machine
-    "The columns of a table of predictions that belong into a file"
+    "The columns of a table of predictions that belong in a file"
     return preds.drop(columns=['path', 'seen'], errors='ignore')

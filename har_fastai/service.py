@@ -173,7 +173,8 @@ def docs_page(
     return Environment(autoescape=True).from_string(DOCS_PAGE).render(api=api)
 
 # %% ../nbs/65_service.ipynb #30af7991
-REFUSALS = {413: 'Too many bytes or pictures', 422: 'No picture, none that can be read, or a parameter that makes no sense', 429: 'Too much is waiting', 503: 'No answer in time, or shutting down'} # what each status says
+REFUSALS = {400: 'The client hung up before all of its request had arrived', 408: 'The request did not arrive in time', 413: 'Too many bytes or pictures',
+            422: 'No picture, none that can be read, or a parameter that makes no sense', 429: 'Too much is waiting', 500: 'A fault of the service: its log says more', 503: 'No answer in time, or shutting down'} # what each status says
 
 # %% ../nbs/65_service.ipynb #c21ee64f
 def _api(summary:str, description:str, example:str, many:bool=True) -> dict:

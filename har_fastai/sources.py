@@ -163,7 +163,7 @@ def _part(path:str, seen:dict) -> tuple[int, Callable[[], Iterator[Source]]]:
 def find_sources(
     paths:Iterable[str|os.PathLike], # Picture files, folders, patterns, zip archives, tables (.csv) with the column filename; `-` for `lines`
     lines:io.BufferedIOBase|None=None # What `-` stands for: an open binary file with a path a line
-)->Sources: # Each file once, in the order given
+)->Sources: # In the order given; a file that was given by its name or in a folder comes once, one of an archive, a table or a list as often as it stands there
     "Find pictures by everything that people give"
     paths, seen = expand(paths), {}
     if not paths: raise HARError('no pictures were given')

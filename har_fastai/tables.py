@@ -186,5 +186,5 @@ def read_har(
     if df.label.nunique() < least:
         say = f'{path} holds the single class {df.label.iloc[0]!r} (rows: {len(df):,}): training needs two' if len(df) else f'{path} has no row that can be used'
         if found is None: raise HARError(say)
-        found.append(dict(fault=26 if len(df) > 1 else 24, where='', filename='', label=', '.join(set(df.label)), problem=say.rpartition(path.name)[2].strip(), kept=True, say=say))
+        found.append(dict(fault=26 if len(df) > 1 else 24, where='', filename='', label=', '.join(set(df.label)), problem=say.removeprefix(f'{path} '), kept=True, say=say))
     return df

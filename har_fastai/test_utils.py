@@ -79,7 +79,7 @@ def tiny_table(
     size:int=64, # As for `tiny_har`
     seed:int=0 # As for `tiny_har`
 )->pd.DataFrame: # Columns filename, label, path, part
-    "The table of `tiny_har`, every fifth row for validation and every tenth for testing"
+    "The table of `tiny_har`; of each ten rows the first is for testing, the sixth for validation, the others for training"
     from har_fastai.tables import read_har
     df = read_har(tiny_har(n, size, seed))
     return df.assign(part=[{0: 'test', 5: 'valid'}.get(i % 10, 'train') for i in range(len(df))])

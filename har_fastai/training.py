@@ -45,7 +45,9 @@ class HARLearner(Learner):
         self.first_epoch,self.fitting,self.failure = 0,True,''
         try: super().fit(*args, **kwargs)
         except HARError as e: raise type(e)(str(e).rpartition(':\n\t')[2]) from e.__cause__ # fastai puts the name of the callback before it
-        finally: self.fitting = False
+        finally:
+            self.fitting = False
+            if hasattr(self, 'b_float16'): self.b_float16.after_fit() # an interrupt has passed it by
         if self.failure: raise RunError(self.failure)
     def _do_fit(self):
         for epoch in range(self.first_epoch, self.n_epoch):
@@ -82,14 +84,16 @@ def shorter(
     size:int, # Its pictures' side, in pixels
     epochs:int, # Its epochs
     least:int=32, # The smallest side that the architecture takes, in pixels
-    target:float=1800 # What counts as minutes, in seconds
+    target:float=1800, # The time that it should come under, in seconds
+    fixed:bool=False # Does the architecture take no other size?
 )->str: # '' where the run is short enough
-    "Which size and number of epochs would take minutes; the time goes with the area and the epochs"
+    "Which size and number of epochs would take less; the time goes with the area and the epochs"
     if seconds < 3600: return ''
-    trials = [(s, e) for e in (epochs, 20, 10, 5) for s in (160, 128, 96, 64) if least <= s < size or (s == size and e < epochs) if e <= epochs]
+    sides = (size,) if fixed else (size, 160, 128, 96, 64)
+    trials = [(s, e) for e in (epochs, 20, 10, 5) for s in sides if least <= s <= size and e <= epochs and (s, e) != (size, epochs)]
     cost = lambda s, e: seconds * (s / size)**2 * e / epochs
     s, e = next(((s, e) for s, e in trials if cost(s, e) <= target), min(trials, key=lambda t: cost(*t), default=(size, epochs)))
-    return f'--size {s} --epochs {e} would take about {say_time(cost(s, e))}' if (s, e) != (size, epochs) else ''
+    return (f'--size {s} ' if s != size else '') + f'--epochs {e} would take about {say_time(cost(s, e))}' if (s, e) != (size, epochs) else ''
 
 # %% ../nbs/25_training.ipynb #c806f9c5
 class TimeEstimate(Callback):
@@ -112,7 +116,8 @@ class TimeEstimate(Callback):
         areas = [(r.size_at(e, self.n_epoch) / r.size_at(self.epoch, self.n_epoch))**2 for e in range(self.epoch, self.n_epoch)]
         valid = epochs * len(self.dls.valid) * self.dls.valid.bs / self.dls.train.bs / 3 * (r.size / r.size_at(self.epoch, self.n_epoch))**2
         seconds = step * (self.n_iter * sum(areas) + valid - self.done)
-        less = shorter(seconds, r.size, self.n_epoch, find_arch(r.arch).min_size)
+        arch = find_arch(r.arch)
+        less = shorter(seconds, r.size, self.n_epoch, arch.min_size, fixed=arch.fixed)
         self.message = (f'About {say_time(seconds)} for {epochs} epochs of {len(self.dls.train_ds):,} pictures at {r.size} px on this machine '
                         f'({self.dls.device}, {self.dls.train.bs / step:.0f} pictures/s).' + (f' For a shorter run, {less}.' if less else ''))
         if seconds > 20: print(self.message, flush=True)
@@ -143,7 +148,7 @@ def save_checkpoint(
     learn:Learner, # The learner after an epoch
     **notes # What else the next epoch must know; JSON
 )->None:
-    "Write network and optimiser as one safetensors file with `notes` in its header"
+    "Write the network, the average of its weights where there is one, and the optimiser as one safetensors file with `notes` in its header"
     from safetensors.torch import save
     parts = dict(model=learn.model.state_dict(), opt=optimiser_tensors(learn.opt))
     if hasattr(learn, 'weight_average'): parts['avg'] = learn.weight_average.avg.state_dict()
@@ -153,7 +158,7 @@ def save_checkpoint(
 # %% ../nbs/25_training.ipynb #a11cf3c4
 def load_checkpoint(
     file:str|Path, # As `save_checkpoint` wrote it
-    learn:Learner # Is changed: its network and its optimiser, which is made if need be
+    learn:Learner # Is changed: its network, the average of its weights, and its optimiser, which is made if need be
 )->dict: # The notes
     "Put network and optimiser back as they were, without unpickling anything"
     from safetensors import SafetensorError, safe_open

@@ -64,7 +64,7 @@ class Frames:
     def __init__(self,
         path:str|os.PathLike, # A clip
         fps:float=2., # Frames a second; those of the clip where it has fewer
-        most:int=MAX_FRAMES # The most frames that count, 2 or more
+        most:int=MAX_FRAMES # The most frames that count in the end, 2 or more; more are given, since those from before the distance grew come too: up to half of `most` more at each doubling
     ):
         if not 0 < fps < 1000: raise HARError(f'--fps is {fps:g} and must be above 0 and below 1000')
         self.path, self.step, self.most, self.end, self.problem = Path(path), 1 / fps, most, 0., ''
@@ -167,7 +167,7 @@ def watch(
     fps:float=2., # Frames to look at, a second
     width:float=WIDTH, # Of the smoothing: a standard deviation, in seconds
     least:float=LEAST, # The shortest time that an action takes, in seconds
-    most:int=MAX_FRAMES # The most frames to look at; a longer clip is looked at less often
+    most:int=MAX_FRAMES # The most frames that count, 2 or more; of a longer clip frames at twice the distance, or four times and so on, while the others are dropped
 )->Timeline:
     "What happens in a clip; `PictureError` where none of it can be read"
     if width < 0 or least < 0: raise HARError(f'neither --smooth ({width:g}) nor --least ({least:g}) may be negative')

@@ -162,8 +162,8 @@ def ask_page(
             try: show_picture(models, chosen, k, name, data, f'{i}-{zlib.crc32(data):x}')
             except Busy as e: st.warning(plain(f'{e}.')); st.button('Try again', key=f'again-{i}')
             except HARError as e: st.error(plain(f'{e}.'))
-    device = f'the CPU' if models.device.type == 'cpu' else f'the device {models.device}'
-    st.html(f'<p class="har-foot">Computed on {escape(device)} of the machine that runs this app; pictures are not kept. The probabilities are calibrated on pictures like those that the model was tested on, and may mislead on others. Limits: {MOST_BYTES / 1e6:.0f} MB and {MAX_PIXELS / 1e6:.0f} megapixels a picture.</p>')
+    device = 'the CPU' if models.device.type == 'cpu' else f'the device {models.device}'
+    st.html(f'<p class="har-foot">Computed on {escape(device)} of the machine that runs this app; pictures are never written to disk; small copies of the last ones, with their answers and heat-maps, stay in memory until the app ends. Probabilities may mislead on pictures of another kind than the model learnt from. Limits: {MOST_BYTES / 1e6:.0f} MB and {MAX_PIXELS / 1e6:.0f} megapixels a picture.</p>')
 
 # %% ../nbs/62_webapp.ipynb #a2a653ab
 def report_page(

@@ -58,8 +58,8 @@ def test_the_temperature_is_kept_and_changes_no_label(trained):
 def test_heat_maps(trained, tmp_path):
     picture(3).save(tmp_path/'a.png'); (tmp_path/'broken.png').write_bytes(b'no picture')
     done = run('har_explain', tmp_path/'a.png', tmp_path/'broken.png', trained.data/'test', '--model', trained.run, '--out', tmp_path/'maps', '--class', 'running')
-    assert done.returncode == 0, done.stderr
-    assert 'broken.png cannot be read' in done.stdout and len(list((tmp_path/'maps').iterdir())) == 1 + len(list((trained.data/'test').iterdir()))
+    assert done.returncode == 1 and 'note: ' in done.stderr and 'broken.png cannot be read' in done.stderr and 'broken.png' not in done.stdout, done.stderr
+    assert len(list((tmp_path/'maps').iterdir())) == 1 + len(list((trained.data/'test').iterdir()))
     assert Image.open(tmp_path/'maps'/'a.png').width > 600
 
 
