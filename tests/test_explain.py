@@ -44,7 +44,7 @@ def test_maps_agree_with_captum(arch, files):
     want = LayerGradCam(model, model.get_submodule(layer)).attribute(x, classes)[:, 0].detach()
     assert 1e-6 < want.abs().max() < 1e6 and want.abs().flatten(1).amax(1).min() > 0, 'these maps could hide any difference'
     with GradCAM(model, layer, bs=3) as cam: got, cut = cam(x, classes, relu=False), cam(x, classes)
-    assert got.shape == want.shape and differ(got, want) <= 1e-5
+    assert got.shape == want.shape and differ(got, want) <= 1e-4
     assert torch.equal(cut, got.relu()) and hooks(model) == own
     assert differ(got.roll(1, 0), want) > 1e-3, 'the comparison would not see a mistake'
 
