@@ -110,9 +110,10 @@ def what_was_trained(
 )->pd.DataFrame: # Two columns of text
     "Recipe, machine and time of a run"
     r, h, info, m = e.run.recipe, e.run.history, e.run.info, e.run.info['machine']
+    kept = h.valid_macro_f1.idxmax() if h.valid_macro_f1.notna().any() else len(h) - 1 # nothing held back to choose by: the last
     sizes = list(dict.fromkeys(int(r.size_at(e)) for e in range(r.epochs)))
     rows = {'recipe': r.name, 'network': f'{r.arch}, {"from ImageNet weights" if r.pretrained else "from scratch"}', 'pictures': f'squares of {" → ".join(map(str, sizes))} px' + (f'; scored at {r.size} px' if sizes[-1] != r.size else ''),
-            'epochs': f'{len(h)} of {r.epochs}; the network of epoch {h.valid_macro_f1.idxmax() + 1} was kept', 'batch, learning rate, weight decay': f'{r.bs}, {r.lr:g}, {r.wd:g}',
+            'epochs': f'{len(h)} of {r.epochs}; the network of epoch {kept + 1} was kept', 'batch, learning rate, weight decay': f'{r.bs}, {r.lr:g}, {r.wd:g}',
             'schedule': f'{r.warmup} epochs of warm-up, then cosine, {"by batch" if r.per_batch else "by epoch"}', 'label smoothing, dropout, weight average': f'{r.smoothing:g}, {"as built" if r.dropout is None else r.dropout}, {r.ema:g}',
             'augmentation': f'crops of {r.crop_scale[0]:g}–{r.crop_scale[1]:g} of the area, RandAugment {r.num_ops} × {r.magnitude}, mirrored {r.flip:g}, erased {r.erase:g}',
             'sampling': 'all classes equally often' if r.weighted else 'each picture once an epoch', 'seed': r.seed,
