@@ -20,9 +20,9 @@ from har_fastai.training import har_learner
 
 from explore import explored, outputs, value
 
-STEPS = {"the report's recipe": (), 'every picture once an epoch': ('weighted',), 'other augmentation, less dropout': ('crop_scale', 'num_ops', 'magnitude', 'flip', 'erase', 'dropout'),
-         'crops like the pictures that are scored': ('squash',),
-         'a higher rate that changes with each batch': ('bs', 'lr', 'warmup', 'per_batch'), 'Muon in place of AdamW': ('opt', 'wd'), 'a running average of the weights': ('ema',)} # what each takes over
+STEPS = {"the report's recipe": (), 'other augmentation, less dropout': ('crop_scale', 'num_ops', 'magnitude', 'flip', 'erase', 'dropout'),
+         'a higher rate that changes with each batch': ('bs', 'lr', 'warmup', 'per_batch'), 'Muon in place of AdamW': ('opt', 'wd'), 'a running average of the weights': ('ema',),
+         'every picture once an epoch': ('weighted',), 'pictures scored in their own proportions': ('resize',)} # what each takes over
 LAST = 'the mirror image asked as well' # needs no training of its own
 
 

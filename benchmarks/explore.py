@@ -36,12 +36,12 @@ def explored(data, seed=0):
 
 @torch.inference_mode()
 def outputs(learn):
-    "Logits of the held pictures, of their mirror images, and their classes"
-    model, rows = learn.model.eval(), []
+    "Logits of the held pictures, of their mirror images, and their classes, in the order of the table"
+    model, rows, order = learn.model.eval(), [], torch.tensor(learn.dls.valid.get_idxs()).argsort() # pictures of one shape come together
     for x, y in learn.dls.valid:
         x = x.as_subclass(torch.Tensor)
         rows.append((model(x).float().cpu(), model(x.flip(-1)).float().cpu(), y.as_subclass(torch.Tensor).cpu()))
-    return [torch.cat(r) for r in zip(*rows)]
+    return [torch.cat(r)[order] for r in zip(*rows)]
 
 
 def figures(z, y):

@@ -36,11 +36,11 @@ def options():
     return a
 
 def plain_app(run, threads:bool):
-    "What most examples do: open, squash, normalise, one picture at a time through eager PyTorch"
+    "What most examples do: open, resize, normalise, one picture at a time through eager PyTorch"
     model, card = load_bundle(run)
     app = fastapi.FastAPI()
     def answer(data):
-        x = torch.from_numpy(eval_array(open_picture(data), card.size, tuple(card.mean), tuple(card.std)))[None]
+        x = torch.from_numpy(eval_array(open_picture(data), card.size, tuple(card.mean), tuple(card.std), card.resize))[None]
         with torch.no_grad(): z = model(torch.cat([x, x.flip(-1)])).mean(0) if card.tta else model(x)[0]
         p = (z / card.temperature).softmax(0)
         return dict(label=card.vocab[int(p.argmax())], probability=float(p.max()))

@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import BoundedSemaphore, Lock
 import numpy as np, torch
 from PIL import Image
-from .files import HARError, PictureError, cache_folder, find_pictures, open_picture
+from .files import HARError, PictureError, cache_folder, find_pictures, open_picture, sees
 from .models import create_model, torch_device
 from .inference import Card, read_card, shipped
 from .runs import Run
@@ -204,7 +204,7 @@ def about_model(
 )->tuple[str, str]: # What it is; what it reaches
     "A model in two lines"
     with torch.device('meta'): n = sum(p.numel() for p in create_model(card.arch, len(card.vocab)).parameters())
-    what = f'{card.arch}, {n / 1e6:.1f} million parameters, sees {card.size} × {card.size} px, {len(card.vocab)} actions'
+    what = f'{card.arch}, {n / 1e6:.1f} million parameters, sees pictures {sees(card.size, card.resize)}, {len(card.vocab)} actions'
     part = next((p for p in ('test', 'valid', *card.metrics) if isinstance(card.metrics.get(p), dict) and 'macro_f1' in card.metrics[p]), None)
     if part is None: return what, 'Its card names no score.'
     s = card.metrics[part]; f, a = s['macro_f1'], s['accuracy']

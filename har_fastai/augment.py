@@ -7,10 +7,10 @@ from __future__ import annotations
 import torchvision.transforms as T
 from fastai.vision.all import DisplayedTransform, PILImage, TensorImage, ToTensor, IntToFloatTensor, Normalize
 from torchvision.transforms import InterpolationMode
-from .files import IMAGENET_MEAN, IMAGENET_STD, squash
+from .files import IMAGENET_MEAN, IMAGENET_STD, resized
 
 # %% auto #0
-__all__ = ['PictureTransform', 'CropTransform', 'FlipTransform', 'SquashTransform', 'RandAugmentTransform', 'ErasingTransform',
+__all__ = ['PictureTransform', 'CropTransform', 'FlipTransform', 'ResizeTransform', 'RandAugmentTransform', 'ErasingTransform',
            'train_tfms', 'eval_tfms', 'tensor_tfms']
 
 # %% ../nbs/10_augment.ipynb #e8175445
@@ -26,22 +26,15 @@ class PictureTransform(DisplayedTransform):
     def encodes(self, x:PILImage): return type(x)(self.tfm(x))
     def __repr__(self): return f'{type(self).__name__}: {self.tfm}'
 
-# %% ../nbs/10_augment.ipynb #e85118c3
-class _SquashedCrop(T.RandomResizedCrop):
-    "Crops whose proportions are those of the picture, more or less"
-    @staticmethod
-    def get_params(img, scale, ratio): return T.RandomResizedCrop.get_params(img, scale, [r * img.width / img.height for r in ratio])
-
 # %% ../nbs/10_augment.ipynb #5d1e79c4
 class CropTransform(PictureTransform):
     "Crop a part of a training picture at random and resize it to a square, as torchvision's `RandomResizedCrop`"
     def __init__(self,
         size:int, # Side of the square, in pixels
         scale:tuple[float,float]=(0.75, 1.), # Least and greatest share of the picture's area that is kept
-        squash:bool=False, # Crop the squashed picture, as it's scored, and not the picture as it is? (why: see `crop`)
         order:int=1 # Its place in the pipeline
     ):
-        super().__init__((_SquashedCrop if squash else T.RandomResizedCrop)(size, scale=scale), order)
+        super().__init__(T.RandomResizedCrop(size, scale=scale), order)
     def set_size(self, size:int): self.tfm.size = (size, size)
 
 # %% ../nbs/10_augment.ipynb #5e791ff5
@@ -50,9 +43,14 @@ class FlipTransform(PictureTransform):
     def __init__(self, p:float=0.5, order:int=3): super().__init__(T.RandomHorizontalFlip(p), order)
 
 # %% ../nbs/10_augment.ipynb #4a83d075
-class SquashTransform(PictureTransform):
-    "Resize validation and test pictures to a square, no chance involved"
-    def __init__(self, size:int, order:int=1): super().__init__(lambda img: squash(img, size), order, split_idx=1)
+class ResizeTransform(PictureTransform):
+    "Resize validation and test pictures by a rule, no chance involved"
+    def __init__(self,
+        size:int, # Side of the square that has as many pixels
+        resize:str='squash', # One of `RESIZE_RULES` of `files`
+        order:int=1 # Its place in the pipeline
+    ):
+        super().__init__(lambda img: resized(img, size, resize), order, split_idx=1)
 
 # %% ../nbs/10_augment.ipynb #acb66834
 class RandAugmentTransform(PictureTransform):
@@ -81,14 +79,13 @@ class ErasingTransform(DisplayedTransform):
 def train_tfms(
     size:int=256, # Side of the square that the network sees, in pixels
     crop_scale:tuple[float,float]=(0.75, 1.), # Least and greatest share of the picture's area that a crop keeps
-    squash:bool=False, # Crop the squashed picture, as it's scored, and not the picture as it is? (why: see `crop`)
     num_ops:int=2, # RandAugment's operations for each picture; 0 leaves RandAugment out
     magnitude:int=9, # RandAugment's strength, 0–30
     flip:float=0.5, # Probability of mirroring left and right, 0–1
     erase:float=0.25 # Probability of random erasing, 0–1
 )->list: # Transforms for training pictures only
     "The report's training transforms"
-    tfms = [CropTransform(size, crop_scale, squash)]
+    tfms = [CropTransform(size, crop_scale)]
     if num_ops: tfms.append(RandAugmentTransform(num_ops, magnitude))
     if flip: tfms.append(FlipTransform(flip))
     if erase: tfms.append(ErasingTransform(erase))
@@ -96,10 +93,11 @@ def train_tfms(
 
 # %% ../nbs/10_augment.ipynb #ccf9fb9b
 def eval_tfms(
-    size:int=256 # Side of the square that the network sees, in pixels
+    size:int=256, # Side of the square that has as many pixels
+    resize:str='squash' # One of `RESIZE_RULES` of `files`
 )->list: # Transforms for validation and test pictures only
-    "The evaluation transforms: squash to a square, no chance involved"
-    return [SquashTransform(size)]
+    "The evaluation transforms: resize, no chance involved"
+    return [ResizeTransform(size, resize)]
 
 # %% ../nbs/10_augment.ipynb #07fea6e6
 def tensor_tfms(

@@ -5,14 +5,14 @@
 # %% ../nbs/33_cam.ipynb #f40efd2e
 from __future__ import annotations
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 import numpy as np, pandas as pd, torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 from torch.func import functional_call
-from .files import HARError, PictureError, open_picture, progress
+from .files import HARError, PictureError, alike, open_picture, progress
 from .models import find_arch
 from .inference import Predictor
 from .plots import BLUE, ORANGE, class_columns, new_figure, thumbnail
@@ -103,7 +103,7 @@ class Explanation:
 def explanations(
     model:nn.Module, # A network that gives logits
     layer:str|nn.Module, # The layer to explain, as for `GradCAM`
-    x:torch.Tensor, # Normalised pictures, of shape (n, 3, height, width), on the network's device
+    x:Sequence[torch.Tensor], # Normalised pictures, each of shape (3, height, width), on the network's device; a batch will do
     vocab:list[str], # The names of the classes
     classes:list[int|None]|None=None, # The class to explain, one a picture, by index; what is predicted where None
     temperature:float=1., # Divides the logits before the softmax, > 0
@@ -111,10 +111,14 @@ def explanations(
     logits:torch.Tensor|None=None # What is answered, of shape (n, classes), where that's not the network's output for `x` alone
 )->list[Explanation]: # One a picture
     "What a network says of each picture of a batch, and why"
-    if logits is not None: classes = [z.argmax().item() if c is None else c for z, c in zip(logits, classes or [None] * len(logits))]
-    with GradCAM(model, layer, bs) as cam: maps = cam(x, None if classes is None else [-1 if c is None else c for c in classes]).cpu().numpy()
-    probs = ((cam.logits if logits is None else logits) / temperature).softmax(1).cpu().numpy()
-    which = [p.argmax() if c is None else c for p, c in zip(probs, classes or [None] * len(probs))]
+    classes = classes or [None] * len(x)
+    if logits is not None: classes = [z.argmax().item() if c is None else c for z, c in zip(logits, classes)]
+    maps, outputs = [None] * len(x), [None] * len(x)
+    with GradCAM(model, layer, bs) as cam:
+        for same in alike(x):
+            for i, m, z in zip(same, cam(torch.stack([x[i] for i in same]), [-1 if classes[i] is None else classes[i] for i in same]).cpu().numpy(), cam.logits): maps[i], outputs[i] = m, z
+    probs = ((torch.stack(outputs) if logits is None else logits) / temperature).softmax(1).cpu().numpy()
+    which = [p.argmax() if c is None else c for p, c in zip(probs, classes)]
     return [Explanation(vocab[p.argmax()], p, vocab[c], float(p[c]), m / m.max() if m.max() > 0 else m) for p, c, m in zip(probs, which, maps)]
 
 # %% ../nbs/33_cam.ipynb #0504d0b7
@@ -135,16 +139,16 @@ class Explainer(Predictor):
         if name not in self.vocab: raise HARError(f'the model does not know the class {name!r}; it knows {", ".join(self.vocab)}')
         return self.vocab.index(name)
 
-    def batch(self,
+    def tensors(self,
         arrays:list[np.ndarray] # Each as `array` gives it
-    )->torch.Tensor:
-        "Pictures as the network wants them, on its device"
-        return torch.from_numpy(np.stack(arrays)).to(self.device, self.dtype, memory_format=self._layout)
+    )->list[torch.Tensor]: # Each of shape (3, height, width)
+        "Pictures of any shapes as the network wants them, on its device"
+        return [self.batch([a])[0] for a in arrays]
 
     def _explain(self, arrays:list, classes:list) -> list[Explanation]:
         "Explain a few pictures"
-        logits = self.logits(np.stack(arrays)) * self.card.temperature if self.card.tta else None # the answer is that of `predict`; the map is of the picture as it is
-        return explanations(self.model, self.layer, self.batch(arrays), self.vocab, classes, self.card.temperature, self.bs, logits)
+        logits = self.logits(arrays) * self.card.temperature if self.card.tta else None # the answer is that of `predict`; the map is of the picture as it is
+        return explanations(self.model, self.layer, self.tensors(arrays), self.vocab, classes, self.card.temperature, self.bs, logits)
 
     def try_explain(self,
         pictures:Iterable, # What `predict` takes, any number of them

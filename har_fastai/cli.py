@@ -62,6 +62,7 @@ def har_train(argv=None):
     for name, kind, text in (('epochs', int, 'epochs to train'), ('size', int, "side of the network's pictures, px"), ('bs', int, 'pictures a batch'),
                              ('lr', float, 'highest learning rate'), ('seed', int, 'of split, weights and chance')):
         add(f'--{name}', type=kind, metavar='N', help=f'{text} (default: as the recipe says)')
+    add('--resize', choices=['squash', 'keep'], help='score pictures squashed to squares, or in their own proportions (default: as the recipe says)')
     add('--device', help='cpu, cuda, mps … (default: the best there is)')
     add('--workers', type=int, metavar='N', help='processes that open pictures (default: chosen by device)')
     add('--packed', choices=['yes', 'no'], default='yes', help='decode all pictures once, into a cache, and augment in batches; no: one by one, as the report does (default: yes)')

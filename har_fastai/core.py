@@ -75,7 +75,7 @@ def recipe_dls(
 ): # `DataLoaders`
     "The DataLoaders that a recipe asks for"
     arch = find_arch(recipe.arch)
-    kw = dict(size=recipe.size, bs=recipe.bs, weighted=recipe.weighted, device=device, mean=arch.mean, std=arch.std, **recipe.augment)
+    kw = dict(size=recipe.size, bs=recipe.bs, weighted=recipe.weighted, device=device, mean=arch.mean, std=arch.std, resize=recipe.resize_rule, **recipe.augment)
     pack = pack_pictures(df.path, df.sha256, max(512, 2 * recipe.size)) if packed else None
     return packed_dls(df, pack, **kw) if pack else har_dls(df, num_workers=num_workers, **kw)
 
@@ -88,7 +88,7 @@ def finish(
 )->dict: # The figures of each part that was scored
     "Save the model of a run, read it back, score what was saved, and write the report"
     arch = find_arch(learn.recipe.arch)
-    card = Card(arch.name, list(learn.dls.vocab), learn.recipe.size, list(arch.mean), list(arch.std), arch.resize, tta=learn.recipe.tta, versions=machine())
+    card = Card(arch.name, list(learn.dls.vocab), learn.recipe.size, list(arch.mean), list(arch.std), learn.recipe.resize_rule, tta=learn.recipe.tta, versions=machine())
     save_bundle(run.path, learn.model, card)
     figures, preds = {}, {}
     for part in ('valid', 'test'): # valid first: the temperature is fitted on it, before test is scored

@@ -16,20 +16,18 @@ def crop_boxes(
     heights:torch.Tensor, # Of n pictures, in pixels
     widths:torch.Tensor, # Likewise
     scale:tuple[float,float]=(0.75, 1.), # Least and greatest share of the area that's kept
-    ratio:tuple[float,float]=(3/4, 4/3), # Least and greatest proportion, width to height
-    squash:bool=False # Take the proportions of the squashed picture, which is a square?
+    ratio:tuple[float,float]=(3/4, 4/3) # Least and greatest proportion, width to height
 )->torch.Tensor: # left, top, right and bottom of each crop, of shape (n, 4), whole numbers
     "One random crop for each picture, with the chances of torchvision's `RandomResizedCrop`"
     if not 0 < scale[0] <= scale[1] <= 1: raise HARError(f'scale is {scale} and must be two shares between 0 and 1, the lesser first')
     H, W = (torch.as_tensor(v)[:, None].double() for v in (heights, widths))
     area = H * W * torch.empty(len(H), 10, dtype=torch.float64).uniform_(*scale)
-    own = W / H if squash else torch.ones_like(W)
-    shape = own * torch.empty(len(H), 10, dtype=torch.float64).uniform_(math.log(ratio[0]), math.log(ratio[1])).exp()
+    shape = torch.empty(len(H), 10, dtype=torch.float64).uniform_(math.log(ratio[0]), math.log(ratio[1])).exp()
     w, h = (area * shape).sqrt().round(), (area / shape).sqrt().round()
     fits = (w > 0) & (h > 0) & (w <= W) & (h <= H)
     first = fits.int().argmax(1, keepdim=True)
     found, corner = fits.gather(1, first), torch.rand(len(H), 2, dtype=torch.float64)
-    w, h = (torch.where(found, v.gather(1, first), v0) for v, v0 in zip((w, h), _largest(H, W, [r * own for r in ratio])))
+    w, h = (torch.where(found, v.gather(1, first), v0) for v, v0 in zip((w, h), _largest(H, W, ratio)))
     left, top = (torch.where(found, ((S - s + 1) * corner[:, i:i + 1]).floor(), ((S - s) / 2).round()) for i, (S, s) in enumerate(((W, w), (H, h))))
     return torch.cat([left, top, left + w, top + h], 1).long()
 

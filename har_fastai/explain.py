@@ -13,18 +13,18 @@ from .evaluate import learner_table
 from .faithful import Faithfulness, faith_table, faithfulness, plot_faithfulness, say_faithfulness
 
 # %% auto #0
-__all__ = ['learner_batch', 'target_layer', 'explain_learner', 'show_cam']
+__all__ = ['learner_tensors', 'target_layer', 'explain_learner', 'show_cam']
 
 # %% ../nbs/35_explain.ipynb #420c5b0d
-def learner_batch(
+def learner_tensors(
     learn:Learner, # A learner of one label a picture
     pictures:list # What `open_picture` takes
-)->torch.Tensor: # Normalised, of shape (pictures, 3, height, width), on the learner's device
+)->list[torch.Tensor]: # Normalised, each of shape (3, height, width), on the learner's device
     "Pictures as a learner's network wants them for evaluation"
     if recipe := getattr(learn, 'recipe', None):
         arch = find_arch(recipe.arch)
-        return torch.from_numpy(np.stack([eval_array(open_picture(p), recipe.size, arch.mean, arch.std) for p in pictures])).to(learn.dls.device)
-    return torch.cat([b[0] for b in learn.dls.test_dl([np.asarray(open_picture(p)) for p in pictures], num_workers=0)]).as_subclass(torch.Tensor)
+        return [torch.from_numpy(eval_array(open_picture(p), recipe.size, arch.mean, arch.std, recipe.resize_rule)).to(learn.dls.device) for p in pictures]
+    return [x for b in learn.dls.test_dl([np.asarray(open_picture(p)) for p in pictures], num_workers=0) for x in b[0].as_subclass(torch.Tensor)]
 
 # %% ../nbs/35_explain.ipynb #60b6bcd7
 def target_layer(
@@ -47,7 +47,7 @@ def explain_learner(
     classes = list(classes) if isinstance(classes, (list, tuple)) else [classes] * len(pictures)
     if unknown := sorted({c for c in classes if c is not None} - set(vocab)): raise HARError(f'the learner does not know the class {unknown[0]!r}; it knows {", ".join(vocab)}')
     codes = [None if c is None else vocab.index(c) for c in classes]
-    return explanations(learn.model, target_layer(learn, layer), learner_batch(learn, pictures), vocab, codes)
+    return explanations(learn.model, target_layer(learn, layer), learner_tensors(learn, pictures), vocab, codes)
 
 # %% ../nbs/35_explain.ipynb #79d42f9b
 def show_cam(

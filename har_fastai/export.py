@@ -6,14 +6,14 @@
 from __future__ import annotations
 import io, json, logging, warnings
 from collections.abc import Callable
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from textwrap import shorten
 import numpy as np, torch
 from torch import nn
 from . import __version__
-from .files import HARError, RunError, eval_array, write_atomic
+from .files import STEP, WIDEST, HARError, RunError, alike, eval_shape, write_atomic
 from .sample import SCENES, draw_action
 from .inference import Card, Predictor
 from .portable import OnnxPredictor
@@ -36,6 +36,12 @@ class AnswerModule(nn.Module):
         z = z / self.temperature
         return z, z.softmax(1)
 
+# %% ../nbs/56_export.ipynb #a46449a6
+def _shape_in_words(card:Card) -> str:
+    "The shape that a picture is given, for those who write their own preprocessing"
+    if card.resize == 'squash': return f'{card.size} x {card.size} pixels without keeping its proportions'
+    return f'its own proportions (1:{WIDEST} and {WIDEST}:1 at most) and about as many pixels as a square of {card.size}, both sides rounded to multiples of {STEP}: for width:height = r, {card.size} times the square root of r, and {card.size} divided by it'
+
 # %% ../nbs/56_export.ipynb #9d8c32f4
 def describe(
     card:Card # Of the model
@@ -44,7 +50,7 @@ def describe(
     mean, std = (', '.join(f'{v:g}' for v in vs) for vs in (card.mean, card.std))
     return dict(
         card=json.dumps({**asdict(card), 'exported_by': f'har_fastai {__version__}'}, ensure_ascii=False, allow_nan=False),
-        preprocessing=f'Turn the picture upright (EXIF), convert it to RGB with transparency laid on white, resize it to {card.size} x {card.size} pixels without keeping its proportions '
+        preprocessing=f'Turn the picture upright (EXIF), convert it to RGB with transparency laid on white, resize it to {_shape_in_words(card)} '
                       f'(antialiased bilinear, as Pillow does), divide by 255, subtract the mean ({mean}) and divide by the standard deviation ({std}) of red, green and blue, put the channels first: float32.',
         outputs=f'logits: divided by the temperature {card.temperature:g}{", averaged over the picture and its mirror image" if card.tta else ""}. probs: their softmax, one column for each class of the card\'s vocab.',
         sha256=card.sha256, har_fastai=__version__)
@@ -61,15 +67,23 @@ def _quiet():
             yield
     finally: logging.disable(level)
 
+# %% ../nbs/56_export.ipynb #18ceb962
+def _any_shape(resize:str):
+    "Where pictures keep their proportions, let PyTorch take nothing for granted of a side, such as that it's not 1 in the last layer"
+    from torch.fx.experimental import _config
+    return _config.patch(backed_size_oblivious=True) if resize == 'keep' and hasattr(_config, 'backed_size_oblivious') else nullcontext()
+
 # %% ../nbs/56_export.ipynb #d09dbc8e
 def trace_answer(
     predictor:Predictor # In full precision, on the CPU
-)->torch.export.ExportedProgram: # Takes `pictures` of shape (batch, 3, size, size), gives logits and probabilities
+)->torch.export.ExportedProgram: # Takes `pictures` of shape (batch, 3, height, width), gives logits and probabilities; height and width are the card's size, or any where it keeps proportions
     "The graph of a predictor's whole answer, for any number of pictures"
     card = predictor.card
     answer = AnswerModule(predictor.model.to(memory_format=torch.contiguous_format), card.temperature, card.tta).eval()
     try:
-        with _quiet(), torch.no_grad(): return torch.export.export(answer, (torch.zeros(2, 3, card.size, card.size),), dynamic_shapes=({0: torch.export.Dim('batch', min=1)},))
+        w, h = eval_shape(3, 2, card.size, card.resize)
+        dims = {0: torch.export.Dim('batch', min=1), **({} if card.resize == 'squash' else {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC})}
+        with _quiet(), torch.no_grad(), _any_shape(card.resize): return torch.export.export(answer, (torch.zeros(2, 3, h, w),), dynamic_shapes=(dims,))
     except Exception as e: # whatever the network's own code does that a graph can't
         raise HARError(f'the architecture {card.arch} cannot be exported, since its computation is no fixed graph ({shorten(str(e).strip().splitlines()[0], 150, placeholder=" …")})') from e
 
@@ -80,15 +94,18 @@ TOLERANCE = 1e-4 # most that a probability, or a logit in relation to the larges
 def largest_difference(
     predictor:Predictor, # In full precision
     answer:Callable[[np.ndarray], tuple], # The exported model: a batch to logits and probabilities, as arrays
-    n:int=5 # How many drawn pictures are compared
+    n:int=5 # How many drawn pictures are compared, of three shapes
 )->float: # Of any probability, or logit divided by the largest one (where that's above 1)
     "How far an exported model is from a predictor"
     card = predictor.card
-    x = np.stack([eval_array(draw_action(label, np.random.default_rng(i), max(card.size, 64)), card.size, tuple(card.mean), tuple(card.std)) for i, label in zip(range(n), SCENES)])
-    z = predictor.logits(x)
-    p, z = z.softmax(1).numpy(), z.numpy()
-    alone = [np.concatenate(a) for a in zip(*(answer(x[i:i + 1]) for i in range(n)))]
-    return max(float(max(np.abs(b - z).max() / max(1, np.abs(z).max()), np.abs(q - p).max())) for b, q in (answer(x), alone))
+    drawn = [draw_action(label, np.random.default_rng(i), max(card.size, 64)) for i, label in zip(range(n), SCENES)]
+    arrays = [predictor.array(d.resize((d.width * (1, 2, 3)[i % 3], 2 * d.height))) for i, d in enumerate(drawn)]
+    worst = 0
+    for same in [*alike(arrays), *([i] for i in range(n))]: # together, and alone
+        x = np.stack([arrays[i] for i in same])
+        z, (b, q) = predictor.logits(x), answer(x)
+        worst = max(worst, np.abs(b - z.numpy()).max() / max(1, z.abs().max().item()), np.abs(q - z.softmax(1).numpy()).max())
+    return float(worst)
 
 # %% ../nbs/56_export.ipynb #3629fdf6
 def _check_answers(predictor:Predictor, answer:Callable, kind:str) -> None:

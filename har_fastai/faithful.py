@@ -5,18 +5,20 @@
 # %% ../nbs/34_faithful.ipynb #39016958
 from __future__ import annotations
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 import numpy as np, pandas as pd, torch
 import torch.nn.functional as F
 from torch import nn
+from .files import alike
 from .cam import GradCAM
 from .metrics import mean_interval
 from .plots import BLUE, ORANGE, new_figure
 
 # %% auto #0
 __all__ = ['SHARES', 'ROAD_SHARES', 'BETTER', 'gaussian_map', 'random_map', 'rank_pixels', 'class_probs', 'blurred',
-           'removal_curve', 'impute', 'road_curve', 'rank_correlation', 'cascade', 'Faithfulness', 'areas',
-           'faithfulness', 'verdicts', 'say_faithfulness', 'faith_table', 'plot_faithfulness']
+           'removal_curve', 'impute', 'road_curve', 'rank_correlation', 'of_one_shape', 'cascade', 'Faithfulness',
+           'areas', 'faithfulness', 'verdicts', 'say_faithfulness', 'faith_table', 'plot_faithfulness']
 
 # %% ../nbs/34_faithful.ipynb #583b86d3
 def gaussian_map(
@@ -146,11 +148,20 @@ def _randomise(m:nn.Module) -> None:
     for k, p in m.named_parameters(recurse=False):
         if torch.equal(p, old[k]) and (not reset or p.ndim > 1): nn.init.normal_(p, std=0.02)
 
+# %% ../nbs/34_faithful.ipynb #ccd0cc75
+def of_one_shape(
+    x:Sequence[torch.Tensor], # Pictures, each of shape (3, height, width)
+    classes:torch.Tensor # The class of each, by index
+)->list[tuple[torch.Tensor, torch.Tensor]]: # Batches of pictures and their classes, where the pictures are
+    "Pictures of any shapes in batches of one shape each"
+    batches = [(torch.stack([x[i] for i in same]), classes[same]) for same in alike(x)]
+    return [(b, c.to(b.device)) for b, c in batches]
+
 # %% ../nbs/34_faithful.ipynb #1b4dce79
 def cascade(
     model:nn.Module, # Is left as it was
     layer:str, # The layer that's explained, by its dotted name
-    x:torch.Tensor, # Pictures, of shape (n, 3, height, width), normalised
+    x:Sequence[torch.Tensor], # Pictures, each of shape (3, height, width), normalised; a batch will do
     classes:torch.Tensor, # The class of each, by index
     stages:int=8, # At most so many comparisons, evenly over the layers
     seed:int=0 # Of the random weights
@@ -161,17 +172,20 @@ def cascade(
     ends = [i for i, (_, m) in enumerate(parts, 1) if isinstance(m, (nn.Conv2d, nn.Linear))]
     names, ends[-1] = [parts[i - 1][0] for i in ends], len(parts) # with the first layer goes what stands before it, such as a class token
     stops = set(np.unique(np.linspace(1, len(names), min(stages, len(names))).round().astype(int)))
-    with GradCAM(model, layer) as cam: first = cam(x, classes, relu=False)
-    rows = [('none', 0, np.ones(len(x)), first)]
+    batches = of_one_shape(x, classes)
+    def maps(net):
+        with GradCAM(net, layer) as cam: return [cam(b, c, relu=False) for b, c in batches]
+    first = maps(model)
+    def row(name, i, now): return name, i, *(np.concatenate(v) for v in zip(*((rank_correlation(a, b), _flat(a) | _flat(b)) for a, b in zip(first, now))))
+    rows = [('none', 0, np.ones(len(x)), row('', 0, first)[3])]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for i, (name, end) in enumerate(zip(names, ends), 1):
             for _, m in parts[done:end]: _randomise(m)
             done = end
             if i not in stops: continue
-            with GradCAM(broken, layer) as cam: maps = cam(x, classes, relu=False)
-            rows.append((name, i, rank_correlation(first, maps), maps))
-    return pd.DataFrame([dict(layer=n, layers=i, correlation=r.mean(), **dict(zip(('low', 'high'), mean_interval(r))), flat=(_flat(first) | _flat(m)).mean()) for n, i, r, m in rows])
+            rows.append(row(name, i, maps(broken)))
+    return pd.DataFrame([dict(layer=n, layers=i, correlation=r.mean(), **dict(zip(('low', 'high'), mean_interval(r))), flat=flat.mean()) for n, i, r, flat in rows])
 
 # %% ../nbs/34_faithful.ipynb #9107bd94
 SHARES = [i / 10 for i in range(11)] # of the pixels, at which deletion and insertion are measured
@@ -195,36 +209,41 @@ def areas(
     classes:torch.Tensor, # The class of each, by index
     maps:torch.Tensor, # Of shape (n, h, w)
     bs:int=64 # Most pictures at a time
-)->tuple[dict[str, np.ndarray], dict[str, tuple]]: # For each test one figure a picture; and its mean curve as (shares, probabilities)
+)->tuple[dict[str, np.ndarray], dict[str, np.ndarray]]: # For each test one figure a picture; and for each curve of shape (n, shares) the probabilities
     "The three removal tests of one kind of map"
     rank, soft = rank_pixels(maps.to(x.device), x.shape[-2:]), blurred(x)
     away = removal_curve(model, x, classes, rank, torch.zeros_like(x[:1]), SHARES, bs) # 0 is the mean of the normalised pictures
     back = removal_curve(model, soft, classes, rank, x, SHARES, bs)
     most, least = (road_curve(model, x, classes, r, ROAD_SHARES, bs=bs) for r in (rank, 1 - rank))
     area = lambda c: torch.trapezoid(c, torch.tensor(SHARES), dim=1).numpy()
-    curves = {'deletion': (SHARES, away), 'insertion': (SHARES, back), 'ROAD, most relevant removed': (ROAD_SHARES, most), 'ROAD, least relevant removed': (ROAD_SHARES, least)}
-    return dict(deletion=area(away), insertion=area(back), ROAD=(least - most).mean(1).numpy()), {k: (s, c.mean(0).numpy()) for k, (s, c) in curves.items()}
+    curves = {'deletion': away, 'insertion': back, 'ROAD, most relevant removed': most, 'ROAD, least relevant removed': least}
+    return dict(deletion=area(away), insertion=area(back), ROAD=(least - most).mean(1).numpy()), {k: c.numpy() for k, c in curves.items()}
 
 # %% ../nbs/34_faithful.ipynb #84548b64
 def faithfulness(
     model:nn.Module, # A network that gives logits
     layer:str, # The layer that's explained, by its dotted name
-    x:torch.Tensor, # Pictures, of shape (n, 3, height, width), normalised, on the network's device
+    x:Sequence[torch.Tensor], # Pictures, each of shape (3, height, width), normalised, on the network's device; a batch will do
     classes=None, # The class of each, by index; what is predicted where None
     bs:int=64, # Most pictures at a time
     seed:int=0 # Of the random maps and weights
 )->Faithfulness:
     "Deletion, insertion, ROAD and cascading randomisation of Grad-CAM, beside a centred Gaussian and a random map"
-    with GradCAM(model, layer, bs) as cam: grad = cam(x, classes)
-    classes = cam.logits.argmax(1) if classes is None else torch.as_tensor(classes, device=x.device).expand(len(x))
-    n, h, w = grad.shape
-    kinds = {'Grad-CAM': grad, 'centred Gaussian': gaussian_map(h, w).expand(n, h, w), 'random map': random_map(n, h, w, seed)}
-    was = [(m, m.training) for m in model.modules()]
-    try: got = {k: areas(model.eval(), x, classes, m, bs) for k, m in kinds.items()}
+    classes = torch.full((len(x),), -1) if classes is None else torch.as_tensor(classes).cpu().expand(len(x)).clone()
+    was, parts = [(m, m.training) for m in model.modules()], []
+    try:
+        for i, same in enumerate(alike(x)):
+            (batch, c), = of_one_shape([x[j] for j in same], classes[same])
+            with GradCAM(model.eval(), layer, bs) as cam: grad = cam(batch, c)
+            classes[same] = c = torch.where(c < 0, cam.logits.argmax(1), c).cpu() # what is predicted, where nothing was said
+            n, h, w = grad.shape
+            kinds = {'Grad-CAM': grad, 'centred Gaussian': gaussian_map(h, w).expand(n, h, w), 'random map': random_map(n, h, w, seed + i)}
+            parts.append({k: areas(model, batch, c.to(batch.device), m, bs) for k, m in kinds.items()})
     finally:
         for m, training in was: m.training = training
-    curves = pd.DataFrame([(k, t, s, p) for k, (_, cs) in got.items() for t, c in cs.items() for s, p in zip(*c)], columns=['map', 'test', 'share', 'prob'])
-    return Faithfulness(_faith_table({k: a for k, (a, _) in got.items()}), curves, cascade(model, layer, x, classes, seed=seed), n)
+    got = {k: [{t: np.concatenate([p[k][j][t] for p in parts]) for t in parts[0][k][j]} for j in (0, 1)] for k in parts[0]}
+    curves = pd.DataFrame([(k, t, s, p) for k, (_, cs) in got.items() for t, c in cs.items() for s, p in zip(ROAD_SHARES if t.startswith('ROAD') else SHARES, c.mean(0))], columns=['map', 'test', 'share', 'prob'])
+    return Faithfulness(_faith_table({k: a for k, (a, _) in got.items()}), curves, cascade(model, layer, x, classes, seed=seed), len(x))
 
 # %% ../nbs/34_faithful.ipynb #9c934071
 def _faith_table(areas:dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:

@@ -5,17 +5,18 @@
 # %% ../nbs/00_files.ipynb #953fe240
 from __future__ import annotations
 import hashlib, io, json, os, re, sys, tempfile, warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 import numpy as np
 from PIL import Image
 
 # %% auto #0
-__all__ = ['MAX_PIXELS', 'FORMATS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'PICTURE_ENDINGS', 'HARError', 'RunError', 'to_rgb',
-           'PictureError', 'peek', 'open_picture', 'squash', 'eval_array', 'is_picture', 'find_pictures', 'natural_key',
-           'write_atomic', 'write_together', 'write_json', 'read_json', 'sha256_file', 'cache_folder', 'lock_folder',
-           'watched', 'progress']
+__all__ = ['MAX_PIXELS', 'FORMATS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'RESIZE_RULES', 'STEP', 'WIDEST', 'PICTURE_ENDINGS',
+           'HARError', 'RunError', 'to_rgb', 'PictureError', 'peek', 'open_picture', 'eval_shape', 'resized',
+           'eval_array', 'alike', 'sees', 'is_picture', 'find_pictures', 'natural_key', 'write_atomic',
+           'write_together', 'write_json', 'read_json', 'sha256_file', 'cache_folder', 'lock_folder', 'watched',
+           'progress']
 
 # %% ../nbs/00_files.ipynb #b0635abd
 class HARError(Exception):
@@ -130,27 +131,65 @@ def _reason(e:Exception, max_pixels:int=MAX_PIXELS) -> str:
 IMAGENET_MEAN = (0.485, 0.456, 0.406) # mean of ImageNet's red, green and blue, in 0–1
 IMAGENET_STD  = (0.229, 0.224, 0.225) # and their standard deviations
 
+# %% ../nbs/00_files.ipynb #98c42059
+RESIZE_RULES = ('squash', 'keep') # how a picture of any shape becomes what a network sees
+
+# %% ../nbs/00_files.ipynb #7174d942
+STEP, WIDEST = 8, 2 # of `keep`: what sides are multiples of, in pixels, and the greatest proportion of the longer to the shorter
+
+# %% ../nbs/00_files.ipynb #28a5188e
+def eval_shape(
+    width:int, height:int, # Of the picture, in pixels
+    size:int, # Side of the square that has as many pixels
+    resize:str='squash' # One of `RESIZE_RULES`
+)->tuple[int, int]: # Width and height, in pixels
+    "The shape in which a picture is scored"
+    if resize == 'squash': return size, size
+    shape = min(max(width / height, 1 / WIDEST), WIDEST)
+    return tuple(max(STEP, round(size * side / STEP) * STEP) for side in (shape**0.5, shape**-0.5))
+
 # %% ../nbs/00_files.ipynb #4989e817
-def squash(
+def resized(
     img:Image.Image, # A picture of any size
-    size:int # Side of the square, in pixels
-)->Image.Image: # size × size, its proportions given up
-    "Resize to a square with Pillow's antialiased bilinear filter, as torchvision's `Resize((size, size))` does"
-    return img if img.size == (size, size) else img.resize((size, size), Image.Resampling.BILINEAR)
+    size:int, # Side of the square that has as many pixels
+    resize:str='squash' # One of `RESIZE_RULES`
+)->Image.Image:
+    "Resize a picture by a rule with Pillow's antialiased bilinear filter; `squash` is torchvision's `Resize((size, size))`"
+    shape = eval_shape(*img.size, size, resize)
+    return img if img.size == shape else img.resize(shape, Image.Resampling.BILINEAR)
 
 # %% ../nbs/00_files.ipynb #fba7bd99
 def eval_array(
     img:Image.Image, # An RGB picture, as `open_picture` gives it
-    size:int, # Side of the square that the network sees, in pixels
+    size:int, # Side of the square that has as many pixels as the network sees
     mean:tuple[float, float, float]=IMAGENET_MEAN, # Subtracted from each channel, in 0–1
-    std:tuple[float, float, float]=IMAGENET_STD # Divides each channel, in 0–1
-)->np.ndarray: # float32 of shape (3, size, size)
-    "The evaluation preprocessing: squash, scale to 0–1, normalise, channels first"
-    pixels, a = np.asarray(squash(img, size)), np.empty((3, size, size), np.float32)
+    std:tuple[float, float, float]=IMAGENET_STD, # Divides each channel, in 0–1
+    resize:str='squash' # One of `RESIZE_RULES`
+)->np.ndarray: # float32 of shape (3, height, width)
+    "The evaluation preprocessing: resize, scale to 0–1, normalise, channels first"
+    pixels = np.asarray(resized(img, size, resize))
+    a = np.empty((3, *pixels.shape[:2]), np.float32)
     for c in range(3): # in place, plane by plane: three passes over what the processor's cache holds
         np.divide(pixels[:, :, c], np.float32(255), out=a[c])
         a[c] -= np.float32(mean[c]); a[c] /= np.float32(std[c])
     return a
+
+# %% ../nbs/00_files.ipynb #2f64201c
+def alike(
+    pictures:Sequence # Arrays or tensors
+)->list[list[int]]: # The places of those of each shape, in order
+    "Which pictures can share a batch"
+    groups = {}
+    for i, p in enumerate(pictures): groups.setdefault(tuple(p.shape), []).append(i)
+    return list(groups.values())
+
+# %% ../nbs/00_files.ipynb #5d1c8faa
+def sees(
+    size:int, # Side of the square that has as many pixels as the network sees
+    resize:str='squash' # One of `RESIZE_RULES`
+)->str:
+    "What becomes of a picture's shape, in words"
+    return f'squashed to {size} × {size} px' if resize == 'squash' else f'in their own proportions, with about as many pixels as {size} × {size}'
 
 # %% ../nbs/00_files.ipynb #6762df7b
 PICTURE_ENDINGS = {'.jpg', '.jpeg', '.jfif', '.mpo', '.png', '.gif', '.webp', '.tif', '.tiff', '.bmp', '.ppm', '.pgm', '.pbm', '.pnm', '.avif'} # endings of picture files, in small letters

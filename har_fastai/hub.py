@@ -8,7 +8,7 @@ import json, os
 from contextlib import contextmanager
 from pathlib import Path
 from . import __version__
-from .files import HARError
+from .files import HARError, sees
 from .models import find_arch
 from .inference import Card, load_bundle, shipped
 
@@ -34,7 +34,7 @@ tags: [image-classification, human-action-recognition, safetensors]
 
 # {name}
 
-Tells what the person in a still picture is doing. Architecture `{arch}` ({source}), {size} × {size} px; {classes} classes: {vocab}.
+Tells what the person in a still picture is doing. Architecture `{arch}` ({source}), pictures {sees}; {classes} classes: {vocab}.
 
 ## How to use
 
@@ -52,7 +52,7 @@ label, index, probabilities = Predictor(from_hub('{repo}')).predict('picture.jpg
 ## What is in the files
 
 - `model.safetensors`: the weights, sha256 `{sha256}`. No pickle, no code.
-- `model.json`: classes, preprocessing (squash to a square, mean {mean}, standard deviation {std}), temperature {temperature:.3g}{tta}, figures, versions.
+- `model.json`: classes, preprocessing ({sees}, mean {mean}, standard deviation {std}), temperature {temperature:.3g}{tta}, figures, versions.
 
 Written by har_fastai {version}. An answer is a guess about a picture, not a fact about a person: don't decide about people with it.
 ''' # the page of a model; each {field} is filled in by `model_page`
@@ -65,7 +65,7 @@ def model_page(
 )->str: # Markdown, with the hub's header of YAML
     "The page that says what a shared model is"
     def quoted(s): return json.dumps(s, ensure_ascii=False) # a string of JSON is one of YAML
-    return MODEL_PAGE.format(licence=quoted(licence), name=repo_id.rpartition('/')[2], repo=repo_id, arch=card.arch, source=find_arch(card.arch).source, size=card.size, classes=len(card.vocab),
+    return MODEL_PAGE.format(licence=quoted(licence), name=repo_id.rpartition('/')[2], repo=repo_id, arch=card.arch, source=find_arch(card.arch).source, sees=sees(card.size, card.resize), classes=len(card.vocab),
                        vocab=', '.join(f'`{v}`' for v in card.vocab), figures=_figures(card), sha256=card.sha256, mean=card.mean, std=card.std, temperature=card.temperature,
                        tta=', answers averaged over the mirror image' if card.tta else '', version=__version__)
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 import hashlib, json, os
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -18,7 +18,7 @@ from PIL import Image
 from torch import nn
 from torch.fx import Tracer
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from .files import HARError, PictureError, eval_array, open_picture, progress, read_json, sha256_file, write_json, write_together
+from .files import HARError, PictureError, RESIZE_RULES, alike, eval_array, open_picture, progress, read_json, sha256_file, write_json, write_together
 from .models import create_model, find_arch, native_bf16, torch_device, weight_bytes
 
 # %% auto #0
@@ -37,7 +37,7 @@ class Card:
     size:int # Side of the square that the network sees, in pixels
     mean:list[float] # Subtracted from each channel, in 0–1
     std:list[float] # Divides each channel, in 0–1
-    resize:str='squash' # How a picture becomes a square: squash is the only way so far
+    resize:str='squash' # How pictures of any shape are scored, one of `RESIZE_RULES` of `files`
     temperature:float=1. # Divides the logits before the softmax; > 0
     tta:bool=False # Are the answers to a picture and to its mirror image averaged?
     metrics:dict=field(default_factory=dict) # What was measured, by part of the data
@@ -97,7 +97,7 @@ def _check_card(card:Card, folder:Path) -> None:
     "Refuse a card whose values make no sense"
     find_arch(card.arch)
     ok = (isinstance(card.vocab, list) and len(card.vocab) >= 2 and all(isinstance(v, str) for v in card.vocab) and len(set(card.vocab)) == len(card.vocab)
-          and isinstance(card.size, int) and 16 <= card.size <= 2048 and card.resize == 'squash'
+          and isinstance(card.size, int) and 16 <= card.size <= 2048 and card.resize in RESIZE_RULES
           and all(isinstance(v, list) and len(v) == 3 and all(isinstance(x, (int, float)) for x in v) for v in (card.mean, card.std))
           and all(x > 0 for x in card.std) and isinstance(card.temperature, (int, float)) and card.temperature > 0 and isinstance(card.tta, bool))
     if not ok: raise HARError(f'{folder/"model.json"} is damaged: classes, size, normalisation or temperature make no sense')
@@ -249,21 +249,32 @@ class Predictor(ManyPictures):
     def vocab(self) -> list[str]: return self.card.vocab
 
     def array(self, src) -> np.ndarray:
-        "A picture as the network wants it: float32 of shape (3, size, size)"
-        return eval_array(open_picture(_as_picture(src)), self.card.size, tuple(self.card.mean), tuple(self.card.std))
+        "A picture as the network wants it: float32 of shape (3, height, width)"
+        return eval_array(open_picture(_as_picture(src)), self.card.size, tuple(self.card.mean), tuple(self.card.std), self.card.resize)
+
+    def batch(self,
+        arrays:Sequence[np.ndarray] # Of one shape, each as `array` gives it
+    )->torch.Tensor:
+        "Pictures as the network wants them, on its device"
+        x = np.stack(arrays) if len(arrays) > 1 else arrays[0][None]
+        return torch.from_numpy(x).to(self.device, self.dtype, memory_format=self._layout)
 
     @torch.inference_mode()
-    def logits(self, x:np.ndarray) -> torch.Tensor:
-        "The network's outputs for a batch of arrays, divided by the temperature; where the card says so, averaged with those for their mirror images"
-        x = torch.from_numpy(x).to(self.device, self.dtype, memory_format=self._layout)
-        z = self.model(torch.cat([x, x.flip(-1)])).unflatten(0, (2, -1)).float().mean(0) if self.card.tta else self.model(x).float()
-        return z.cpu() / self.card.temperature
+    def logits(self,
+        arrays:Sequence[np.ndarray] # Each as `array` gives it; those of one shape are answered together
+    )->torch.Tensor: # Of shape (pictures, classes), on the CPU
+        "The network's outputs, divided by the temperature; where the card says so, averaged with those for the mirror images"
+        z = torch.empty(len(arrays), len(self.vocab))
+        for same in alike(arrays):
+            x = self.batch([arrays[i] for i in same])
+            z[same] = (self.model(torch.cat([x, x.flip(-1)])).unflatten(0, (2, -1)).float().mean(0) if self.card.tta else self.model(x).float()).cpu()
+        return z / self.card.temperature
 
     def _answer(self, pictures:list, catch=()) -> list:
         "The probabilities for each of a few pictures; where one raises an error of the kind `catch`, that error"
         got = [_tried(self.array, src, catch) for src in pictures]
         good = [a for a in got if isinstance(a, np.ndarray)]
-        probs = iter(self.logits(np.stack(good) if len(good) > 1 else good[0][None]).softmax(1).numpy() if good else ())
+        probs = iter(self.logits(good).softmax(1).numpy() if good else ())
         return [next(probs) if isinstance(a, np.ndarray) else a for a in got]
 
     def predict(self,

@@ -5,12 +5,14 @@
 # %% ../nbs/15_loaders.ipynb #b2933537
 from __future__ import annotations
 import os, warnings
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 import numpy as np, pandas as pd, torch
 from fastai.vision.all import (CategoryBlock, ColReader, DataBlock, DataLoaders, IntToFloatTensor, Normalize, PILImage, TensorCategory, TensorImage, TfmdDL,
                                ToTensor, TransformBlock, chunked, default_device)
 from fastai.callback.data import WeightedDL # brings DataBlock.weighted_dataloaders along
-from .files import HARError, IMAGENET_MEAN, IMAGENET_STD, open_picture, squash
+from .files import HARError, IMAGENET_MEAN, IMAGENET_STD, eval_shape, open_picture, resized
 from .pack import Pack
 from .augment import eval_tfms, tensor_tfms, train_tfms
 from .crop import crop_boxes, cut, cut_batch
@@ -43,12 +45,13 @@ def har_block(
     vocab:list[str]|None=None, # The classes, in the network's order; by default those of the table, sorted
     mean:tuple[float,float,float]=IMAGENET_MEAN, # Subtracted from each channel, in 0–1
     std:tuple[float,float,float]=IMAGENET_STD, # Divides each channel, in 0–1
-    **augment # `crop_scale`, `squash`, `num_ops`, `magnitude`, `flip`, `erase`, as for `train_tfms`
+    resize:str='squash', # How pictures are scored, one of `RESIZE_RULES` of `files`
+    **augment # `crop_scale`, `num_ops`, `magnitude`, `flip`, `erase`, as for `train_tfms`
 )->DataBlock: # For tables with the columns path, label and part
     "How a row of the table becomes a picture tensor and a class"
     return DataBlock(blocks=(TransformBlock(type_tfms=HARImage.create), CategoryBlock(vocab=vocab)),
                      get_x=ColReader('path'), get_y=ColReader('label'), splitter=part_splitter,
-                     item_tfms=train_tfms(size, **augment) + eval_tfms(size) + tensor_tfms(mean, std))
+                     item_tfms=train_tfms(size, **augment) + eval_tfms(size, resize) + tensor_tfms(mean, std))
 
 # %% ../nbs/15_loaders.ipynb #f47847c0
 def class_weights(
@@ -81,12 +84,13 @@ def har_dls(
     vocab:list[str]|None=None, # The classes, in the network's order; by default those of the table, sorted
     num_workers:int|None=None, # Processes that open and augment pictures; by default one a core, 16 at most, but none beside a network on the CPU
     device=None, # Where the batches go, a name or a `torch.device`; by default a GPU where there is one
+    resize:str='squash', # How pictures are scored, one of `RESIZE_RULES` of `files`; with 'keep' validation pictures come one by one, as their shapes differ
     **augment # `mean`, `std` and augmentation, as for `har_block`
 )->DataLoaders: # Training pictures augmented and drawn by weight, validation pictures neither
     "DataLoaders of a table of pictures"
     device = default_device() if device is None else torch.device(device)
     bs = _fitting(bs, _check_parts(df, vocab))
-    block, kw = har_block(size, vocab, **augment), dict(bs=bs, device=device, num_workers=_workers(num_workers, device))
+    block, kw = har_block(size, vocab, resize=resize, **augment), dict(bs=bs, val_bs=bs if resize == 'squash' else 1, device=device, num_workers=_workers(num_workers, device))
     if not weighted and wgts is None: return block.dataloaders(df, **kw)
     return block.weighted_dataloaders(df, check_weights(class_weights(df) if wgts is None else wgts, len(df)), **kw)
 
@@ -133,10 +137,10 @@ class PackedDL(WeightedDL):
         pixels:torch.Tensor|None=None, # The pack's pixels on a GPU, of shape (pixels, 3); cut on the CPU where None
         size:int=256, # Side of the square that the network sees, in pixels; may be set between two epochs
         crop_scale:tuple[float,float]=(0.75, 1.), # Least and greatest share of the area that a training crop keeps
-        squash:bool=False, # As for `train_tfms`
+        resize:str='squash', # How pictures are scored, one of `RESIZE_RULES` of `files`
         **kwargs # `wgts`, `shuffle`, `drop_last`, `after_batch` and what else `WeightedDL` takes
     ):
-        self.pack,self.rows,self.pixels,self.size,self.crop_scale,self.squash = pack,np.asarray(rows, dtype=np.int64),pixels,size,crop_scale,squash
+        self.pack,self.rows,self.pixels,self.size,self.crop_scale,self.resize = pack,np.asarray(rows, dtype=np.int64),pixels,size,crop_scale,resize
         self.ready = {}
         super().__init__(dataset, bs=bs, **{**kwargs, 'num_workers': 0})
         index = {label: i for i, label in enumerate(self.vocab)}
@@ -144,31 +148,41 @@ class PackedDL(WeightedDL):
         self.start, self.height, self.width = torch.from_numpy(pack.index[self.rows]).T
 
     def new(self, dataset=None, cls=None, **kwargs):
-        if dataset is not None and dataset is not self.dataset: return super().new(dataset, cls or TfmdDL, **kwargs) # other pictures: opened one by one
-        own = {k: getattr(self, k) for k in ('pack', 'rows', 'pixels', 'size', 'crop_scale', 'squash', 'wgts')}
+        if dataset is not None and dataset is not self.dataset: return super().new(dataset, cls or TfmdDL, **{**({} if self.resize == 'squash' else {'bs': 1}), **kwargs}) # other pictures: opened one by one
+        own = {k: getattr(self, k) for k in ('pack', 'rows', 'pixels', 'size', 'crop_scale', 'resize', 'wgts')}
         return super().new(dataset, cls, **{**own, **kwargs})
 
+    def __len__(self):
+        if not self.dataset.split_idx: return super().__len__()
+        return sum(-(-n // self.bs) for n in Counter(map(self.shape, range(self.n))).values()) # a batch is of one shape
+
+    def shape(self, i): return eval_shape(int(self.width[i]), int(self.height[i]), self.size, self.resize)
+
+    def get_idxs(self):
+        idxs = super().get_idxs()
+        return sorted(idxs, key=self.shape) if self.dataset.split_idx else idxs # fastai puts answers back into the order of the table
+
     def create_batches(self, samps):
-        batches = [torch.tensor(idxs) for idxs in chunked(list(samps), self.bs, self.drop_last)]
-        return map(self.squashed, batches) if self.dataset.split_idx else self.cut_all(batches)
+        if not self.dataset.split_idx: return self.cut_all([torch.tensor(idxs) for idxs in chunked(list(samps), self.bs, self.drop_last)])
+        return map(self.scored, (idxs for _, same in groupby(samps, self.shape) for idxs in chunked(list(same), self.bs)))
 
     def pair(self, x, idxs): return TensorImage(x), TensorCategory(self.y[idxs])
 
     def cut_all(self, batches):
         "Batches of training pictures: a random part of each, resized to a square; the frames are all drawn before the first is cut"
         idxs = torch.cat(batches) if batches else torch.empty(0, dtype=torch.long)
-        boxes = crop_boxes(self.height[idxs], self.width[idxs], self.crop_scale, squash=self.squash).split([len(b) for b in batches])
+        boxes = crop_boxes(self.height[idxs], self.width[idxs], self.crop_scale).split([len(b) for b in batches])
         if self.pixels is not None: return (self.pair(cut_batch(self.pixels, self.start[i] // 3, self.width[i], b, self.size), i) for i, b in zip(batches, boxes))
         many = map if self.device is None or self.device.type == 'cpu' else ahead
         return many(lambda i, b: self.pair(self.fill(zip(self.rows[i], b.tolist()), lambda row, box: cut(self.pack.array(row), box, self.size)), i), batches, boxes)
 
-    def squashed(self, idxs):
-        "A batch of validation pictures: squashed to a square, all of them at the first call"
-        if self.size not in self.ready: self.ready = {self.size: self.squash_all()}
-        return self.pair(self.ready[self.size][idxs], idxs)
+    def scored(self, idxs):
+        "A batch of validation pictures as they're scored; all of them are made ready at the first call"
+        if self.size not in self.ready: self.ready = {self.size: [self.prepared(row) for row in self.rows]}
+        return self.pair(torch.stack([self.ready[self.size][i] for i in idxs]), idxs)
 
-    def squash_all(self):
-        x = self.fill(zip(self.rows), lambda row: torch.from_numpy(np.array(squash(self.pack.picture(row), self.size))).permute(2, 0, 1))
+    def prepared(self, row):
+        x = torch.from_numpy(np.array(resized(self.pack.picture(row), self.size, self.resize))).permute(2, 0, 1).contiguous()
         return x if self.pixels is None else x.to(self.pixels.device)
 
     def fill(self, items, picture) -> torch.Tensor:
@@ -210,7 +224,7 @@ def packed_dls(
     mean:tuple[float,float,float]=IMAGENET_MEAN, # Subtracted from each channel, in 0–1
     std:tuple[float,float,float]=IMAGENET_STD, # Divides each channel, in 0–1
     crop_scale:tuple[float,float]=(0.75, 1.), # Least and greatest share of the area that a training crop keeps
-    squash:bool=False, # As for `train_tfms`
+    resize:str='squash', # How pictures are scored, one of `RESIZE_RULES` of `files`
     **augment # `num_ops`, `magnitude`, `flip` and `erase`, as for `batch_tfms`
 )->DataLoaders: # As `har_dls` gives, from decoded pictures
     "DataLoaders of decoded pictures"
@@ -218,8 +232,8 @@ def packed_dls(
     bs = _fitting(bs, _check_parts(df, None))
     dss, rows = har_block(size, mean=mean, std=std).datasets(df), part_splitter(df)
     norm = NormalizeBytes.from_stats(mean, std, cuda=False) # the loader takes it to its device
-    kw = dict(pack=pack, size=size, crop_scale=crop_scale, squash=squash, device=device, pixels=_on_gpu(pack, device),
-              after_item=[*eval_tfms(size), ToTensor()], after_batch=[*batch_tfms(**augment), norm])
+    kw = dict(pack=pack, size=size, crop_scale=crop_scale, resize=resize, device=device, pixels=_on_gpu(pack, device),
+              after_item=[*eval_tfms(size, resize), ToTensor()], after_batch=[*batch_tfms(**augment), norm])
     train = PackedDL(dss.train, bs, rows=rows[0], wgts=class_weights(df)[rows[0]] if weighted else None, shuffle=True, drop_last=True, **kw)
     return DataLoaders(train, PackedDL(dss.valid, bs if device.type == 'cpu' else 4 * bs, rows=rows[1], **kw), device=device)
 

@@ -9,10 +9,11 @@ from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 import torch
 from torch import nn
-from .files import HARError, IMAGENET_MEAN, IMAGENET_STD, write_atomic
+from .files import HARError, IMAGENET_MEAN, IMAGENET_STD, WIDEST, eval_shape, write_atomic
 
 # %% auto #0
 __all__ = ['ARCHS', 'conv_block', 'BaselineCNN', 'receptive_field', 'Arch', 'macs', 'find_arch', 'check_size', 'create_model',
@@ -64,7 +65,7 @@ class Arch:
     fixed:bool=False # Does it take pictures of `size` only?
     mean:tuple[float, float, float]=IMAGENET_MEAN # Subtracted from each channel, in 0–1
     std:tuple[float, float, float]=IMAGENET_STD # Divides each channel, in 0–1
-    resize:str='squash' # How a picture becomes a square; squash is the only way so far
+    resize:str='squash' # How pictures of any shape are scored where a recipe says nothing, one of `RESIZE_RULES` of `files`
     bs:int=32 # A batch size that fits most machines
 
 # %% ../nbs/20_models.ipynb #ae7bc305
@@ -160,10 +161,13 @@ def find_arch(
 # %% ../nbs/20_models.ipynb #cbf3fa50
 def check_size(
     arch:Arch, # The architecture
-    size:int # Side of its pictures, in pixels
+    size:int, # Side of its pictures, in pixels
+    resize:str='squash' # How pictures of any shape are scored
 )->None:
     "Refuse a size that an architecture can't take"
-    if size < arch.min_size: raise HARError(f'size is {size} and must be {arch.min_size} px at least for {arch.name}')
+    if arch.fixed and resize == 'keep': raise HARError(f'resize is keep, and {arch.name} takes squares only: set it to squash')
+    least = arch.min_size if resize == 'squash' else next(s for s in count(arch.min_size) if eval_shape(WIDEST, 1, s, resize)[1] >= arch.min_size) # of a wide picture the height is less than the side
+    if size < least: raise HARError(f'size is {size} and must be {least} px at least for {arch.name}')
     if arch.fixed and size != arch.size: raise HARError(f'size is {size}, and {arch.name} takes pictures of {arch.size} px only')
 
 # %% ../nbs/20_models.ipynb #0e948ca1

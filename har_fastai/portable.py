@@ -6,14 +6,14 @@
 from __future__ import annotations
 import json, os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
 from PIL import Image
-from .files import HARError, PictureError, eval_array, open_picture, progress
+from .files import HARError, PictureError, RESIZE_RULES, alike, eval_array, open_picture, progress
 
 # %% auto #0
 __all__ = ['check_description', 'open_onnx', 'OnnxPredictor']
@@ -30,7 +30,7 @@ def check_description(
     vocab, size = d.get('vocab'), d.get('size')
     def three(k): return isinstance(d.get(k), list) and len(d[k]) == 3 and all(isinstance(v, (int, float)) for v in d[k])
     ok = (isinstance(vocab, list) and len(vocab) >= 2 and all(isinstance(v, str) for v in vocab) and len(set(vocab)) == len(vocab)
-          and isinstance(size, int) and 16 <= size <= 2048 and d.get('resize') == 'squash' and three('mean') and three('std') and all(v > 0 for v in d['std']))
+          and isinstance(size, int) and 16 <= size <= 2048 and d.get('resize') in RESIZE_RULES and three('mean') and three('std') and all(v > 0 for v in d['std']))
     if not ok: raise HARError(f'{file} is damaged: what it says of classes, size or normalisation makes no sense')
     return SimpleNamespace(**d)
 
@@ -108,7 +108,7 @@ class OnnxPredictor(_Many):
         self.name = 'the exported model' if isinstance(file, bytes) else str(file)
         self.card = check_description(self._whole.get_modelmeta().custom_metadata_map.get('card', ''), self.name)
         i, o = self._whole.get_inputs(), self._whole.get_outputs()
-        ok = [x.name for x in i] == ['pictures'] and i[0].shape[1:] == [3, self.card.size, self.card.size] and [x.name for x in o] == ['logits', 'probs'] and o[1].shape[1:] == [len(self.vocab)]
+        ok = [x.name for x in i] == ['pictures'] and i[0].shape[1] == 3 and (self.card.resize == 'keep' or i[0].shape[2:] == [self.card.size] * 2) and [x.name for x in o] == ['logits', 'probs'] and o[1].shape[1:] == [len(self.vocab)]
         if not ok: raise HARError(f'{self.name} is not what it says: its inputs and outputs do not fit its description')
 
     @cached_property
@@ -119,12 +119,16 @@ class OnnxPredictor(_Many):
     def vocab(self) -> list[str]: return self.card.vocab
 
     def array(self, src) -> np.ndarray:
-        "A picture as the network wants it: float32 of shape (3, size, size)"
-        return eval_array(open_picture(_given(src)), self.card.size, tuple(self.card.mean), tuple(self.card.std))
+        "A picture as the network wants it: float32 of shape (3, height, width)"
+        return eval_array(open_picture(_given(src)), self.card.size, tuple(self.card.mean), tuple(self.card.std), self.card.resize)
 
-    def logits(self, x:np.ndarray) -> np.ndarray:
-        "The network's outputs for a batch of arrays, divided by the temperature, averaged over mirror images where the card says so"
-        return self._whole.run(['logits'], {'pictures': x})[0]
+    def logits(self,
+        arrays:Sequence[np.ndarray] # Each as `array` gives it
+    )->np.ndarray: # Of shape (pictures, classes)
+        "The network's outputs, divided by the temperature, averaged over mirror images where the card says so"
+        z = np.empty((len(arrays), len(self.vocab)), np.float32)
+        for same in alike(arrays): z[same] = self._whole.run(['logits'], {'pictures': np.stack([arrays[i] for i in same])})[0]
+        return z
 
     def predict(self,
         src # A path, bytes, an open file, a PIL picture, an array of uint8 (height, width, 3), or a function that gives one of these

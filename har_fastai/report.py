@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, pandas as pd, torch
-from .files import write_atomic
+from .files import sees, write_atomic
 from .data import ACTIONS, read_split
 from .faithful import Faithfulness, class_probs, faith_table, faithfulness, plot_faithfulness, say_faithfulness
 from .metrics import class_intervals, classification_table, confused_pairs, confusion, rescale
@@ -102,7 +102,7 @@ def check_heatmaps(
 )->Faithfulness:
     "Whether the heat-maps of what the model says can be trusted"
     paths = e.preds.sample(min(n, len(e.preds)), random_state=1).path
-    return faithfulness(explainer.model, explainer.layer, explainer.batch([explainer.array(p) for p in paths]))
+    return faithfulness(explainer.model, explainer.layer, explainer.tensors([explainer.array(p) for p in paths]))
 
 # %% ../nbs/45_report.ipynb #405eaa13
 def what_was_trained(
@@ -112,7 +112,7 @@ def what_was_trained(
     r, h, info, m = e.run.recipe, e.run.history, e.run.info, e.run.info['machine']
     kept = h.valid_macro_f1.idxmax() if h.valid_macro_f1.notna().any() else len(h) - 1 # nothing held back to choose by: the last
     sizes = list(dict.fromkeys(int(r.size_at(e)) for e in range(r.epochs)))
-    rows = {'recipe': r.name, 'network': f'{r.arch}, {"from ImageNet weights" if r.pretrained else "from scratch"}', 'pictures': f'squares of {" → ".join(map(str, sizes))} px' + (f'; scored at {r.size} px' if sizes[-1] != r.size else ''),
+    rows = {'recipe': r.name, 'network': f'{r.arch}, {"from ImageNet weights" if r.pretrained else "from scratch"}', 'pictures': f'squares of {" → ".join(map(str, sizes))} px; scored ' + sees(r.size, r.resize_rule),
             'epochs': f'{len(h)} of {r.epochs}; the network of epoch {kept + 1} was kept', 'batch, learning rate, weight decay': f'{r.bs}, {r.lr:g}, {r.wd:g}',
             'schedule': f'{r.warmup} epochs of warm-up, then cosine, {"by batch" if r.per_batch else "by epoch"}', 'label smoothing, dropout, weight average': f'{r.smoothing:g}, {"as built" if r.dropout is None else r.dropout}, {r.ema:g}',
             'augmentation': f'crops of {r.crop_scale[0]:g}–{r.crop_scale[1]:g} of the area, RandAugment {r.num_ops} × {r.magnitude}, mirrored {r.flip:g}, erased {r.erase:g}',

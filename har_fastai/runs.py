@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 import pandas as pd, torch
-from .files import HARError, read_json, write_json
+from .files import HARError, RESIZE_RULES, read_json, write_json
 from .models import check_size, find_arch
 
 # %% auto #0
@@ -38,7 +38,7 @@ class Recipe:
     smoothing:float=0.1 # Label smoothing (Szegedy et al., 2016, doi:10.1109/CVPR.2016.308), 0 to below 1
     weighted:bool=True # Draw all classes equally often?
     crop_scale:tuple[float,float]=(0.75, 1.) # Least and greatest share of the area that a training crop keeps
-    squash:bool=False # Crop training pictures as they're scored, squashed to a square, and not in their own proportions?
+    resize:str|None=None # How pictures of any shape are scored, 'squash' or 'keep' (see `eval_shape` of `files`); as the architecture's entry says where None
     num_ops:int=2 # RandAugment's operations a picture
     magnitude:int=9 # RandAugment's strength, 0–30
     flip:float=0.5 # Probability of mirroring
@@ -61,7 +61,12 @@ class Recipe:
     @property
     def augment(self) -> dict:
         "The fields that `train_tfms` takes"
-        return {k: getattr(self, k) for k in ('crop_scale', 'squash', 'num_ops', 'magnitude', 'flip', 'erase')}
+        return {k: getattr(self, k) for k in ('crop_scale', 'num_ops', 'magnitude', 'flip', 'erase')}
+
+    @property
+    def resize_rule(self) -> str:
+        "How pictures of any shape are scored"
+        return self.resize or find_arch(self.arch).resize
 
 # %% ../nbs/22_runs.ipynb #bba8d44f
 OPTIMISERS = ('adamw', 'muon') # what `opt` may be
@@ -71,8 +76,9 @@ def _check_recipe(r:Recipe) -> None:
     "Refuse a recipe that could not be cooked"
     arch = find_arch(r.arch)
     if not isinstance(r.name, str) or not r.name or set(r.name) & set('/\\\0'): raise HARError(f'name is {r.name!r} and must be a word that can be part of a folder\'s name')
-    for k in ('pretrained', 'per_batch', 'weighted', 'squash', 'tta'):
+    for k in ('pretrained', 'per_batch', 'weighted', 'tta'):
         if not isinstance(getattr(r, k), bool): raise HARError(f'{k} is {getattr(r, k)!r} and must be true or false')
+    if r.resize not in (None, *RESIZE_RULES): raise HARError(f'resize is {r.resize!r} and must be one of {", ".join(RESIZE_RULES)}')
     if r.opt not in OPTIMISERS: raise HARError(f'opt is {r.opt!r} and must be one of {", ".join(OPTIMISERS)}')
     bounds = dict(size=(16, 1024), epochs=(1, 10_000), freeze=(0, 10_000), bs=(2, 4096), lr=(1e-9, 10), wd=(0, 1), warmup=(0, 10_000), smoothing=(0, 0.99), ema=(0, 0.99999),
                   num_ops=(0, 14), magnitude=(0, 30), flip=(0, 1), erase=(0, 1), seed=(0, 2**32 - 1))
@@ -83,7 +89,7 @@ def _check_recipe(r:Recipe) -> None:
         if isinstance(lo, int) and k not in ('wd', 'smoothing', 'flip', 'erase', 'dropout', 'ema') and int(v) != v: raise HARError(f'{k} is {v!r} and must be a whole number')
     if len(r.crop_scale) != 2 or not 0 < r.crop_scale[0] <= r.crop_scale[1] <= 1: raise HARError(f'crop_scale is {r.crop_scale} and must be two shares between 0 and 1, the lesser first')
     if r.freeze and r.freeze >= r.epochs: raise HARError(f'freeze is {r.freeze} and must be less than the {r.epochs} epochs, so that the whole network learns as well')
-    check_size(arch, r.size)
+    check_size(arch, r.size, r.resize_rule)
     if r.growth and arch.fixed: raise HARError(f'growth is {r.growth}, and {arch.name} takes pictures of {arch.size} px only: leave it empty')
     _check_growth(r, arch.min_size)
 
@@ -98,9 +104,9 @@ def _check_growth(r:Recipe, least:int) -> None:
 RECIPES = {r.name: r for r in (
     Recipe(),
     Recipe(name='cpu', size=128, growth=((64, 0.4), (96, 0.4)), epochs=20, bs=64, opt='muon', lr=2e-3, wd=0.05, warmup=2, per_batch=True, ema=0.9975, dropout=0.2,
-           crop_scale=(0.35, 1.), num_ops=0, erase=0., tta=True),
-    Recipe(name='best', size=128, growth=((64, 0.4), (96, 0.4)), epochs=40, bs=64, opt='muon', lr=2e-3, wd=0.05, warmup=2, per_batch=True, ema=0.9975, dropout=0.2,
-           crop_scale=(0.25, 1.), num_ops=0, erase=0., tta=True),
+           crop_scale=(0.35, 1.), resize='keep', num_ops=0, erase=0., tta=True),
+    Recipe(name='best', size=128, growth=((64, 0.4), (96, 0.6)), epochs=40, bs=64, opt='muon', lr=2e-3, wd=0.05, warmup=2, per_batch=True, ema=0.9975, dropout=0.2,
+           weighted=False, crop_scale=(0.25, 1.), resize='keep', num_ops=0, erase=0., tta=True),
     Recipe(name='finetune', arch='resnet50', pretrained=True, freeze=1, size=224, epochs=6, lr=2e-3, wd=0.01, per_batch=True, crop_scale=(0.35, 1.), num_ops=0, erase=0., tta=True),
     Recipe(name='demo', size=48, epochs=10, lr=2e-3, per_batch=True, num_ops=0, erase=0.),
 )} # the recipes that come with the library, by name

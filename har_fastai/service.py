@@ -47,7 +47,7 @@ def answerer(
     def answer(items):
         pictures = [_open(i, pixels) for i in items]
         arrays = [predictor.array(p) for p in pictures if not isinstance(p, PictureError)]
-        probs = iter(predictor.logits(np.stack(arrays)).softmax(1).numpy() if arrays else ())
+        probs = iter(predictor.logits(arrays).softmax(1).numpy() if arrays else ())
         return [p if isinstance(p, PictureError) else next(probs) for p in pictures]
     return answer
 
@@ -237,7 +237,7 @@ def _add_pages(app, predictor:Predictor, predictions:Batcher) -> None:
     "The routes that need no picture"
     from fastapi.responses import HTMLResponse, RedirectResponse
     card, began = predictor.card, time.time()
-    model = dict(arch=card.arch, size=card.size, classes=card.vocab, sha256=card.sha256, tta=card.tta)
+    model = dict(arch=card.arch, size=card.size, resize=card.resize, classes=card.vocab, sha256=card.sha256, tta=card.tta)
     safe = {'Content-Security-Policy': "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"}
     @app.get('/health', summary='Is the service well', description='Which model answers, and how many pictures are waiting.')
     async def health(): return dict(status='ok', waiting=len(predictions.waiting), seconds=round(time.time() - began), version=__version__, model=model)

@@ -114,7 +114,7 @@ class TimeEstimate(Callback):
         # a validation batch goes forwards only, about a third of a training step
         step, r, epochs = (time.perf_counter() - self.start) / (self.done - self.skip), self.recipe, self.n_epoch - self.epoch
         areas = [(r.size_at(e, self.n_epoch) / r.size_at(self.epoch, self.n_epoch))**2 for e in range(self.epoch, self.n_epoch)]
-        valid = epochs * len(self.dls.valid) * self.dls.valid.bs / self.dls.train.bs / 3 * (r.size / r.size_at(self.epoch, self.n_epoch))**2
+        valid = epochs * len(self.dls.valid_ds) / self.dls.train.bs / 3 * (r.size / r.size_at(self.epoch, self.n_epoch))**2
         seconds = step * (self.n_iter * sum(areas) + valid - self.done)
         arch = find_arch(r.arch)
         less = shorter(seconds, r.size, self.n_epoch, arch.min_size, fixed=arch.fixed)

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from har_fastai import cli
-from har_fastai.inference import Predictor, load_bundle
+from har_fastai.core import load_run
+from har_fastai.evaluate import learner_table
+from har_fastai.files import HARError
+from har_fastai.inference import Predictor, load_bundle, read_card
 from har_fastai.models import ARCHS, create_model, find_arch
 from har_fastai.runs import Run, find_recipe
 from har_fastai.tables import read_har
@@ -45,6 +48,30 @@ def test_from_pictures_to_answers(arch, photos, tmp_path, capsys):
     assert all(l in said for l in card.vocab)
     assert abs(Predictor(run).predict(one)[2].sum() - 1) < 1e-4
     shutil.rmtree(run) # some are half a gigabyte
+
+
+@pytest.mark.parametrize('packed', ['yes', 'no'])
+def test_pictures_in_their_own_proportions(packed, photos, tmp_path, capsys):
+    "What is validated, saved, scored again, explained and shown are the same answers, whatever shapes come together"
+    run = tmp_path/'run'
+    train(photos, run, '--arch', 'baseline', '--resize', 'keep', '--size', 64, '--epochs', 2, '--packed', packed)
+    assert read_card(run).resize == 'keep' and Run(run).recipe.resize_rule == 'keep'
+    m, h = Run(run).metrics, Run(run).history
+    assert abs(m['valid']['macro_f1']['value'] - h.valid_macro_f1[m['best_epoch']]) < 1e-6
+    again, kept = learner_table(load_run(run, photos, 'cpu')), Run(run).predictions.query('part == "valid"')
+    assert again.filename.tolist() == kept.filename.tolist() and again.predicted.tolist() == kept.predicted.tolist() and again.label.tolist() == kept.label.tolist()
+    shapes = {Predictor(run).array(p).shape for p in again.path}
+    if os.environ.get('HAR_DATA'): assert len(shapes) > 1
+    cli.har_evaluate([str(run), '--data', str(photos), '--split', 'all', '--faithful', '4'])
+    cli.har_explain([*again.path, '--model', str(run), '--out', str(tmp_path/'maps')])
+    assert len(list((tmp_path/'maps').iterdir())) == len(again)
+
+
+def test_shapes_that_a_network_cannot_take(photos, tmp_path):
+    for options, why in ((['--arch', 'vit_b_16', '--size', 224], 'squares only'), (['--arch', 'baseline', '--size', 39], '40 px at least')):
+        with pytest.raises(HARError, match=why): find_recipe('report', resize='keep', arch=options[1], size=options[3])
+        with pytest.raises(SystemExit): train(photos, tmp_path/'run', *options, '--resize', 'keep', '--pretrained', 'no')
+        assert not (tmp_path/'run').exists()
 
 
 def test_fine_tuning_from_a_file(photos, tmp_path, capsys):
