@@ -96,8 +96,9 @@ def _no_model(path:Path) -> str:
 def _check_card(card:Card, folder:Path) -> None:
     "Refuse a card whose values make no sense"
     find_arch(card.arch)
+    if card.resize not in RESIZE_RULES: raise HARError(f'{folder/"model.json"} says that pictures are scored by the rule {card.resize!r}, and this version knows {" and ".join(RESIZE_RULES)}: update har_fastai')
     ok = (isinstance(card.vocab, list) and len(card.vocab) >= 2 and all(isinstance(v, str) for v in card.vocab) and len(set(card.vocab)) == len(card.vocab)
-          and isinstance(card.size, int) and 16 <= card.size <= 2048 and card.resize in RESIZE_RULES
+          and isinstance(card.size, int) and 16 <= card.size <= 2048
           and all(isinstance(v, list) and len(v) == 3 and all(isinstance(x, (int, float)) for x in v) for v in (card.mean, card.std))
           and all(x > 0 for x in card.std) and isinstance(card.temperature, (int, float)) and card.temperature > 0 and isinstance(card.tta, bool))
     if not ok: raise HARError(f'{folder/"model.json"} is damaged: classes, size, normalisation or temperature make no sense')

@@ -126,6 +126,11 @@ def fits(
     if device.type != 'cuda': return False
     return (torch.cuda.mem_get_info(device)[0] if free is None else free) > 2 * nbytes + 4e9
 
+# %% ../nbs/15_loaders.ipynb #32f75786
+def _planes(img) -> torch.Tensor:
+    "The bytes of a picture, channels first"
+    return torch.from_numpy(np.array(img)).permute(2, 0, 1).contiguous()
+
 # %% ../nbs/15_loaders.ipynb #6d3b6e9c
 class PackedDL(WeightedDL):
     "A weighted loader whose pictures come decoded from a `Pack`"
@@ -173,23 +178,18 @@ class PackedDL(WeightedDL):
         idxs = torch.cat(batches) if batches else torch.empty(0, dtype=torch.long)
         boxes = crop_boxes(self.height[idxs], self.width[idxs], self.crop_scale).split([len(b) for b in batches])
         if self.pixels is not None: return (self.pair(cut_batch(self.pixels, self.start[i] // 3, self.width[i], b, self.size), i) for i, b in zip(batches, boxes))
-        many = map if self.device is None or self.device.type == 'cpu' else ahead
-        return many(lambda i, b: self.pair(self.fill(zip(self.rows[i], b.tolist()), lambda row, box: cut(self.pack.array(row), box, self.size)), i), batches, boxes)
+        return (map if self.device is None or self.device.type == 'cpu' else ahead)(lambda i, b: self.pair(self.squares(i, b), i), batches, boxes)
 
     def scored(self, idxs):
         "A batch of validation pictures as they're scored; all of them are made ready at the first call"
-        if self.size not in self.ready: self.ready = {self.size: [self.prepared(row) for row in self.rows]}
+        device = 'cpu' if self.pixels is None else self.pixels.device
+        if self.size not in self.ready: self.ready = {self.size: [_planes(resized(self.pack.picture(row), self.size, self.resize)).to(device) for row in self.rows]}
         return self.pair(torch.stack([self.ready[self.size][i] for i in idxs]), idxs)
 
-    def prepared(self, row):
-        x = torch.from_numpy(np.array(resized(self.pack.picture(row), self.size, self.resize))).permute(2, 0, 1).contiguous()
-        return x if self.pixels is None else x.to(self.pixels.device)
-
-    def fill(self, items, picture) -> torch.Tensor:
-        "The squares that `picture(*item)` makes, plane by plane, as the batch's transforms work on planes"
-        items = list(items)
-        x = torch.empty(len(items), 3, self.size, self.size, dtype=torch.uint8)
-        for k, item in enumerate(items): x[k] = picture(*item)
+    def squares(self, idxs, boxes) -> torch.Tensor:
+        "Frames as squares, plane by plane, as the batch's transforms work on planes"
+        x = torch.empty(len(idxs), 3, self.size, self.size, dtype=torch.uint8)
+        for k, (row, box) in enumerate(zip(self.rows[idxs], boxes.tolist())): x[k] = cut(self.pack.array(row), box, self.size)
         return x
 
 # %% ../nbs/15_loaders.ipynb #927dbae6

@@ -107,6 +107,8 @@ RECIPES = {r.name: r for r in (
            crop_scale=(0.35, 1.), resize='keep', num_ops=0, erase=0., tta=True),
     Recipe(name='best', size=128, growth=((64, 0.4), (96, 0.6)), epochs=40, bs=64, opt='muon', lr=2e-3, wd=0.05, warmup=2, per_batch=True, ema=0.9975, dropout=0.2,
            weighted=False, crop_scale=(0.25, 1.), resize='keep', num_ops=0, erase=0., tta=True),
+    Recipe(name='scratch', arch='xresnet18', size=96, growth=((64, 0.4),), epochs=20, bs=64, lr=2e-3, wd=0.05, warmup=2, per_batch=True, ema=0.9975,
+           weighted=False, crop_scale=(0.25, 1.), resize='keep', num_ops=0, erase=0., tta=True),
     Recipe(name='finetune', arch='resnet50', pretrained=True, freeze=1, size=224, epochs=6, lr=2e-3, wd=0.01, per_batch=True, crop_scale=(0.35, 1.), num_ops=0, erase=0., tta=True),
     Recipe(name='demo', size=48, epochs=10, lr=2e-3, per_batch=True, num_ops=0, erase=0.),
 )} # the recipes that come with the library, by name

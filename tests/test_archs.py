@@ -11,7 +11,7 @@ from har_fastai.evaluate import learner_table
 from har_fastai.files import HARError
 from har_fastai.inference import Predictor, load_bundle, read_card
 from har_fastai.models import ARCHS, create_model, find_arch
-from har_fastai.runs import Run, find_recipe
+from har_fastai.runs import RECIPES, Run, find_recipe
 from har_fastai.tables import read_har
 from helpers import write_table
 
@@ -48,6 +48,16 @@ def test_from_pictures_to_answers(arch, photos, tmp_path, capsys):
     assert all(l in said for l in card.vocab)
     assert abs(Predictor(run).predict(one)[2].sum() - 1) < 1e-4
     shutil.rmtree(run) # some are half a gigabyte
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_every_recipe_can_be_cooked(recipe, photos, tmp_path):
+    run = tmp_path/'run'
+    train(photos, run, '--recipe', recipe, '--pretrained', 'no', '--epochs', 2, '--size', 64)
+    r, card = Run(run).recipe, read_card(run)
+    assert (r.name, r.arch, len(Run(run).history)) == (recipe, RECIPES[recipe].arch, 2) and (card.resize, card.tta) == (r.resize_rule, r.tta)
+    assert r == find_recipe(recipe, pretrained=False, freeze=0, epochs=2, size=64, bs=8)
+    shutil.rmtree(run)
 
 
 @pytest.mark.parametrize('packed', ['yes', 'no'])
