@@ -13,7 +13,7 @@ from textwrap import shorten
 import numpy as np, torch
 from torch import nn
 from . import __version__
-from .files import STEP, WIDEST, HARError, RunError, alike, eval_shape, write_atomic
+from .files import SIDE_STEP, WIDEST, HARError, RunError, alike, eval_shape, write_atomic
 from .sample import SCENES, draw_action
 from .inference import Card, Predictor
 from .portable import OnnxPredictor
@@ -40,7 +40,7 @@ class AnswerModule(nn.Module):
 def _shape_in_words(card:Card) -> str:
     "The shape that a picture is given, for those who write their own preprocessing"
     if card.resize == 'squash': return f'{card.size} x {card.size} pixels without keeping its proportions'
-    return f'its own proportions (1:{WIDEST} and {WIDEST}:1 at most) and about as many pixels as a square of {card.size}, both sides rounded to multiples of {STEP}: for width:height = r, {card.size} times the square root of r, and {card.size} divided by it'
+    return f'its own proportions (1:{WIDEST} and {WIDEST}:1 at most) and about as many pixels as a square of {card.size}, both sides rounded to multiples of {SIDE_STEP}: for width:height = r, {card.size} times the square root of r, and {card.size} divided by it'
 
 # %% ../nbs/56_export.ipynb #9d8c32f4
 def describe(

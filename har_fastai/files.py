@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 # %% auto #0
-__all__ = ['MAX_PIXELS', 'FORMATS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'RESIZE_RULES', 'STEP', 'WIDEST', 'PICTURE_ENDINGS',
+__all__ = ['MAX_PIXELS', 'FORMATS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'RESIZE_RULES', 'SIDE_STEP', 'WIDEST', 'PICTURE_ENDINGS',
            'HARError', 'RunError', 'to_rgb', 'PictureError', 'peek', 'open_picture', 'eval_shape', 'resized',
            'eval_array', 'alike', 'sees', 'is_picture', 'find_pictures', 'natural_key', 'write_atomic',
            'write_together', 'write_json', 'read_json', 'sha256_file', 'cache_folder', 'lock_folder', 'watched',
@@ -135,7 +135,7 @@ IMAGENET_STD  = (0.229, 0.224, 0.225) # and their standard deviations
 RESIZE_RULES = ('squash', 'keep') # how a picture of any shape becomes what a network sees
 
 # %% ../nbs/00_files.ipynb #7174d942
-STEP, WIDEST = 8, 2 # of `keep`: what sides are multiples of, in pixels, and the greatest proportion of the longer to the shorter
+SIDE_STEP, WIDEST = 8, 2 # of `keep`: what sides are multiples of, in pixels, and the greatest proportion of the longer to the shorter
 
 # %% ../nbs/00_files.ipynb #28a5188e
 def eval_shape(
@@ -146,7 +146,7 @@ def eval_shape(
     "The shape in which a picture is scored"
     if resize == 'squash': return size, size
     shape = min(max(width / height, 1 / WIDEST), WIDEST)
-    return tuple(max(STEP, round(size * side / STEP) * STEP) for side in (shape**0.5, shape**-0.5))
+    return tuple(max(SIDE_STEP, round(size * side / SIDE_STEP) * SIDE_STEP) for side in (shape**0.5, shape**-0.5))
 
 # %% ../nbs/00_files.ipynb #4989e817
 def resized(

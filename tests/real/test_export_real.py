@@ -29,8 +29,10 @@ def test_parity(what, pictures, tmp_path):
     onnx_one = OnnxPredictor(export_onnx(run, tmp_path/'m.onnx'))
     got = onnx_one.probs(pictures)
     assert np.abs(got - want).max() < 1e-4 and (got.argmax(1) == want.argmax(1)).all()
-    x = np.stack([torch_one.array(f) for f in pictures])
-    assert np.array_equal(x, np.stack([onnx_one.array(f) for f in pictures])), 'the pictures are prepared alike'
+    x = [torch_one.array(f) for f in pictures]
+    assert all(np.array_equal(a, onnx_one.array(f)) for a, f in zip(x, pictures)), 'the pictures are prepared alike'
+    assert len({a.shape for a in x}) > 5 or torch_one.card.resize == 'squash', 'photographs have many shapes'
     assert np.abs(onnx_one.logits(x) - torch_one.logits(x).numpy()).max() < 1e-4 * max(1, np.abs(torch_one.logits(x).numpy()).max())
     module = torch.export.load(export_pt2(run, tmp_path/'m.pt2')).module()
-    with torch.no_grad(): assert np.abs(module(torch.from_numpy(x))[1].numpy() - want).max() < 1e-4
+    with torch.no_grad(): got = np.concatenate([module(torch.from_numpy(a[None]))[1].numpy() for a in x])
+    assert np.abs(got - want).max() < 1e-4
