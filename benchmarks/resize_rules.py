@@ -10,6 +10,7 @@ import json
 
 import numpy as np
 from har_fastai.core import prepare_again
+from har_fastai.files import HARError
 from har_fastai.inference import Predictor
 from har_fastai.metrics import confusion, fit_temperature, macro_f1, nll, rescale
 from har_fastai.runs import Run, machine
@@ -37,6 +38,7 @@ if __name__ == '__main__':
     p.add_argument('--sizes', nargs='+', type=int, default=[112, 128, 144], metavar='PX')
     p.add_argument('--name', default='', help='what the runs are')
     a = p.parse_args()
+    if len(sizes := {Run(r).recipe.size for r in a.runs}) > 1: raise HARError(f'the runs are of sizes {sorted(sizes)}: compare those of one size')
     rows, drawn, n = {}, [], []
     for run in map(Run, a.runs):
         df, own = prepare_again(run, a.data, check=False), run.recipe.size

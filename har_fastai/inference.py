@@ -34,7 +34,7 @@ class Card:
     "What must be known of a model's weights to use them; `model.json` holds it"
     arch:str # A key of `ARCHS`, or a name that timm knows
     vocab:list[str] # The classes, in the order of the network's outputs
-    size:int # Side of the square that the network sees, in pixels
+    size:int # Side of the square that the network sees, in pixels; with resize 'keep' of one with as many pixels
     mean:list[float] # Subtracted from each channel, in 0–1
     std:list[float] # Divides each channel, in 0–1
     resize:str='squash' # How pictures of any shape are scored, one of `RESIZE_RULES` of `files`

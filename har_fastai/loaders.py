@@ -146,11 +146,11 @@ class PackedDL(WeightedDL):
         **kwargs # `wgts`, `shuffle`, `drop_last`, `after_batch` and what else `WeightedDL` takes
     ):
         self.pack,self.rows,self.pixels,self.size,self.crop_scale,self.resize = pack,np.asarray(rows, dtype=np.int64),pixels,size,crop_scale,resize
-        self.ready = {}
-        super().__init__(dataset, bs=bs, **{**kwargs, 'num_workers': 0})
+        self.ready = {}; super().__init__(dataset, bs=bs, **{**kwargs, 'num_workers': 0})
         index = {label: i for i, label in enumerate(self.vocab)}
         self.y = torch.tensor([index[label] for label in dataset.items.label])
         self.start, self.height, self.width = torch.from_numpy(pack.index[self.rows]).T
+        self.sides = list(zip(self.width.tolist(), self.height.tolist()))
 
     def new(self, dataset=None, cls=None, **kwargs):
         if dataset is not None and dataset is not self.dataset: return super().new(dataset, cls or TfmdDL, **{**({} if self.resize == 'squash' else {'bs': 1}), **kwargs}) # other pictures: opened one by one
@@ -161,7 +161,7 @@ class PackedDL(WeightedDL):
         if not self.dataset.split_idx: return super().__len__()
         return sum(-(-n // self.bs) for n in Counter(map(self.shape, range(self.n))).values()) # a batch is of one shape
 
-    def shape(self, i): return eval_shape(int(self.width[i]), int(self.height[i]), self.size, self.resize)
+    def shape(self, i): return eval_shape(*self.sides[i], self.size, self.resize)
 
     def get_idxs(self):
         idxs = super().get_idxs()

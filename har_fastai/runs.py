@@ -24,7 +24,7 @@ class Recipe:
     arch:str='baseline' # A key of `ARCHS`, or a name that timm knows
     pretrained:bool=False # Start from pretrained weights?
     freeze:int=0 # First epochs in which only a new last layer learns; above 0 the schedule is that of fastai's `fine_tune`
-    size:int=256 # Side of the square that the network sees, in pixels
+    size:int=256 # Side of the square that the network sees, in pixels; with resize 'keep' of one with as many pixels
     growth:tuple=() # Smaller pictures that come first: pairs of a side in pixels and a share of the epochs; where the shares sum to 1, training never sees `size` (Touvron et al., 2019, arXiv:1906.06423)
     epochs:int=40 # How often the network sees as many pictures as there are
     bs:int=32 # Pictures a batch
