@@ -3,12 +3,15 @@
 Each seed has a run of its own in --out; a finished one is not trained again and an interrupted one goes on from its checkpoint, so the script may be
 stopped and started at will, on another machine too if the folder is taken along. Seeds change weights, sampling and augmentation, and which rows are valid; the test rows are
 always the same. The interval of the mean is a bootstrap over the test pictures, with all seeds scored on the same draws; the spread over seeds stands beside it.
-Prints one JSON line, which holds each seed's learning curve and the confusion matrix of all seeds together as well. Needs --data, real pictures.
+Prints one JSON line, which holds each seed's learning curve, its answer to every test picture, and the confusion matrix of all seeds together as well. Seeds of the same recipe that an earlier line
+holds may be taken from there (--earlier results.jsonl), so that they need not be trained again where their runs are gone. Needs --data, real pictures.
 
 The recipes: `report` (R1; --changes size=128 for two cores), `best` (R2 and R4, the same network), any other with --changes, as in explore.py.
 """
 import argparse
+import base64
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -39,17 +42,35 @@ def mean_interval(answers, n_classes, draws=2000, seed=0):
     return [round(float(v), 4) for v in np.percentile(means, [2.5, 97.5])]
 
 
-def row(run):
-    "What one run reached"
+def packed(classes):
+    "Classes, one byte each, as text"
+    return base64.b64encode(np.asarray(classes, np.uint8)).decode()
+
+
+def unpacked(text):
+    "The classes that `packed` wrote"
+    return np.frombuffer(base64.b64decode(text), np.uint8).astype(int)
+
+
+def settings(run):
+    "All that the recipe says, but for the seed, as JSON reads it back"
+    return json.loads(json.dumps({k: v for k, v in asdict(run.recipe).items() if k != 'seed'}))
+
+
+def row(run, answers):
+    "What one run reached, its learning curve and its answers to the test pictures in the order of their file names"
     m, h = run.metrics, run.history
     f = m['test']['macro_f1']
     return dict(seed=run.recipe.seed, macro_f1=round(f['value'], 4), low=round(f['low'], 4), high=round(f['high'], 4), accuracy=round(m['test']['accuracy']['value'], 4), valid=round(m['valid']['macro_f1']['value'], 4),
-                best_epoch=m['best_epoch'] + 1, minutes=round(h.seconds.sum() / 60, 1), threads=run.info['machine']['threads'], gpu=run.info['machine']['gpu'])
+                best_epoch=m['best_epoch'] + 1, minutes=round(h.seconds.sum() / 60, 1), threads=run.info['machine']['threads'], gpu=run.info['machine']['gpu'],
+                curve=[[round(float(v), 4) for v in h[k]] for k in ('train_macro_f1', 'valid_macro_f1')], answers=packed(answers))
 
 
-def curve(run):
-    "Macro-F1 of training and validation pictures, an epoch after the other"
-    return [[round(float(v), 4) for v in run.history[k]] for k in ('train_macro_f1', 'valid_macro_f1')]
+def earlier_rows(file, line, seeds):
+    "Rows of other seeds of the same recipe, scored on the same pictures, that a file of such lines holds; the last of each seed"
+    said = [json.loads(t) for t in file.read_text(encoding='utf-8').splitlines() if t.startswith('{')] if file else []
+    same = [r for e in said if all(e.get(k) == line[k] for k in ('what', 'settings', 'truth')) for r in e['seeds']]
+    return [r for s, r in {r['seed']: r for r in same}.items() if s not in seeds]
 
 
 if __name__ == '__main__':
@@ -59,16 +80,16 @@ if __name__ == '__main__':
     p.add_argument('--changes', nargs='*', default=[], metavar='FIELD=VALUE', help='fields of the recipe to set otherwise')
     p.add_argument('--seeds', nargs='+', type=int, default=[42, 43, 44])
     p.add_argument('--out', type=Path, default=Path('runs'), help='folder for the runs')
+    p.add_argument('--earlier', type=Path, help='file of lines that this script printed, for further seeds')
     p.add_argument('--device')
     p.add_argument('--name', default='', help='what the figure is for, such as R2')
     a = p.parse_args()
     changes = {k: value(v) for k, v in (c.split('=', 1) for c in a.changes)}
     runs = [trained(a.data, a.recipe, s, a.out, a.device, changes) for s in a.seeds]
     vocab = read_card(runs[0].path).vocab
-    answers = [codes(r.predictions.query('part == "test"').sort_values('filename'), vocab) for r in runs]
-    figures = [row(r) for r in runs]
-    f1 = [f['macro_f1'] for f in figures]
-    low, high = mean_interval(answers, len(vocab))
-    print(json.dumps(dict(what='reproduced', name=a.name, recipe=a.recipe, changes=changes, pictures='own', split='tail', n=len(answers[0][0]), mean=round(float(np.mean(f1)), 4), low=low, high=high,
-                          sd=round(float(np.std(f1, ddof=1)), 4) if len(f1) > 1 else None, seeds=figures, curves=[curve(r) for r in runs],
-                          vocab=vocab, confusion=sum(confusion(y, p, len(vocab)) for y, p in answers).tolist(), **runs[0].info['machine'])))
+    truth, answers = zip(*(codes(r.predictions.query('part == "test"').sort_values('filename'), vocab) for r in runs))
+    line = dict(what='reproduced', name=a.name, recipe=a.recipe, changes=changes, settings=settings(runs[0]), pictures='own', split='tail', n=len(truth[0]), vocab=vocab, truth=packed(truth[0]))
+    rows = sorted([*map(row, runs, answers), *earlier_rows(a.earlier, line, a.seeds)], key=lambda r: r['seed'])
+    f1, pairs = [r['macro_f1'] for r in rows], [(truth[0], unpacked(r['answers'])) for r in rows]
+    low, high = mean_interval(pairs, len(vocab))
+    print(json.dumps(dict(**line, confusion=sum(confusion(y, p, len(vocab)) for y, p in pairs).tolist(), mean=round(float(np.mean(f1)), 4), low=low, high=high, sd=round(float(np.std(f1, ddof=1)), 4) if len(f1) > 1 else None, seeds=rows, **runs[0].info['machine'])))
