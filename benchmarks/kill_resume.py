@@ -1,4 +1,4 @@
-"""Kill one training run with SIGKILL at many moments, go on with it each time, and hold the end against a run that nobody killed
+"""Kill one training run with SIGKILL at many moments, go on with it each time, and compare the end with a run that nobody killed
 
     python benchmarks/kill_resume.py [--data DIR] [--kills 25] [--rows 600] [--size 48] [--epochs 30] [--seed 0]
 

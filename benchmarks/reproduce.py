@@ -61,7 +61,7 @@ def row(run, answers):
     "What one run reached, its learning curve and its answers to the test pictures in the order of their file names"
     m, h = run.metrics, run.history
     f = m['test']['macro_f1']
-    return dict(seed=run.recipe.seed, macro_f1=round(f['value'], 4), low=round(f['low'], 4), high=round(f['high'], 4), accuracy=round(m['test']['accuracy']['value'], 4), valid=round(m['valid']['macro_f1']['value'], 4),
+    return dict(seed=run.recipe.seed, macro_f1=round(f['value'], 6), low=round(f['low'], 4), high=round(f['high'], 4), accuracy=round(m['test']['accuracy']['value'], 6), valid=round(m['valid']['macro_f1']['value'], 4),
                 best_epoch=m['best_epoch'] + 1, minutes=round(h.seconds.sum() / 60, 1), threads=run.info['machine']['threads'], gpu=run.info['machine']['gpu'],
                 curve=[[round(float(v), 4) for v in h[k]] for k in ('train_macro_f1', 'valid_macro_f1')], answers=packed(answers))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse, sys
 from functools import wraps
 from pathlib import Path
-from .files import HARError
+from .files import HARError, counted
 
 # %% auto #0
 __all__ = ['command', 'har_train', 'har_evaluate', 'har_predict', 'har_explain', 'har_compare', 'har_draw', 'har_check',
@@ -53,7 +53,7 @@ def har_train(argv=None):
     p = _parser(har_train, argument_default=None)
     add = p.add_argument
     add('--data', metavar='DIR', help='folder or table of labelled pictures; without it a sample is drawn')
-    add('--recipe', metavar='NAME', help='report, cpu (minutes on two cores), best (its long form), scratch (a larger network), finetune or demo (default: report; finetune for an --arch with pretrained weights; demo without --data)')
+    add('--recipe', metavar='NAME', help='report, cpu (minutes on two cores), best (the long form of cpu), scratch (a larger network), finetune or demo (default: report; finetune for an --arch with pretrained weights; demo without --data)')
     add('--out', metavar='RUN', help='folder for the run (default: runs/<recipe>-<time>)')
     add('--split', default='grouped', help="grouped: 80/10/10 or the data's own parts; tail: the last 20 %% of rows are test; whole: every picture trains, nothing is scored")
     add('--arch', help='baseline, vgg16, resnet50, inception_v3, efficientnet_b1, convnext_tiny, vit_b_16, xresnet18, xresnet34, xresnet50, or any of timm')
@@ -178,7 +178,7 @@ def _predict_clips(a) -> None:
         bad, none = bad + bool(t.problem), none + (not len(t.times))
         if t.problem: print(f'note: {t.problem}', file=sys.stderr, flush=True)
         if not len(t.times): continue
-        if not a.quiet: print(f'{shown(t.path)}: {t.end:.1f} s, {len(t.times):,} frames\n{t.segments.round(2).to_string(index=False)}', flush=True)
+        if not a.quiet: print(f'{shown(t.path)}: {t.end:.1f} s, {counted(len(t.times), "frame")}\n{t.segments.round(2).to_string(index=False)}', flush=True)
         if a.figure:
             with write_atomic(a.figure) as f: plot_timeline(t).savefig(f, format='png', dpi=110)
     say_unread(none, len(a.paths), 'clips', bad - none)
@@ -220,7 +220,7 @@ def _draw(file:Path, told, out:str) -> Path:
 def har_compare(argv=None):
     "Compare runs on the same pictures, none of which they were trained on"
     p = _parser(har_compare)
-    p.add_argument('runs', nargs='+', metavar='RUN', help='folders of runs; the first is what the others are held against')
+    p.add_argument('runs', nargs='+', metavar='RUN', help='folders of runs; the first is what the others are compared with')
     p.add_argument('--data', metavar='DIR', help="folder or table of labelled pictures (default: the test pictures that the runs have in common)")
     p.add_argument('--out', metavar='FILE', help='where to write the comparison: .html, .csv, .json or .png')
     a = p.parse_args(argv)
@@ -268,7 +268,7 @@ def har_check(argv=None):
     "Open every picture of a data set and say what is in it: classes, sizes, copies, and everything that is wrong or unusual"
     p = _parser(har_check)
     p.add_argument('data', metavar='DIR', help='folder or table of labelled pictures')
-    p.add_argument('--fix', action='store_true', help='write a table without what cannot be used beside the old one')
+    p.add_argument('--fix', action='store_true', help='write a second table beside the old one, without the rows that cannot be used')
     p.add_argument('--json', metavar='FILE', help='write all findings to FILE')
     a = p.parse_args(argv)
     from har_fastai.check import check_data, fix_table
@@ -280,7 +280,7 @@ def har_check(argv=None):
     if a.fix and c.faults.kept.all() and not c.stops: print('\nNothing has to be left out, so no table is written')
     elif a.fix:
         to, kept, left_out = fix_table(c)
-        print(f'\n{to}: {kept:,} rows, without the {left_out:,} that cannot be used; train with --data {to}')
+        print(f'\n{to}: {counted(kept, "row")}, without the {left_out:,} that cannot be used; train with --data {to}')
     elif c.stops: raise HARError(c.stops)
 
 # %% ../nbs/70_cli.ipynb #b1a35061
@@ -294,7 +294,7 @@ def _write_findings(c, file:str) -> None:
 # %% ../nbs/70_cli.ipynb #2ebaebe6
 @command
 def har_download(argv=None):
-    "Fetch the data set from Kaggle, through kagglehub"
+    "Fetch the data set Human Action Recognition from Kaggle, through kagglehub; Kaggle may ask for an account"
     p = _parser(har_download)
     p.add_argument('dest', metavar='DIR', help='folder to make')
     a = p.parse_args(argv)
@@ -320,13 +320,13 @@ def har_export(argv=None):
     "Write a model as one file for other programs, with its preprocessing described inside"
     p = _parser(har_export)
     p.add_argument('run', metavar='RUN', nargs='?', help='folder of a run (default: the model that comes with the package)')
-    p.add_argument('--format', required=True, help='onnx: for ONNX Runtime and many other tools; pt2: for torch.export.load')
+    p.add_argument('--format', required=True, metavar='onnx|pt2', help='onnx: for ONNX Runtime and many other tools; pt2: for torch.export.load')
     p.add_argument('--out', required=True, metavar='FILE', help='the file to write; it must not exist')
     a = p.parse_args(argv)
     if a.format not in ('onnx', 'pt2'): raise HARError(f'--format is {a.format!r} and must be onnx or pt2')
     from har_fastai.export import export_onnx, export_pt2
     file = (export_onnx if a.format == 'onnx' else export_pt2)(a.run, a.out)
-    print(f'{file}: {file.stat().st_size / 1e6:,.1f} MB; its answers to drawn pictures were held against the model\'s')
+    print(f'{file}: {file.stat().st_size / 1e6:,.1f} MB; its answers to drawn pictures were compared with the model\'s')
 
 # %% ../nbs/70_cli.ipynb #7cb02375
 @command
@@ -334,7 +334,7 @@ def har_serve(argv=None):
     "Answer other programs over HTTP; /docs says how to ask"
     p = _parser(har_serve)
     p.add_argument('run', metavar='RUN', nargs='?', help='folder of a run (default: the model that comes with the package)')
-    p.add_argument('--host', default='127.0.0.1', help='address to listen on; 0.0.0.0 for all of this machine, where anybody who reaches it can ask')
+    p.add_argument('--host', default='127.0.0.1', metavar='ADDRESS', help='address to listen on; 0.0.0.0 for all of this machine, where anybody who reaches it can ask')
     p.add_argument('--port', type=int, default=8000, metavar='N', help='0 for any that is free')
     p.add_argument('--device', default='cpu', help='cpu, cuda, mps …')
     p.add_argument('--log', action='store_true', help='print a line for each request')

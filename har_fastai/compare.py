@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
-from .files import HARError
+from .files import HARError, counted
 from .data import read_split
 from .metrics import accuracy, bootstrap_interval, confusion, macro_f1, mcnemar, paired_bootstrap
 from .models import macs
@@ -79,14 +79,13 @@ def cost(
     "What a run and its answers cost, on any machine"
     model, card = load_bundle(run.path)
     done, m = run.file('history.csv').is_file(), run.info.get('machine', {})
-    threads = m.get('threads', '?')
     return dict(parameters=sum(p.numel() for p in model.parameters()), macs=macs(model, card.size) * (1 + card.tta), minutes=run.history.seconds.sum() / 60 if done else np.nan,
-                on=m.get('gpu') or f'{threads} CPU thread{"" if threads == 1 else "s"}')
+                on=m.get('gpu') or (counted(m['threads'], 'CPU thread') if m.get('threads') else 'unknown'))
 
 # %% ../nbs/42_compare.ipynb #c13b3079
 @dataclass
 class Comparison:
-    "Runs, held against the first of them on the same pictures"
+    "Runs, compared with the first of them on the same pictures"
     table:pd.DataFrame # A row a run: recipe, arch, seed, macro_f1, low, high, accuracy, and, against the first run: difference, diff_low, diff_high, only_first, only_this, p
     costs:pd.DataFrame # A row a run, as `cost` gives it, and per_second, as `speeds` gives it
     seeds:pd.DataFrame # A row a group of runs that differ only by their seed, one of each seed: recipe, arch, runs (how many), mean and sd of macro_f1
@@ -94,10 +93,10 @@ class Comparison:
 
 # %% ../nbs/42_compare.ipynb #6a382ab2
 def compare(
-    runs:list[Run|str|Path], # Folders of finished runs, two or more; the first is what the others are held against
+    runs:list[Run|str|Path], # Folders of finished runs, two or more; the first is what the others are compared with
     df:pd.DataFrame|None=None # A checked table of labelled pictures; the runs' common test pictures where None
 )->Comparison:
-    "Hold runs against the first of them"
+    "Compare runs with the first of them"
     runs = [r if isinstance(r, Run) else Run(r) for r in runs]
     y, p, vocab = common_answers(runs, df); n, rows = len(vocab), []
     for name, run, mine in zip(names(runs), runs, p):
@@ -129,13 +128,14 @@ def plot_comparison(
     c:Comparison # As `compare` gives it
 ): # A matplotlib figure
     "The runs' macro-F1, and their differences to the first"
+    from matplotlib.ticker import MaxNLocator
     t, rows = c.table, np.arange(len(c.table))[::-1]
     fig = new_figure(figsize=(9, 1.5 + 0.42 * len(t)), layout='constrained'); a, b = fig.subplots(1, 2, sharey=True)
     a.errorbar(t.macro_f1, rows, xerr=[t.macro_f1 - t.low, t.high - t.macro_f1], fmt='o', color=BLUE, capsize=3)
-    a.set_yticks(rows, t.index); a.set(xlabel='macro-F1, 95 % interval', title=f'On {c.n:,} pictures', ylim=(-0.6, len(t) - 0.4)); a.grid(axis='x', alpha=0.3)
+    a.set_yticks(rows, t.index); a.set(xlabel='macro-F1, 95 % interval', title=f'On {counted(c.n, "picture")}', ylim=(-0.6, len(t) - 0.4)); a.grid(axis='x', alpha=0.3)
     o = t.iloc[1:]
     b.errorbar(o.difference, rows[1:], xerr=[o.difference - o.diff_low, o.diff_high - o.difference], fmt='s', color=ORANGE, capsize=3)
-    b.axvline(0, color='black', lw=1); b.set(xlabel='difference, 95 % interval', title=f'Against {t.index[0]}, picture by picture'); b.grid(axis='x', alpha=0.3)
+    b.axvline(0, color='black', lw=1); b.xaxis.set_major_locator(MaxNLocator(6)); b.set(xlabel='difference, 95 % interval', title=f'Against {t.index[0]}, picture by picture'); b.grid(axis='x', alpha=0.3)
     return fig
 
 # %% ../nbs/42_compare.ipynb #5fd6a751
@@ -143,20 +143,22 @@ def plot_costs(
     c:Comparison # As `compare` gives it
 ): # A matplotlib figure
     "What better answers cost: macro-F1 against multiplications a picture"
+    from matplotlib.ticker import LogLocator, NullLocator
     fig = new_figure(figsize=(9, 3.6), layout='constrained'); ax = fig.subplots()
-    x, t = c.costs.macs / 1e9, c.table
+    t = c.table; x = c.costs.macs / 1e9 * 1.015 ** c.costs.groupby('macs').cumcount() # equal ones a hair apart
     ax.errorbar(x, t.macro_f1, yerr=[t.macro_f1 - t.low, t.high - t.macro_f1], fmt='o', color=BLUE, capsize=3)
     for name, a, b in zip(t.index, x, t.macro_f1): ax.annotate(name, (a, b), (6, 3), textcoords='offset points', fontsize=9)
-    ax.set(xscale='log', xlabel='multiplications a picture, 10⁹', ylabel='macro-F1, 95 % interval', title='What better answers cost'); ax.grid(alpha=0.3); ax.margins(x=0.25)
+    ax.set(xscale='log', xlabel='multiplications a picture, billions (logarithmic)', ylabel='macro-F1, 95 % interval', title='What better answers cost'); ax.grid(alpha=0.3); ax.set_xlim(x.min() / 1.3, x.max() * 1.6)
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5))); ax.xaxis.set_minor_locator(NullLocator()); ax.xaxis.set_major_formatter('{x:g}')
     return fig
 
 # %% ../nbs/42_compare.ipynb #136ce155
 PUBLISHED_RUNS = pd.DataFrame([
-    ('baseline, table', 1.7, 0.54, 2520, 'no: about four in five of the pictures scored had been trained on'),
-    ('baseline, training log', 1.7, 0.498, 2520, 'nearly: scored on augmented pictures, which are harder, and the best of 40 epochs on the same pictures, which flatters'),
-    ('VGG16, ImageNet weights', 134.3, 0.738, 1260, 'nearly: another random tenth of all rows; copies may be on both sides'),
+    ('the report\'s baseline, its table', 1.7, 0.54, 2520, 'no: about four in five of the pictures scored had been trained on'),
+    ('the report\'s baseline, its training log', 1.7, 0.498, 2520, 'nearly: scored on augmented pictures, which are harder, and the best of 40 epochs on the same pictures, which flatters'),
+    ('VGG16, ImageNet weights', 134.3, 0.738, 1260, 'nearly: a random tenth of all rows, not our test pictures; copies may be on both sides'),
     ('ResNet50, ImageNet weights', 23.5, 0.82, np.nan, 'hardly: the pictures that chose the epoch are those that are scored'),
-    ('InceptionV3, ImageNet weights', 21.8, 0.827, 1260, 'nearly: another random tenth of all rows; copies may be on both sides'),
+    ('InceptionV3, ImageNet weights', 21.8, 0.827, 1260, 'nearly: a random tenth of all rows, not our test pictures; copies may be on both sides'),
     ('EfficientNet-B1, ImageNet weights', 6.5, 0.830, 1890, 'nearly: other random rows; copies may be on both sides')],
     columns=['model', 'parameters, millions', 'macro-F1', 'pictures', 'comparable?']).set_index('model') # of the course report and its group, on the same data set
 
@@ -183,6 +185,6 @@ def comparison_page(
     costs = c.costs.assign(parameters=c.costs.parameters / 1e6, macs=c.costs.macs / 1e9).rename(columns=dict(parameters='parameters, millions', macs='multiplications a picture, 10⁹', minutes='training, minutes', on='trained on', per_second='pictures a second, here'))
     parts.append(section('cost', 'What it costs', figure(price, price.png()), table(costs, 'Each run; pictures a second are measured on this machine, the runs in turns', 2)))
     if len(c.seeds): parts.append(section('seeds', 'Over seeds', text('Mean and standard deviation of runs that differ only by their seed.'), table(c.seeds, digits=3, index=False)))
-    parts.append(section('published', 'Published figures', text('Of the course report that this library started from, and of its group, on the data set Human Action Recognition. May they be held against the figures above, where those are of the same data set?'), table(PUBLISHED_RUNS.reset_index(), digits=3, index=False)))
+    parts.append(section('published', 'Published figures', text('Of the course report that this library started from, and of its group, on the data set Human Action Recognition. Can they be compared with the figures above, where those are of the same data set?'), table(PUBLISHED_RUNS.reset_index(), digits=3, index=False)))
     how = text('All runs are scored on the same pictures, which none of them was trained on or chosen by. Differences: paired bootstrap, 4,000 draws. McNemar: exact, two-sided; with many runs some p-values are small by chance, as they are not corrected for their number.')
-    return render('Runs compared', f'{len(c.table)} runs on {c.n:,} pictures', [*parts, section('how', 'How', how)])
+    return render('Runs compared', f'{len(c.table)} runs on {counted(c.n, "picture")}', [*parts, section('how', 'How', how)])

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, pandas as pd
 from PIL import Image
-from .files import MAX_PIXELS, HARError, PictureError, open_picture, progress, write_atomic
+from .files import MAX_PIXELS, HARError, PictureError, counted, open_picture, progress, write_atomic
 from .tables import read_har, read_table
 
 # %% auto #0
@@ -162,7 +162,7 @@ def summarise_check(
     _need_check(df, 'problem')
     bad, good = df[df.problem != ''], df[df.problem == ''].reset_index(drop=True)
     counts = ', '.join(f'{l} {n:,}' for l, n in df.label.value_counts().sort_index().items())
-    lines = [f'{len(df):,} pictures of {df.label.nunique()} classes: {counts}']
+    lines = [f'{counted(len(df), "picture")} of {df.label.nunique()} classes: {counts}']
     if len(good): lines += [f'{s} in px: {good[s].min()} to {good[s].max()}, median {good[s].median():.0f}' for s in ('width', 'height')]
     lines.append(f'cannot be used: {len(bad):,}' + _listing(f'{f}: {p}' for f, p in zip(bad.filename, bad.problem)))
     lines.append(f'very small or narrow: {oddly_shaped(good).sum():,}' + _listing(good.filename[oddly_shaped(good)]))

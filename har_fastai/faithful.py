@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np, pandas as pd, torch
 import torch.nn.functional as F
 from torch import nn
-from .files import alike
+from .files import alike, counted
 from .cam import GradCAM
 from .metrics import mean_interval
 from .plots import BLUE, ORANGE, new_figure
@@ -280,7 +280,7 @@ def say_faithfulness(
     end = 'So these heat-maps show more than where the middle of the picture is.' if len(by['better']) == len(v) else \
           'So these heat-maps show no more than a blob in the middle does: do not read them as the reason of an answer.' if not by['better'] else 'So these heat-maps are to be read with care.'
     like = 'the maps are flat, so there\'s nothing to compare.' if last.flat == 1 else f'the maps\' rank correlation with the true ones is {last.correlation:.2f} ({last.low:.2f} to {last.high:.2f}; 0 would say that they depend on nothing but what was learnt).'
-    return f'On {f.n} pictures Grad-CAM is {told}. {end} With all weights destroyed, {like}'
+    return f'On {counted(f.n, "picture")} Grad-CAM is {told}. {end} With all weights destroyed, {like}'
 
 # %% ../nbs/34_faithful.ipynb #4e81dc7d
 def faith_table(
@@ -303,7 +303,7 @@ def plot_faithfulness(
         for kind, (colour, line, mark) in looks.items():
             for t, g in f.curves[(f.curves['map'] == kind) & f.curves.test.str.startswith(test)].groupby('test'):
                 ax.plot(g.share * 100, g.prob, line, color=colour, marker=mark, ms=4, mfc='white' if 'least' in t else colour, label=None if 'least' in t else kind)
-        ax.set(title=f'{test[0].upper() + test[1:]}\n{note}', xlabel='pixels, %', ylabel='probability of the class', ylim=(0, None)); ax.title.set_fontsize(10); ax.grid(alpha=0.3)
+        ax.set(title=f'{test[0].upper() + test[1:]}\n{note}', xlabel='pixels, %', ylabel='probability of the class', ylim=(0, 1.05 * ax.dataLim.y1)); ax.title.set_fontsize(10); ax.grid(alpha=0.3)
     a.legend(fontsize=9)
     k = f.cascade
     d.errorbar(range(len(k)), k.correlation, yerr=[k.correlation - k.low, k.high - k.correlation], fmt='o-', color=BLUE, capsize=3); d.axhline(0, color='gray', lw=1)

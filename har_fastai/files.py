@@ -13,7 +13,7 @@ from PIL import Image
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'FORMATS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'RESIZE_RULES', 'SIDE_STEP', 'WIDEST', 'PICTURE_ENDINGS',
-           'HARError', 'RunError', 'to_rgb', 'PictureError', 'peek', 'open_picture', 'eval_shape', 'resized',
+           'HARError', 'RunError', 'counted', 'to_rgb', 'PictureError', 'peek', 'open_picture', 'eval_shape', 'resized',
            'eval_array', 'alike', 'sees', 'is_picture', 'find_pictures', 'natural_key', 'write_atomic',
            'write_together', 'write_json', 'read_json', 'sha256_file', 'cache_folder', 'lock_folder', 'watched',
            'progress']
@@ -27,6 +27,14 @@ class HARError(Exception):
 class RunError(HARError):
     "A run that failed for a cause other than its input; the sentence says what was kept"
     code = 1
+
+# %% ../nbs/00_files.ipynb #003228c5
+def counted(
+    n:int, # How many
+    noun:str # What, in the singular; its plural takes an s
+)->str:
+    "A number of things, as a sentence has it"
+    return f'{n:,} {noun}{"s" * (n != 1)}'
 
 # %% ../nbs/00_files.ipynb #829246b0
 MAX_PIXELS = 64_000_000 # the most pixels a picture may have before it is refused: 64 megapixels, more than common cameras make
@@ -48,7 +56,7 @@ def to_rgb(
     img:Image.Image # A decoded picture of any mode
 )->Image.Image: # The same picture in RGB: transparency laid on white, deep greys rescaled to 8 bits
     "Turn a picture of any mode into RGB as a person would see it on white paper"
-    if img.mode == 'RGB': return img
+    if img.mode == 'RGB' and 'transparency' not in img.info: return img
     if img.mode in ('I', 'F') or img.mode.startswith('I;16'): return _stretch(img).convert('RGB')
     if img.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in img.info:
         img = img.convert('RGBA')
@@ -111,7 +119,9 @@ def open_picture(
         with peek(src) as img:
             _check_size(img, max_pixels)
             img.load()
-            return to_rgb(_upright(img))
+            img = to_rgb(_upright(img))
+            img.info = {} # it's upright: whoever opens it once more must not turn it again
+            return img
     except Exception as e: # a decoder's own faults too
         raise PictureError(f'{_named(src, name)} cannot be read as a picture: {_reason(e, max_pixels)}') from e
 

@@ -143,10 +143,11 @@ class PackedDL(WeightedDL):
         size:int=256, # Side of the square that the network sees, in pixels; may be set between two epochs
         crop_scale:tuple[float,float]=(0.75, 1.), # Least and greatest share of the area that a training crop keeps
         resize:str='squash', # How pictures are scored, one of `RESIZE_RULES` of `files`
-        **kwargs # `wgts`, `shuffle`, `drop_last`, `after_batch` and what else `WeightedDL` takes
+        wgts=None, # A weight for each row, by which training pictures are drawn; each comes once an epoch where None
+        **kwargs # `shuffle`, `drop_last`, `after_batch` and what else `WeightedDL` takes
     ):
         self.pack,self.rows,self.pixels,self.size,self.crop_scale,self.resize = pack,np.asarray(rows, dtype=np.int64),pixels,size,crop_scale,resize
-        self.ready = {}; super().__init__(dataset, bs=bs, **{**kwargs, 'num_workers': 0})
+        self.ready,self.weighted = {},wgts is not None; super().__init__(dataset, bs=bs, wgts=wgts, **{**kwargs, 'num_workers': 0})
         index = {label: i for i, label in enumerate(self.vocab)}
         self.y = torch.tensor([index[label] for label in dataset.items.label])
         self.start, self.height, self.width = torch.from_numpy(pack.index[self.rows]).T
@@ -154,8 +155,8 @@ class PackedDL(WeightedDL):
 
     def new(self, dataset=None, cls=None, **kwargs):
         if dataset is not None and dataset is not self.dataset: return super().new(dataset, cls or TfmdDL, **{**({} if self.resize == 'squash' else {'bs': 1}), **kwargs}) # other pictures: opened one by one
-        own = {k: getattr(self, k) for k in ('pack', 'rows', 'pixels', 'size', 'crop_scale', 'resize', 'wgts')}
-        return super().new(dataset, cls, **{**own, **kwargs})
+        own = {k: getattr(self, k) for k in ('pack', 'rows', 'pixels', 'size', 'crop_scale', 'resize')}
+        return super().new(dataset, cls, **{**own, 'wgts': self.wgts if self.weighted else None, **kwargs})
 
     def __len__(self):
         if not self.dataset.split_idx: return super().__len__()
@@ -164,7 +165,7 @@ class PackedDL(WeightedDL):
     def shape(self, i): return eval_shape(*self.sides[i], self.size, self.resize)
 
     def get_idxs(self):
-        idxs = super().get_idxs()
+        idxs = super().get_idxs() if self.weighted or not self.shuffle else np.random.permutation(self.n).tolist() # `WeightedDL` draws with replacement even where all weights are equal
         return sorted(idxs, key=self.shape) if self.dataset.split_idx else idxs # fastai puts answers back into the order of the table
 
     def create_batches(self, samps):

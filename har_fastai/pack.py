@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from .files import HARError, PictureError, cache_folder, open_picture, progress, read_json, sha256_file, write_atomic, write_json
+from .files import HARError, PictureError, cache_folder, counted, open_picture, progress, read_json, sha256_file, write_atomic, write_json
 
 # %% auto #0
 __all__ = ['Pack', 'reduced', 'fingerprint', 'is_whole', 'write_pack', 'packs_folder', 'cache_limit', 'held_packs', 'make_room',
@@ -160,5 +160,5 @@ def _make(folder:Path, paths:list, side:int) -> None:
         except OSError:
             if not is_whole(folder): raise # else another run was faster
     held = held_packs()
-    print(f'Decoded {len(paths):,} pictures into {(folder/"pixels.bin").stat().st_size / 1e6:,.0f} MB; the cache holds {len(held)} such pack{"s" * (len(held) != 1)}, '
+    print(f'Decoded {counted(len(paths), "picture")} into {(folder/"pixels.bin").stat().st_size / 1e6:,.0f} MB; the cache holds {counted(len(held), "such pack")}, '
           f'{sum(n for _, n in held) / 1e9:.1f} of {cache_limit() / 1e9:.0f} GB', flush=True)

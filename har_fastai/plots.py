@@ -77,7 +77,7 @@ def plot_classes(
     ax.errorbar(t.recall, rows, xerr=[t.recall - t.recall_low, t.recall_high - t.recall], fmt='o', color=BLUE, capsize=3, ms=5)
     for i, (hits, n) in enumerate(zip(t.recall * t.support, t.support)): ax.text(1.01, i, f'{hits:.0f} of {n:,}', va='center', fontsize=8)
     mean = np.diag(cm).sum() / max(cm.sum(), 1)
-    ax.axvline(mean, color=ORANGE, ls='--', lw=1.5, label=f'all classes, {mean:.2f}'); ax.legend(loc='lower right', fontsize=9)
+    ax.axvline(mean, color='0.35', ls='--', lw=1.5, label=f'all classes, {mean:.2f}'); ax.legend(loc='lower right', fontsize=9)
     ax.set_yticks(rows, t.index); ax.set(xlim=(0, 1), xlabel='share of the class that was found (whiskers: 95 % interval)', title=title); ax.grid(axis='x', alpha=0.3)
     return fig
 
@@ -93,7 +93,7 @@ def plot_reliability(
     top.plot([0, 1], [0, 1], color='gray', ls=':', label='as sure as right')
     for i, ((name, p), colour, marker) in enumerate(zip(probs.items(), (ORANGE, BLUE), 'so')):
         r, error = reliability(y, p, bins), (p.max(1).mean() - (p.argmax(1) == y).mean())
-        top.errorbar(r.confidence, r.accuracy, yerr=[r.accuracy - r.accuracy_low, r.accuracy_high - r.accuracy], fmt=f'{marker}-', color=colour, capsize=2, ms=5, label=f'{name} (on average {error:+.2f} too sure)')
+        top.errorbar(r.confidence, r.accuracy, yerr=[r.accuracy - r.accuracy_low, r.accuracy_high - r.accuracy], fmt=f'{marker}-', color=colour, capsize=2, ms=5, label=f'{name} (on average {abs(error):.2f} too {"sure" if error > 0 else "unsure"})')
         low.bar((r.low + r.high) / 2 + (i - (len(probs) - 1) / 2) * 0.4 / bins, r.pictures, width=0.8 / bins / len(probs), color=colour)
     top.set(ylim=(0, 1), ylabel='share that is right, 95 % interval', title=title); top.legend(fontsize=9); top.grid(alpha=0.3)
     low.set(xlim=(0, 1), xlabel='probability of what was predicted', ylabel='pictures'); low.grid(alpha=0.3)

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, pandas as pd, torch
-from .files import sees, write_atomic
+from .files import counted, sees, write_atomic
 from .data import ACTIONS, read_split
 from .faithful import Faithfulness, class_probs, faith_table, faithfulness, plot_faithfulness, say_faithfulness
 from .metrics import class_intervals, classification_table, confused_pairs, confusion, rescale
@@ -117,7 +117,7 @@ def what_was_trained(
             'schedule': f'{r.warmup} epochs of warm-up, then cosine, {"by batch" if r.per_batch else "by epoch"}', 'label smoothing, dropout, weight average': f'{r.smoothing:g}, {"as built" if r.dropout is None else r.dropout}, {r.ema:g}',
             'augmentation': f'crops of {r.crop_scale[0]:g}–{r.crop_scale[1]:g} of the area, RandAugment {r.num_ops} × {r.magnitude}, mirrored {r.flip:g}, erased {r.erase:g}',
             'sampling': 'all classes equally often' if r.weighted else 'each picture once an epoch', 'seed': r.seed,
-            'time': f'{h.seconds.sum() / 60:.1f} minutes on {m.get("gpu") or str(info.get("device", "cpu"))}, {m["threads"]} thread{"s" * (m["threads"] > 1)}' if 'seconds' in h else 'unknown',
+            'time': f'{h.seconds.sum() / 60:.1f} minutes on {m.get("gpu") or str(info.get("device", "cpu"))}, {counted(m["threads"], "thread")}' if 'seconds' in h else 'unknown',
             'libraries': ', '.join(f'{k} {m[k]}' for k in ('torch', 'fastai', 'har_fastai') if m.get(k))}
     return pd.DataFrame({'': rows.keys(), ' ': map(str, rows.values())})
 
@@ -183,10 +183,10 @@ def beside_published(
 def what_compares(
     e:Evaluation # What was scored
 )->list[str]: # Paragraphs
-    "Which of the course report's figures may be held against ours, and why"
+    "Which of the course report's figures can be compared with ours, and why"
     ours = {'tail': 'the last 20 % of the rows, as the course report did, but no copy of them was trained on', 'grouped': 'a part drawn at random, with all copies of a picture on one side'}.get(e.run.info.get('split'), 'a part of its own')
     return ['The course report\'s table (macro-F1 0.54, accuracy 0.55) is not comparable with ours: the random 80 % that it trained on hold about four in five of the pictures that it scored. Remembered pictures are easy, so its figure is higher than the same network\'s figure on new pictures would be.',
-            'The best figure in its training log (macro-F1 0.498, accuracy about 0.51) does not leak in that way, and is the fairer one to hold against ours. Two things differ still: it was measured on augmented pictures, which are harder, and it is the best of 40 epochs on the very pictures it is quoted for, which flatters.',
+            'The best figure in its training log (macro-F1 0.498, accuracy about 0.51) does not leak in that way, and is the fairer one to compare with ours. Two things differ still: it was measured on augmented pictures, which are harder, and it is the best of 40 epochs on the very pictures it is quoted for, which flatters.',
             f'Ours, on the {say_score(e.kind + " pictures", e.scores)}. The epoch was chosen, and the temperature fitted, on validation pictures; the test pictures are {ours}. All this holds only where the pictures are those of the same data set (Human Action Recognition, 15 classes); a figure on drawn pictures says nothing about photographs.']
 
 # %% ../nbs/45_report.ipynb #555bdecf
@@ -211,7 +211,7 @@ def sections(
     return [
         section('trained', 'What was trained', table(what_was_trained(e), index=False, words=True), *here('history')),
         section('data', 'On what', text(f'{len(split):,} pictures, split by the rule “{e.run.info.get("split", "?")}”. {about_copies(split)}'), table(on_what(split), 'Pictures of each class')),
-        section('good', 'How good it is', text(f'Scored on {len(e.preds):,} {e.kind} pictures. The intervals say how far a figure may be off because the pictures are no more than these; they say nothing about pictures of another kind.'),
+        section('good', 'How good it is', text(f'Scored on {counted(len(e.preds), e.kind + " picture")}. The intervals say how far a figure may be off because the pictures are no more than these; they say nothing about pictures of another kind.'),
             table(score_table(e.scores).rename(columns=dict(low='95 % from', high='to')), 'Headline figures', 3), table(class_table(e), 'Each class'), *here('classes', 'confusion'),
             table(confused_pairs(e.cm, e.vocab), 'Most often confused', index=False)),
         section('sure', 'How sure it is', text('A model should be right as often as it says. The temperature was fitted on the validation pictures; it changes probabilities, and no label.'), table(calibration_table(e), digits=3), *here('reliability')),
@@ -248,6 +248,6 @@ def write_report(
         faith = check_heatmaps(e, explainer, n)
         drawn |= _keep(e, dict(faithfulness=Shown(plot_faithfulness(faith), 'The class’s probability as pixels are taken away or given back in the order of a map, and how alike the maps stay as weights are destroyed.', wide=True)))
     page = e.run.file('report.html' if name == 'test' else f'report-{name}.html')
-    subtitle = f'{e.card.arch}, recipe “{e.run.recipe.name}”, seed {e.run.recipe.seed}; scored on {len(preds):,} {e.kind} pictures of {len(e.vocab)} classes'
+    subtitle = f'{e.card.arch}, recipe “{e.run.recipe.name}”, seed {e.run.recipe.seed}; scored on {counted(len(preds), e.kind + " picture")} of {len(e.vocab)} classes'
     with write_atomic(page, 'w') as f: f.write(render(f'{e.run.path.resolve().name}: human action recognition', subtitle, sections(e, drawn, faith), cards(e), warn_seen(e.scores)))
     return page

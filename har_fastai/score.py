@@ -7,7 +7,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 import numpy as np, pandas as pd
-from .files import HARError
+from .files import HARError, counted
 from .data import read_split, trained_on
 from .metrics import accuracy, bootstrap_interval, confusion, ece, fit_temperature, in_top, macro_f1, mean_interval, nll, rescale, weighted_f1
 from .inference import Predictor, read_card, save_card
@@ -75,7 +75,7 @@ def say_score(
 )->str:
     "One line with macro-F1, its interval and the number of pictures"
     f, a = s['macro_f1'], s['accuracy']
-    return f'{name}: macro-F1 {f["value"]:.3f} (95 % interval {f["low"]:.3f}–{f["high"]:.3f}), accuracy {a["value"]:.3f}, {s["n"]:,} pictures'
+    return f'{name}: macro-F1 {f["value"]:.3f} (95 % interval {f["low"]:.3f}–{f["high"]:.3f}), accuracy {a["value"]:.3f}, {counted(s["n"], "picture")}'
 
 # %% ../nbs/29_score.ipynb #a3f5828c
 def calibrate(

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 import numpy as np, torch
 from . import __version__
-from .files import HARError, MAX_PIXELS, PictureError, open_picture
+from .files import HARError, MAX_PIXELS, PictureError, counted, open_picture
 from .inference import Predictor
 from .queueing import Batcher, Refused
 
@@ -130,7 +130,7 @@ async def pictures_of(
     from starlette.datastructures import UploadFile
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect
-    too_many = f'the request has more than {limits.pictures} pictures, the limit: send fewer at a time'
+    too_many = f'the request has more than {counted(limits.pictures, "picture")}, the limit: send fewer at a time'
     try: form = await request.form(max_files=limits.pictures, max_fields=limits.pictures)
     except ClientDisconnect: raise Refused(400, 'the client hung up before it had sent its request') from None # told to nobody, but no failure of the service
     except HTTPException as e: raise Refused(413, too_many) if 'Too many files' in str(e.detail) else Refused(422, f'the request cannot be read as a form with files: {e.detail}') from e

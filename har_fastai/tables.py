@@ -8,7 +8,7 @@ import os, re, warnings
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 import pandas as pd
-from .files import HARError, find_pictures, is_picture, natural_key
+from .files import HARError, counted, find_pictures, is_picture, natural_key
 
 # %% auto #0
 __all__ = ['read_table', 'read_names', 'find_table', 'read_har']
@@ -157,7 +157,7 @@ def _nothing(folder:Path) -> HARError:
     "An error that says what was looked for in `folder`, and what is there"
     tables = [f'{f.name} (columns: {", ".join(_columns(f)) or "unreadable"})' for f in sorted(folder.glob('*.csv'))]
     loose = sum(is_picture(f) for f in folder.iterdir())
-    found = tables + [f'{d.name}/' for d in _folders(folder)] + ([f'{loose:,} picture{"s" * (loose > 1)} without labels (har_predict tells what is in them)'] if loose else [])
+    found = tables + [f'{d.name}/' for d in _folders(folder)] + ([f'{counted(loose, "picture")} without labels (har_predict tells what is in them)'] if loose else [])
     return HARError(f'{folder} holds no table with the columns filename and label, no Training_set.csv, and no folders of pictures named '
                     f'after classes; found: {", ".join(found[:8]) or "nothing of the kind"}')
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastai.vision.all import (Callback, CancelEpochException, CancelFitException, DataLoaders, L, LabelSmoothingCrossEntropyFlat, Learner, OptimWrapper,
                                ProgressCallback, TrackerCallback, delegates, patch, set_seed, trainable_params)
-from .files import HARError, RunError, watched, write_atomic
+from .files import HARError, RunError, counted, watched, write_atomic
 from .models import create_model, find_arch, save_weights
 from .runs import RECIPES, Recipe, Run, machine
 from .schedule import FineTune, WarmupCosine
@@ -118,7 +118,7 @@ class TimeEstimate(Callback):
         seconds = step * (self.n_iter * sum(areas) + valid - self.done)
         arch = find_arch(r.arch)
         less = shorter(seconds, r.size, self.n_epoch, arch.min_size, fixed=arch.fixed)
-        self.message = (f'About {say_time(seconds)} for {epochs} epochs of {len(self.dls.train_ds):,} pictures at {r.size} px on this machine '
+        self.message = (f'About {say_time(seconds)} for {counted(epochs, "epoch")} of {counted(len(self.dls.train_ds), "picture")} at {r.size} px on this machine '
                         f'({self.dls.device}, {self.dls.train.bs / step:.0f} pictures/s).' + (f' For a shorter run, {less}.' if less else ''))
         if seconds > 20: print(self.message, flush=True)
 

@@ -228,7 +228,7 @@ def frame_at(
 # %% ../nbs/54_video.ipynb #d53a9663
 def _style(i:int) -> dict:
     "Colour and dashes of the `i`-th class"
-    return dict(color=PALETTE[i % len(PALETTE)], linestyle=('-', '--', ':')[i // len(PALETTE) % 3])
+    return dict(color=PALETTE[i % len(PALETTE)], linestyle=('-', '--', ':')[i % 3])
 
 # %% ../nbs/54_video.ipynb #3ebcc478
 def _strip(ax, segments:pd.DataFrame, names:list[str], end:float):
@@ -257,7 +257,7 @@ def plot_timeline(
     low = fig.add_subplot(grid[2]); ax = fig.add_subplot(grid[1], sharex=low); _strip(low, seg, names, t.end)
     for i, name in enumerate(names):
         c = t.vocab.index(name)
-        ax.plot(t.times, t.probs[:, c], label=name, lw=2, **_style(i)); ax.plot(t.times, t.raw[:, c], '.', ms=4, alpha=.5, color=_style(i)['color'])
+        ax.plot(t.times, t.probs[:, c], label=name, lw=2, **_style(i)); ax.plot(t.times, t.raw[:, c], '.', ms=7, alpha=.7, color=_style(i)['color'])
     ax.set(ylim=(0, 1.02), ylabel='probability (dots: single frames)'); ax.tick_params(labelbottom=False); ax.grid(alpha=.3)
     ax.legend(fontsize=8.5, loc='center left', bbox_to_anchor=(1, .5), frameon=False); fig.suptitle(f'{shown(t.path.name)}: what happens, and when')
     return fig

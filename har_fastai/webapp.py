@@ -195,7 +195,7 @@ def compare_page(
     import streamlit as st
     st.html('<h1 class="har-hidden">Runs compared</h1>')
     try:
-        if len(models.cards) < 2: raise HARError('There is one model here, and nothing to hold it against. Start the app with the folders of two runs or more')
+        if len(models.cards) < 2: raise HARError('There is one model here, and nothing to compare it with. Start the app with the folders of two runs or more')
         for file, why in (('split.csv', 'nobody can tell which pictures it has not been trained on'), ('predictions.csv', 'it must be scored with har_evaluate first')):
             if bare := [m for m, f in models.folders.items() if not (f/file).is_file()]: raise HARError(f'{bare[0]} has no {file}: {why}, and so the models can’t be compared')
         with st.spinner('Comparing the runs …'): html = _compared(models)

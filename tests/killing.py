@@ -1,4 +1,4 @@
-"What tests of interrupted runs share: stopping a run, filling a disk, holding two runs against each other"
+"What tests of interrupted runs share: stopping a run, filling a disk, comparing two runs"
 import os, resource, shutil, signal, subprocess, time
 from contextlib import contextmanager, suppress
 
