@@ -23,10 +23,13 @@ __all__ = ['CMAP', 'as_maps', 'GradCAM', 'Explanation', 'explanations', 'Explain
 
 # %% ../nbs/33_cam.ipynb #11dcdeb0
 def as_maps(
-    x:torch.Tensor # Of shape (pictures, channels, h, w), or (pictures, tokens, channels)
+    x:torch.Tensor, # Of shape (pictures, channels, h, w), (pictures, h, w, channels) or (pictures, tokens, channels)
+    height:int=1, width:int=1 # Of the pictures that the network was shown; maps have about their proportions, by which the first two shapes are told apart
 )->torch.Tensor: # Of shape (pictures, channels, h, w)
     "A layer's output as maps; of a transformer's tokens those of the patches, a square of them behind the others"
-    if x.ndim == 4: return x
+    if x.ndim == 4:
+        first, last = (abs(math.log(h / w * width / height)) for h, w in (x.shape[2:], x.shape[1:3]))
+        return x if first <= last else x.permute(0, 3, 1, 2)
     side = math.isqrt(x.shape[1])
     return x[:, x.shape[1] - side * side:].mT.unflatten(2, (side, side))
 
@@ -35,7 +38,7 @@ class GradCAM:
     "Heat-maps of a layer, within a `with` block that leaves the network as it was (Selvaraju et al., 2017, doi:10.1109/ICCV.2017.74)"
     def __init__(self,
         model:nn.Module, # A network that gives logits of shape (pictures, classes)
-        layer:str|nn.Module, # The layer to explain, or its dotted name; its output must have the shape (pictures, channels, h, w), or (pictures, tokens, channels) with a square of patches last
+        layer:str|nn.Module, # The layer to explain, or its dotted name; its output must have one of the shapes that `as_maps` takes
         bs:int=32 # Most pictures at a time
     ):
         self.model,self.bs,self.hook,self.act = model,bs,None,None
@@ -71,7 +74,7 @@ class GradCAM:
             if self.act is None: raise HARError('the layer to explain took no part in the network\'s answer')
             which = logits.argmax(1) if classes is None else torch.where(classes < 0, logits.argmax(1), classes)
             grad, = torch.autograd.grad(logits.gather(1, which[:, None]).sum(), self.act)
-            grad, act = as_maps(grad.float()), as_maps(self.act.detach().float())
+            grad, act = (as_maps(v.float(), *x.shape[2:]) for v in (grad, self.act.detach()))
             maps = (grad.mean((2, 3), keepdim=True) * act).sum(1)
             self.act = None
         return maps.relu() if relu else maps, logits.detach().float()
@@ -97,7 +100,7 @@ class Explanation:
     probs:np.ndarray # Of all classes, 0–1
     cls:str # The class that the map speaks for
     prob:float # Its probability, 0–1
-    map:np.ndarray # float32 of shape (h, w), from 0 to 1 where anything speaks for the class, else all 0; it covers the whole picture
+    map:np.ndarray # float32 of shape (h, w), from 0 to 1 where anything speaks for the class, else all 0; it covers the picture, but for less than a cell at its right and lower edge where its sides are no multiples of a cell
 
 # %% ../nbs/33_cam.ipynb #295da29f
 def explanations(

@@ -197,13 +197,14 @@ def har_explain(argv=None):
     from har_fastai.answers import say_unread
     from har_fastai.cam import Explainer
     from har_fastai.files import find_pictures
+    from har_fastai.sources import shown
     explainer, files, bad = Explainer(a.model, a.device), find_pictures(a.paths), 0
     explainer.check_class(a.cls)
     for i in range(0, len(files), explainer.bs): # a batch at a time, so that any number of pictures fits
         for file, (told, problem) in zip(files[i:], explainer.try_explain(files[i:i + explainer.bs], a.cls)):
             bad += bool(problem)
-            if problem: print(f'note: {problem}', file=sys.stderr, flush=True)
-            else: print(f'{file}: {told.label} {told.probs.max():.3f}, what speaks for {told.cls} is in {_draw(file, told, a.out)}', flush=True)
+            if problem: print(f'note: {shown(problem)}', file=sys.stderr, flush=True)
+            else: print(f'{shown(file)}: {told.label} {told.probs.max():.3f}, what speaks for {told.cls} is in {shown(_draw(file, told, a.out))}', flush=True)
     say_unread(bad, len(files), 'pictures')
 
 # %% ../nbs/70_cli.ipynb #5d2c1a4b
@@ -243,7 +244,7 @@ def _write_comparison(c, out:str) -> None:
     "Write a comparison in the form that the file's name asks for"
     from har_fastai.compare import comparison_page, plot_comparison
     from har_fastai.files import write_atomic, write_json
-    if out.endswith('.json'): write_json(out, dict(pictures=c.n, runs=c.table.join(c.costs).reset_index().to_dict('records'), seeds=c.seeds.to_dict('records')))
+    if out.endswith('.json'): write_json(out, dict(pictures=c.n, runs=c.table.join(c.costs).reset_index().astype(object).where(lambda d: d.notna(), None).to_dict('records'), seeds=c.seeds.to_dict('records')))
     elif out.endswith('.png'):
         with write_atomic(out) as f: plot_comparison(c).savefig(f, format='png', dpi=110)
     else:

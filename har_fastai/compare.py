@@ -32,7 +32,7 @@ def known_answers(
     if df is not None:
         preds = evaluate_run(run, df, 'all')[1].assign(sha256=df.sha256.to_numpy())
     else:
-        if not run.file('predictions.csv').is_file(): raise HARError(f'{run.path} has no predictions.csv: score it with har_evaluate, or give pictures with --data')
+        if not run.file('predictions.csv').is_file(): raise HARError(f'{run.path} has no predictions of test pictures of its own: give pictures with --data')
         preds = run.predictions.query('part == "test"').merge(split[['filename', 'sha256']], on='filename')
     preds = preds[~preds.sha256.isin(split.sha256[split.part.isin(['train', 'valid'])])]
     return preds.drop_duplicates('sha256').set_index('sha256')[['label', 'predicted']]

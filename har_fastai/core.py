@@ -7,9 +7,9 @@ from __future__ import annotations
 import errno, shutil, tempfile, warnings
 from contextlib import contextmanager
 from pathlib import Path
-import pandas as pd
+import pandas as pd, torch
 from fastcore.foundation import L
-from .files import HARError, RunError, cache_folder, lock_folder, write_atomic, write_json
+from .files import HARError, RunError, cache_folder, lock_folder, sha256_file, write_atomic, write_json
 from .tables import read_har
 from .data import check_har, read_split, split_har, usable, write_split
 from .sample import draw_har
@@ -25,8 +25,8 @@ from .report import write_report
 from .score import calibrate, codes, evaluate_run, keep_predictions, say_score, score
 
 # %% auto #0
-__all__ = ['embedded_sample', 'prepare', 'prepare_again', 'recipe_dls', 'finish', 'resumed', 'carry', 'asked_recipe',
-           'train_baseline', 'load_run']
+__all__ = ['embedded_sample', 'prepare', 'prepare_again', 'recipe_dls', 'finish', 'resumed', 'starting_weights', 'same_device',
+           'carry', 'asked_recipe', 'train_baseline', 'load_run']
 
 # %% ../nbs/50_core.ipynb #bc8a4958
 def embedded_sample(
@@ -40,7 +40,10 @@ def embedded_sample(
         print(f'Drawing {n:,} pictures of people into {folder}', flush=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as tmp:
             shutil.rmtree(folder, ignore_errors=True)
-            draw_har(Path(tmp)/'sample', n=n, size=size).rename(folder)
+            drawn = draw_har(Path(tmp)/'sample', n=n, size=size)
+            try: drawn.rename(folder)
+            except OSError:
+                if not (folder/'Training_set.csv').is_file(): raise # else another process was faster
     return folder
 
 # %% ../nbs/50_core.ipynb #8bef736f
@@ -116,7 +119,8 @@ def _keep_best(learn:HARLearner, run:Run, df:pd.DataFrame):
     except (RunError, OSError) as e:
         saved, full = learn.save_run.best_epoch is not None, isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         if learn.failure and saved: finish(learn, run, df) # the fit has ended, with the best network loaded
-        where = f'{run.path} keeps what was reached, and har_train --resume --out {run.path} goes on from the last whole epoch' if saved else f'{run.path} holds no network yet'
+        again = 'begin a new run, as this one would come to the same end' if learn.failure else f'har_train --resume --out {run.path} goes on from the last whole epoch'
+        where = f'{run.path} keeps what was reached; {again}' if saved else f'{run.path} holds no network yet'
         raise RunError(f'{e}{": make room on the disk" if full else ""}. {where}') from e
 
 # %% ../nbs/50_core.ipynb #505b21da
@@ -130,6 +134,27 @@ def resumed(
     if any(a is not None for a in asked): raise HARError('--resume goes on with the run\'s own recipe: leave the recipe and its settings out')
     run = Run(out)
     return run, run.recipe, path or run.info['data']
+
+# %% ../nbs/50_core.ipynb #9f617d53
+def starting_weights(
+    run:Run # A run that was begun
+)->str|None: # A file; None where it began without one, or is past its first epoch
+    "The weights that a run has to begin with once more"
+    file = run.info.get('weights')
+    if not file or run.file('checkpoint/last.safetensors').is_file(): return None
+    if not Path(file).is_file() or sha256_file(file) != run.info['weights_sha256']: raise HARError(f'{run.path} began with the weights in {file}, which are gone or have changed: put them back, or begin a new run')
+    return file
+
+# %% ../nbs/50_core.ipynb #39d66d04
+def same_device(
+    run:Run, # A run that was begun
+    device=None # What was asked for
+)->torch.device: # The one asked for; else that of the run, where it's to be had here
+    "Where to go on with a run"
+    try: return torch_device(device or run.info.get('device'))
+    except HARError:
+        if device: raise
+        return torch_device(None) # another machine: `SaveRun` warns of it
 
 # %% ../nbs/50_core.ipynb #31046797
 def carry(learn:HARLearner, run:Run) -> HARLearner:
@@ -158,8 +183,8 @@ def train_baseline(
     split:str='grouped', # 'grouped': 80/10/10 at random, or the data's own parts; 'tail': the report's, the last 20 % of rows are test; 'whole': every picture trains and nothing is scored, for a model whose figures other runs have given. With `resume` the run's own split counts, and this is ignored
     out:str|Path|None=None, # The folder of the run; runs/<recipe>-<time> by default
     seed:int|None=None, # Of split, weights, sampling and augmentation; the recipe's own (42) by default
-    device=None, # Where to compute; a GPU where there is one, else the CPU
-    num_workers:int|None=None, # Processes that open pictures; chosen by device where None
+    device=None, # Where to compute; a GPU where there is one, else the CPU. With `resume` where the run began, if that's to be had
+    num_workers:int|None=None, # Processes that open pictures; chosen by device where None, with `resume` as many as when the run began
     packed:bool=True, # Decode every picture once, into a cache, and augment in batches? Otherwise one by one, as the report does. With `resume` as the run began
     compile:bool=False, # Let PyTorch compile the network? Pays for long runs on a GPU
     weights:str|Path|None=None, # A file of weights to start from
@@ -169,19 +194,20 @@ def train_baseline(
     **changes # Fields of the recipe to set otherwise, such as size=128, epochs=10, arch='resnet50' or pretrained=False
 )->HARLearner: # Fitted, with its best epoch's network; `learn.run` is the folder
     "Train, score and save the baseline"
-    device = torch_device(device)
     if resume:
         run, recipe, path = resumed(out, path, [recipe, seed, weights, *changes.values()])
-        packed = run.info.get('packed', False)
+        packed, num_workers = run.info.get('packed', False), run.info.get('num_workers') if num_workers is None else num_workers
+        device, weights = same_device(run, device), starting_weights(run)
     else:
-        recipe = asked_recipe(recipe, path, weights, seed=seed, **changes)
+        device, recipe = torch_device(device), asked_recipe(recipe, path, weights, seed=seed, **changes)
         run, path = run_folder(out, recipe), embedded_sample() if path is None else path
     with lock_folder(run.path):
         df = prepare_again(run, path) if resume else prepare(path, split, recipe.seed)
         learn = har_learner(recipe_dls(df, recipe, device, num_workers, packed), recipe, run, resume, weights)
         if not resume: # only now can nothing more be refused
             write_split(df, run.file('split.csv'))
-            begin_run(run, recipe, data=str(Path(path).resolve()), split=split, device=str(device), packed=isinstance(learn.dls.train, PackedDL))
+            begin_run(run, recipe, data=str(Path(path).resolve()), split=df.attrs['split'], device=str(device), packed=isinstance(learn.dls.train, PackedDL), num_workers=num_workers,
+                      **(dict(weights=str(Path(weights).resolve()), weights_sha256=sha256_file(weights)) if weights else {}))
         with _keep_best(learn, run, df):
             learn.fit_recipe(cbs=[TimeEstimate(recipe), *([Compile()] if compile else []), *L(cbs)])
             for part, figures in finish(learn, run, df, faithful).items(): print(say_score(part, figures))
@@ -196,9 +222,7 @@ def load_run(
     device=None # Where to compute; a GPU where there is one, else the CPU
 )->HARLearner: # With the run's best network
     "Bring a run back as a learner"
-    run, (model, _) = Run(folder), load_bundle(folder)
-    recipe, device = run.recipe, torch_device(device)
+    load_bundle(folder) # refuses what isn't whole
+    run = Run(folder); recipe, device = run.recipe, torch_device(device)
     df = prepare_again(run, path or run.info['data'], check=False)
-    learn = har_learner(recipe_dls(df, recipe, device, packed=False), recipe)
-    learn.model.load_state_dict(model.state_dict())
-    return carry(learn, run)
+    return carry(har_learner(recipe_dls(df, recipe, device, packed=False), recipe, weights=run.file('model.safetensors')), run)

@@ -73,7 +73,8 @@ def check_har(
     "Open and fingerprint every picture, and note what is wrong with it"
     with ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 8)) as pool:
         rows = list(progress(pool.map(lambda p: look(p, max_pixels), df.path), total=len(df), comment='checking'))
-    res = df.drop(columns='sha256', errors='ignore').join(pd.DataFrame(rows, index=df.index))
+    seen = pd.DataFrame(rows, index=df.index)
+    res = df.drop(columns=seen.columns, errors='ignore').join(seen) # a table may be checked twice
     if 'sha256' in df:
         res.loc[(df.sha256 != '') & (df.sha256.str.lower() != res.sha256) & (res.problem == ''), 'problem'] = 'its checksum does not match'
     if len(odd := res.filename[oddly_shaped(res)]): warnings.warn(f'very small or narrow pictures: {len(odd):,}, the first of them {odd.iloc[0]}')
@@ -269,6 +270,7 @@ def tail_split(
     max_distance:int=MAX_DISTANCE # Most bits of 256 in which near copies may differ
 )->pd.DataFrame: # The rows with `part`: 'train', 'valid', 'test' or 'unused'
     "The last rows are test, what copies or belongs to them is unused, a part of the rest is valid"
+    if not 0 < valid <= 0.5: raise HARError(f'valid is {valid} and must be above 0 and at most 0.5')
     cut = len(df) - round(len(df) * test)
     df = _drop_copies(df.assign(part=np.where(np.arange(len(df)) < cut, 'train', 'test')), _groups(df, max_distance))
     return _scorable(_fill(df, ('valid',), round(1 / valid), seed, max_distance))
@@ -290,12 +292,14 @@ def split_har(
     split:str='grouped', # 'grouped' (parts of the source where it has them, else at random), 'tail' (the last 20 % of rows are test) or 'whole' (all are for training)
     seed:int=42, # Decides who goes where
     max_distance:int=MAX_DISTANCE # Most bits of 256 in which near copies may differ
-)->pd.DataFrame: # The rows with `part`: 'train', 'valid', 'test' or 'unused'
+)->pd.DataFrame: # The rows with `part`: 'train', 'valid', 'test' or 'unused'; `attrs['split']` says how: 'own' where the source's parts were kept, else `split`
     "Split the rows into train, valid and test, and print how many each part has"
     if split not in ('grouped', 'tail', 'whole'): raise HARError(f'there is no split called {split!r}: choose grouped, tail or whole')
-    f = tail_split if split == 'tail' else honour_parts if 'part' in df else grouped_split
+    own = split == 'grouped' and 'part' in df
+    f = tail_split if split == 'tail' else honour_parts if own else grouped_split
     res = df.assign(part='train') if split == 'whole' else f(df, seed=seed, max_distance=max_distance)
-    print(f'{split} split: ' + ', '.join(f'{p} {n:,}' for p in ('train', 'valid', 'test', 'unused') if (n := (res.part == p).sum())))
+    res.attrs['split'] = 'own' if own else split # what was done
+    print(f'{res.attrs["split"]} split: ' + ', '.join(f'{p} {n:,}' for p in ('train', 'valid', 'test', 'unused') if (n := (res.part == p).sum())))
     return res
 
 # %% ../nbs/03_data.ipynb #c283f81f

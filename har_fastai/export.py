@@ -85,7 +85,7 @@ def trace_answer(
         dims = {0: torch.export.Dim('batch', min=1), **({} if card.resize == 'squash' else {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC})}
         with _quiet(), torch.no_grad(), _any_shape(card.resize): return torch.export.export(answer, (torch.zeros(2, 3, h, w),), dynamic_shapes=(dims,))
     except Exception as e: # whatever the network's own code does that a graph can't
-        raise HARError(f'the architecture {card.arch} cannot be exported, since its computation is no fixed graph ({shorten(str(e).strip().splitlines()[0], 150, placeholder=" …")})') from e
+        raise HARError(f'the architecture {card.arch} cannot be exported, since its computation is no fixed graph ({shorten((str(e).strip().splitlines() or [type(e).__name__])[0], 150, placeholder=" …")})') from e
 
 # %% ../nbs/56_export.ipynb #6dc4676b
 TOLERANCE = 1e-4 # most that a probability, or a logit in relation to the largest, may differ
@@ -112,7 +112,7 @@ def _check_answers(predictor:Predictor, answer:Callable, kind:str) -> None:
     "Refuse an exported model that answers otherwise than its predictor"
     try: d = largest_difference(predictor, answer)
     except Exception as e: # the graph holds for some shapes only
-        raise RunError(f'the {kind} file was not kept, as it does not take pictures of every shape ({shorten(str(e).strip().splitlines()[0], 100, placeholder=" …")}): try another --format') from e
+        raise RunError(f'the {kind} file was not kept, as it does not take pictures of every shape ({shorten((str(e).strip().splitlines() or [type(e).__name__])[0], 100, placeholder=" …")}): try another --format') from e
     if not d <= TOLERANCE: raise RunError(f'the {kind} file was not kept: its answers differ from the model\'s by {d:.2g}, more than {TOLERANCE:g}')
 
 # %% ../nbs/56_export.ipynb #2f3c275b

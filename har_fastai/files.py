@@ -117,7 +117,7 @@ def open_picture(
     try:
         if isinstance(src, (str, os.PathLike)) and Path(src).is_dir(): raise IsADirectoryError('it is a folder')
         with peek(src) as img:
-            _check_size(img, max_pixels)
+            if not isinstance(src, Image.Image) or getattr(src, 'tile', None): _check_size(img, max_pixels) # a picture in memory has been let in already
             img.load()
             img = to_rgb(_upright(img))
             img.info = {} # it's upright: whoever opens it once more must not turn it again

@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 import torch
 from torch import nn
-from .files import HARError, IMAGENET_MEAN, IMAGENET_STD, WIDEST, eval_shape, write_atomic
+from .files import HARError, IMAGENET_MEAN, IMAGENET_STD, SIDE_STEP, WIDEST, eval_shape, write_atomic
 
 # %% auto #0
 __all__ = ['ARCHS', 'conv_block', 'BaselineCNN', 'receptive_field', 'Arch', 'macs', 'find_arch', 'check_size', 'create_model',
@@ -63,6 +63,7 @@ class Arch:
     weights:str='' # Where its pretrained weights come from and their licence; '' where there are none
     min_size:int=32 # Smallest side it accepts, in pixels
     fixed:bool=False # Does it take pictures of `size` only?
+    keeps:bool=True # Does it take any sides that are multiples of `SIDE_STEP` of `files`, as 'keep' asks for?
     mean:tuple[float, float, float]=IMAGENET_MEAN # Subtracted from each channel, in 0–1
     std:tuple[float, float, float]=IMAGENET_STD # Divides each channel, in 0–1
     resize:str='squash' # How pictures of any shape are scored where a recipe says nothing, one of `RESIZE_RULES` of `files`
@@ -85,6 +86,12 @@ def _torchvision(name:str, size:int, target_layer:str, head:str, source:str, **k
         return _replace_last(model, head, n_out)
     return Arch(name, build, size, target_layer, head, source, f'torchvision, {name} DEFAULT, trained on ImageNet-1k; code BSD-3-Clause, the terms of ImageNet (research, not commercial) may extend to the weights', **kwargs)
 
+# %% ../nbs/20_models.ipynb #f302fc82
+def _first_sentence(e:Exception) -> str:
+    "The first sentence of an error, of 100 characters at most"
+    text = (str(e).strip().splitlines() or [type(e).__name__])[0].split('. ')[0].rstrip('.')
+    return text if len(text) <= 100 else text[:98].rpartition(' ')[0] + ' …'
+
 # %% ../nbs/20_models.ipynb #f2ec0949
 def _replace_last(model:nn.Module, head:str, n_out:int) -> nn.Module:
     "Put a new last layer, for `n_out` classes, in the place of the old one"
@@ -95,7 +102,7 @@ def _replace_last(model:nn.Module, head:str, n_out:int) -> nn.Module:
 
 def _no_weights(name:str, e:Exception) -> str:
     "What to do where weights can't be downloaded"
-    return f'the pretrained weights of {name} cannot be downloaded ({str(e).splitlines()[0][:120]}): give a file of them with --weights FILE, or train from nothing with --pretrained no'
+    return f'the pretrained weights of {name} cannot be downloaded ({_first_sentence(e)}): give a file of them with --weights FILE, or train from nothing with --pretrained no'
 
 # %% ../nbs/20_models.ipynb #8d52229d
 def _xresnet(name:str) -> Arch:
@@ -128,6 +135,16 @@ def macs(
     with FlopCounterMode(display=False) as count, torch.no_grad(): model(torch.zeros(1, 3, size, size, device='meta'))
     return count.get_total_flops() // 2
 
+# %% ../nbs/20_models.ipynb #bfacdf3f
+def _takes_any(model:nn.Module, size:int) -> bool:
+    "Whether a network (on the device 'meta', so that it costs nothing) takes wide and tall pictures of any multiples of `SIDE_STEP`"
+    shapes = [eval_shape(w, h, side, 'keep') for side in (size, size + SIDE_STEP) for w, h in ((3, 2), (2, 1), (2, 3), (1, 2))]
+    try:
+        with torch.no_grad():
+            for w, h in shapes: model.eval()(torch.empty(1, 3, h, w, device='meta'))
+    except (RuntimeError, AssertionError, ValueError, HARError): return False
+    return True
+
 # %% ../nbs/20_models.ipynb #b1a4b659
 @lru_cache(maxsize=32)
 def _timm(name:str) -> Arch|None:
@@ -142,9 +159,10 @@ def _timm(name:str) -> Arch|None:
             raise HARError(_no_weights(name, e)) from e
     with torch.device('meta'): model, cfg = build(2), timm.get_pretrained_cfg(name, allow_unregistered=False)
     last, head = model.feature_info[-1]['module'], cfg.classifier if isinstance(cfg.classifier, str) else cfg.classifier[0]
+    if last not in dict(model.named_modules()): raise HARError(f'{name} cannot be used: timm does not say which of its layers a heat-map would explain')
     if hasattr(model.get_submodule(last), 'norm1') and last.startswith('blocks.'): last += '.norm1' # a transformer's last tokens have no say, but for one
     weights = f'timm, {cfg.hf_hub_id or cfg.url}; licence {cfg.license or "not said"}' if cfg.has_weights else ''
-    return Arch(name, build, cfg.input_size[-1], last, head, 'timm, doi:10.5281/zenodo.4414861', weights, fixed=cfg.fixed_input_size, mean=tuple(cfg.mean), std=tuple(cfg.std))
+    return Arch(name, build, cfg.input_size[-1], last, head, 'timm, doi:10.5281/zenodo.4414861', weights, fixed=cfg.fixed_input_size, keeps=not cfg.fixed_input_size and _takes_any(model, cfg.input_size[-1]), mean=tuple(cfg.mean), std=tuple(cfg.std))
 
 # %% ../nbs/20_models.ipynb #fb5fbe2a
 def find_arch(
@@ -165,7 +183,7 @@ def check_size(
     resize:str='squash' # How pictures of any shape are scored
 )->None:
     "Refuse a size that an architecture can't take"
-    if arch.fixed and resize == 'keep': raise HARError(f'resize is keep, and {arch.name} takes squares only: set it to squash')
+    if resize == 'keep' and (arch.fixed or not arch.keeps): raise HARError(f'resize is keep, and {arch.name} takes {"squares" if arch.fixed else "some proportions"} only: set it to squash')
     least = arch.min_size if resize == 'squash' else next(s for s in count(arch.min_size) if eval_shape(WIDEST, 1, s, resize)[1] >= arch.min_size) # of a wide picture the height is less than the side
     if size < least: raise HARError(f'size is {size} and must be {least} px at least for {arch.name}')
     if arch.fixed and size != arch.size: raise HARError(f'size is {size}, and {arch.name} takes pictures of {arch.size} px only')
@@ -192,7 +210,7 @@ def read_weights(
     from safetensors.torch import load_file
     if not Path(file).is_file(): raise HARError(f'{file} does not exist: give a file of weights')
     try: state = load_file(file) if str(file).endswith('.safetensors') else torch.load(file, map_location='cpu', weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as e: raise HARError(f'{file} is not a whole weights file: {str(e).splitlines()[0][:150]}') from e
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as e: raise HARError(f'{file} is not a whole weights file: {_first_sentence(e)}') from e
     except Exception as e: raise HARError(f'{file} holds more than plain weights and is not opened, as it could run code') from e
     state = state.get('state_dict', state) if isinstance(state, dict) else None
     if not state or not all(isinstance(v, torch.Tensor) for v in state.values()): raise HARError(f'{file} holds no weights: a state dict of tensors is expected')
@@ -246,12 +264,6 @@ def torch_device(
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, TypeError) as e: raise HARError(f'the device {str(name)!r} is not to be had here: {_first_sentence(e)}') from e
     return device
-
-# %% ../nbs/20_models.ipynb #f302fc82
-def _first_sentence(e:Exception) -> str:
-    "The first sentence of an error, of 100 characters at most"
-    text = (str(e).strip().splitlines() or [type(e).__name__])[0].split('. ')[0].rstrip('.')
-    return text if len(text) <= 100 else text[:98].rpartition(' ')[0] + ' …'
 
 # %% ../nbs/20_models.ipynb #b751226c
 def native_bf16()->bool:

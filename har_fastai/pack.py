@@ -85,6 +85,7 @@ def write_pack(
             for i, a in enumerate(pool.map(lambda p: np.asarray(reduced(open_picture(p), side)), paths[k:k + step]), k):
                 index[i] = start, *a.shape[:2]
                 start += a.nbytes
+                if start > cache_limit(): raise OSError(f'they take more than the {cache_limit() / 1e9:g} GB that HAR_FASTAI_CACHE_GB allows')
                 f.write(a.tobytes())
         f.flush(); os.fsync(f.fileno()) # else a power cut could leave zeros of the right size
     with write_atomic(folder/'index.npy') as f: np.save(f, index)
@@ -155,6 +156,7 @@ def _make(folder:Path, paths:list, side:int) -> None:
     "Make a pack beside its place and move it there"
     with _workshop(folder.parent) as made:
         write_pack(made, paths, side, folder.name)
+        if is_whole(folder): return # another run was faster
         shutil.rmtree(folder, ignore_errors=True) # what was cut short
         try: os.rename(made, folder)
         except OSError:

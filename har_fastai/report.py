@@ -20,9 +20,9 @@ from .runs import Run
 from .score import codes, say_score, score, score_table, warn_seen
 
 # %% auto #0
-__all__ = ['PUBLISHED', 'Evaluation', 'evaluation_figures', 'look_figures', 'affordable', 'check_heatmaps', 'what_was_trained',
-           'on_what', 'about_copies', 'class_table', 'calibration_table', 'beside_published', 'what_compares', 'cards',
-           'sections', 'write_report']
+__all__ = ['PUBLISHED', 'Evaluation', 'chose', 'evaluation_figures', 'look_figures', 'affordable', 'check_heatmaps',
+           'what_was_trained', 'on_what', 'about_copies', 'class_table', 'calibration_table', 'beside_published',
+           'what_compares', 'cards', 'sections', 'write_report']
 
 # %% ../nbs/45_report.ipynb #e7f80fb6
 @dataclass
@@ -50,6 +50,13 @@ class Evaluation:
     @property
     def probs(self) -> np.ndarray: return self.preds[self.vocab].to_numpy()
 
+# %% ../nbs/45_report.ipynb #48bdcdbd
+def chose(
+    e:Evaluation # A run
+)->bool: # False where every picture was trained on
+    "Whether validation pictures chose the epoch and the temperature"
+    return bool(e.run.history.valid_macro_f1.notna().any())
+
 # %% ../nbs/45_report.ipynb #567946cf
 def evaluation_figures(
     e:Evaluation, # What to draw
@@ -59,10 +66,10 @@ def evaluation_figures(
     t, few = e.card.temperature, e.preds.sample(min(n, len(e.preds)), random_state=0)
     raw = {} if t == 1 else {'temperature 1': rescale(e.probs, 1 / t)}
     return dict(
-        history=Shown(plot_history(e.run.history), 'Loss and macro-F1 after each epoch. The circle marks the epoch whose network was kept: the best on validation pictures. Training pictures are augmented, and scored as the network was during the epoch.', wide=True),
+        history=Shown(plot_history(e.run.history), 'Loss and macro-F1 after each epoch. The circle marks the epoch whose network was kept: ' + ('the best on validation pictures' if chose(e) else 'the last, as nothing was held back to choose by') + '. Training pictures are augmented, and scored as the network was during the epoch.', wide=True),
         confusion=Shown(plot_confusion(e.cm, e.vocab, f'Confusion matrix, {len(e.preds):,} {e.kind} pictures'), 'Rows: what the pictures show; columns: what the model said. Numbers are pictures; the colour, and the per cent where it is 5 or more, is the share of the row.', wide=True),
         classes=Shown(plot_classes(e.cm, e.vocab), 'The share of each class that was found, best first. The bars are 95 % intervals (Wilson); classes whose bars overlap much can hardly be told apart in difficulty.', wide=True),
-        reliability=Shown(plot_reliability(e.y, {**raw, f'temperature {t:.2f}': e.probs}), 'How often the model is right, by how sure it says it is. Temperature 1 is as it was trained; the other was fitted on validation pictures.'),
+        reliability=Shown(plot_reliability(e.y, {**raw, f'temperature {t:.2f}': e.probs}), 'How often the model is right, by how sure it says it is. Temperature 1 is as it was trained' + ('; the other was fitted on validation pictures.' if chose(e) else '.')),
         predictions=Shown(plot_predictions(few, f'{len(few)} pictures drawn at random'), 'Blue frame and tick: right. Orange frame and cross: wrong, with the label in brackets. The number is the probability of what was said.', photo=True, wide=True),
         top_losses=Shown(plot_top_losses(e.preds, n), 'Where the model was most surely wrong, with the probability it gave to the label and to its own answer. Some of these labels can be doubted.', photo=True, wide=True))
 
@@ -112,11 +119,11 @@ def what_was_trained(
     r, h, info, m = e.run.recipe, e.run.history, e.run.info, e.run.info['machine']
     kept = h.valid_macro_f1.idxmax() if h.valid_macro_f1.notna().any() else len(h) - 1 # nothing held back to choose by: the last
     sizes = list(dict.fromkeys(int(r.size_at(e)) for e in range(r.epochs)))
-    rows = {'recipe': r.name, 'network': f'{r.arch}, {"from ImageNet weights" if r.pretrained else "from scratch"}', 'pictures': f'squares of {" → ".join(map(str, sizes))} px; scored ' + sees(r.size, r.resize_rule),
-            'epochs': f'{len(h)} of {r.epochs}; the network of epoch {kept + 1} was kept', 'batch, learning rate, weight decay': f'{r.bs}, {r.lr:g}, {r.wd:g}',
-            'schedule': f'{r.warmup} epochs of warm-up, then cosine, {"by batch" if r.per_batch else "by epoch"}', 'label smoothing, dropout, weight average': f'{r.smoothing:g}, {"as built" if r.dropout is None else r.dropout}, {r.ema:g}',
+    rows = {'recipe': r.name, 'network': f'{r.arch}, {"from ImageNet weights" if r.pretrained else "from the weights in " + Path(info["weights"]).name if info.get("weights") else "from scratch"}', 'pictures': f'squares of {" → ".join(map(str, sizes))} px; scored ' + sees(r.size, r.resize_rule),
+            'epochs': f'{len(h)} of {r.epochs}; the network of epoch {kept + 1} was kept', 'optimiser, batch, learning rate, weight decay': f'{r.opt}, {r.bs}, {r.lr:g}, {r.wd:g}',
+            'schedule': f'the last layer alone for {counted(r.freeze, "epoch")}, then all layers with falling rates, by batch' if r.freeze else f'{counted(r.warmup, "epoch")} of warm-up, then cosine, {"by batch" if r.per_batch else "by epoch"}', 'label smoothing, dropout, weight average': f'{r.smoothing:g}, {"as built" if r.dropout is None else r.dropout}, {r.ema:g}',
             'augmentation': f'crops of {r.crop_scale[0]:g}–{r.crop_scale[1]:g} of the area, RandAugment {r.num_ops} × {r.magnitude}, mirrored {r.flip:g}, erased {r.erase:g}',
-            'sampling': 'all classes equally often' if r.weighted else 'each picture once an epoch', 'seed': r.seed,
+            'sampling': 'all classes equally often' if r.weighted else 'each picture once an epoch', 'when it answers': 'a picture and its mirror image, averaged' if r.tta else 'one look at a picture', 'seed': r.seed,
             'time': f'{h.seconds.sum() / 60:.1f} minutes on {m.get("gpu") or str(info.get("device", "cpu"))}, {counted(m["threads"], "thread")}' if 'seconds' in h else 'unknown',
             'libraries': ', '.join(f'{k} {m[k]}' for k in ('torch', 'fastai', 'har_fastai') if m.get(k))}
     return pd.DataFrame({'': rows.keys(), ' ': map(str, rows.values())})
@@ -136,6 +143,7 @@ def about_copies(
     "What is known of copies between the parts"
     again, shared = split.sha256.duplicated().sum(), split[split.part != 'unused'].groupby('sha256').part.nunique().gt(1).sum()
     unused = (split.part == 'unused').sum()
+    if set(split.part) == {'train'}: return 'All were trained on, and nothing was held back.'
     return (f'{again:,} pictures are exact copies of another one. ' if again else 'No picture is an exact copy of another one. ') + (
             'Copies, exact or near, were kept on one side of the split' + (f', and {unused:,} pictures were left out for that. ' if unused else '. ')) + (
             f'Yet {shared:,} pictures stand in more than one part.' if shared else 'By checksum, no picture stands in more than one part.')
@@ -184,10 +192,11 @@ def what_compares(
     e:Evaluation # What was scored
 )->list[str]: # Paragraphs
     "Which of the course report's figures can be compared with ours, and why"
-    ours = {'tail': 'the last 20 % of the rows, as the course report did, but no copy of them was trained on', 'grouped': 'a part drawn at random, with all copies of a picture on one side'}.get(e.run.info.get('split'), 'a part of its own')
+    ours = {'tail': 'the last 20 % of the rows, as the course report did, but no copy of them was trained on', 'grouped': 'a part drawn at random, with all copies of a picture on one side'}.get(e.run.info.get('split'), 'a part that came with the data')
+    how = f'The epoch was chosen, and the temperature fitted, on validation pictures; the test pictures are {ours}.' if chose(e) else 'It was trained on all of its pictures: nothing was held back to choose the epoch by, or to test it.'
     return ['The course report\'s table (macro-F1 0.54, accuracy 0.55) is not comparable with ours: the random 80 % that it trained on hold about four in five of the pictures that it scored. Remembered pictures are easy, so its figure is higher than the same network\'s figure on new pictures would be.',
             'The best figure in its training log (macro-F1 0.498, accuracy about 0.51) does not leak in that way, and is the fairer one to compare with ours. Two things differ still: it was measured on augmented pictures, which are harder, and it is the best of 40 epochs on the very pictures it is quoted for, which flatters.',
-            f'Ours, on the {say_score(e.kind + " pictures", e.scores)}. The epoch was chosen, and the temperature fitted, on validation pictures; the test pictures are {ours}. All this holds only where the pictures are those of the same data set (Human Action Recognition, 15 classes); a figure on drawn pictures says nothing about photographs.']
+            f'Ours, on the {say_score(e.kind + " pictures", e.scores)}. {how} All this holds only where the pictures are those of the same data set (Human Action Recognition, 15 classes); a figure on drawn pictures says nothing about photographs.']
 
 # %% ../nbs/45_report.ipynb #555bdecf
 def cards(
@@ -210,11 +219,11 @@ def sections(
     beside = beside_published(e)
     return [
         section('trained', 'What was trained', table(what_was_trained(e), index=False, words=True), *here('history')),
-        section('data', 'On what', text(f'{len(split):,} pictures, split by the rule “{e.run.info.get("split", "?")}”. {about_copies(split)}'), table(on_what(split), 'Pictures of each class')),
+        section('data', 'On what', text(f'{counted(len(split), "picture")}, {"in the parts that came with them" if e.run.info.get("split") == "own" else "split by the rule “" + e.run.info.get("split", "?") + "”"}. {about_copies(split)}'), table(on_what(split), 'Pictures of each class')),
         section('good', 'How good it is', text(f'Scored on {counted(len(e.preds), e.kind + " picture")}. The intervals say how far a figure may be off because the pictures are no more than these; they say nothing about pictures of another kind.'),
             table(score_table(e.scores).rename(columns=dict(low='95 % from', high='to')), 'Headline figures', 3), table(class_table(e), 'Each class'), *here('classes', 'confusion'),
             table(confused_pairs(e.cm, e.vocab), 'Most often confused', index=False)),
-        section('sure', 'How sure it is', text('A model should be right as often as it says. The temperature was fitted on the validation pictures; it changes probabilities, and no label.'), table(calibration_table(e), digits=3), *here('reliability')),
+        section('sure', 'How sure it is', text('A model should be right as often as it says. ' + ('The temperature was fitted on the validation pictures; it changes probabilities, and no label.' if chose(e) else 'No pictures were held back to fit a temperature on.')), table(calibration_table(e), digits=3), *here('reliability')),
         section('pictures', 'The pictures themselves', *here('predictions', 'top_losses')),
         section('looks', 'Where it looks', *here('heatmaps', 'atlas')),
         section('faithful', 'Can the heat-maps be trusted?', *([text('This was not tested: it was left out, or would have taken longer than half a minute on this machine. har_evaluate with --faithful 64 tests it.')] if faith is None else

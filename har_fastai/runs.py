@@ -48,6 +48,8 @@ class Recipe:
 
     def __post_init__(self):
         self.crop_scale,self.growth = tuple(self.crop_scale),tuple(tuple(g) for g in self.growth)
+        for f in fields(self):
+            if f.type == 'int' and isinstance(v := getattr(self, f.name), float) and v.is_integer(): setattr(self, f.name, int(v)) # as JSON of other programs may have it
         _check_recipe(self)
 
     def size_at(self, epoch:int, epochs:int|None=None) -> int:
@@ -146,7 +148,7 @@ class Run:
     @property
     def metrics(self) -> dict: return read_json(self.file('metrics.json'))
     @property
-    def predictions(self) -> pd.DataFrame: return pd.read_csv(self.file('predictions.csv'), dtype={'filename': str, 'label': str, 'predicted': str})
+    def predictions(self) -> pd.DataFrame: return pd.read_csv(self.file('predictions.csv'), dtype={'filename': str, 'label': str, 'predicted': str}, keep_default_na=False) # a class may be called None
 
 # %% ../nbs/22_runs.ipynb #21b80a14
 def recipe_of(

@@ -103,7 +103,8 @@ def rows_to_score(
         rows = df[df.sha256.isin(own.sha256)]
         if not len(rows): raise HARError(f'none of the {len(own):,} {which} pictures of {run.path} are in the data: give the data it was trained with, or --split all')
         if missing := len(set(own.sha256) - set(rows.sha256)): warnings.warn(f'{missing:,} of the {len(own):,} {which} pictures of the run are not in the data')
-        rows = rows[rows.filename.isin(own.filename)] if rows.filename.isin(own.filename).any() else rows # an exact copy elsewhere isn't part of it
+        same = pd.MultiIndex.from_frame(rows[['filename', 'sha256']]).isin(pd.MultiIndex.from_frame(own[['filename', 'sha256']]))
+        rows = rows[same | ~rows.sha256.isin(rows.sha256[same])] # an exact copy under another name isn't part of it, unless there's nothing else
     elif which in ('all', 'tail'): rows = df if which == 'all' else df.iloc[len(df) - round(len(df) * 0.2):]
     else: raise HARError(f'unknown split {which!r}: choose one of test, valid, tail, all')
     return rows.assign(seen=trained_on(rows, split))

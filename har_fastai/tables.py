@@ -4,7 +4,7 @@
 
 # %% ../nbs/01_tables.ipynb #aba541dd
 from __future__ import annotations
-import os, re, warnings
+import csv, os, re, warnings
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 import pandas as pd
@@ -13,10 +13,19 @@ from .files import HARError, counted, find_pictures, is_picture, natural_key
 # %% auto #0
 __all__ = ['read_table', 'read_names', 'find_table', 'read_har']
 
+# %% ../nbs/01_tables.ipynb #890f7c17
+def _overlong(file:Path, columns:int) -> int:
+    "The first line with text behind its last column, the header being line 1; 0 where there's none"
+    with open(file, encoding='utf-8-sig', newline='') as f: return next((i for i, row in enumerate(csv.reader(f), 1) if any(c.strip() for c in row[columns:])), 0)
+
 # %% ../nbs/01_tables.ipynb #d0262ce7
 def _read_csv(file:Path) -> pd.DataFrame:
     "The cells of `file` as text without outer spaces; the index names the lines, the header being line 1"
-    try: df = pd.read_csv(file, dtype=str, keep_default_na=False, encoding='utf-8-sig', skip_blank_lines=False, index_col=False)
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter('always', pd.errors.ParserWarning)
+            df = pd.read_csv(file, dtype=str, keep_default_na=False, encoding='utf-8-sig', skip_blank_lines=False, index_col=False)
+        if warned and (line := _overlong(file, len(df.columns))): raise HARError(f'{file}, line {line}: it has more cells than the header has columns: put quotes around cells that hold a comma')
     except pd.errors.EmptyDataError: raise HARError(f'{file} is empty: it should begin with the line filename,label') from None
     except (OSError, ValueError) as e: raise HARError(f'{file} cannot be read as a CSV file: {str(e).strip()}') from e
     df = df.fillna('').rename(columns=lambda c: str(c).strip())
@@ -85,7 +94,7 @@ def _once(df:pd.DataFrame, where, found:list|None=None) -> pd.DataFrame:
     return _refuse(df, again, where, 'the row repeats an earlier one', 21, found) if found is not None else df[~again]
 
 # %% ../nbs/01_tables.ipynb #9fc5c3d5
-_PARTS = dict(train='train', valid='valid', val='valid', validation='valid', test='test', unused='unused') # names a part may have → ours
+_PARTS = dict(train='train', training='train', valid='valid', val='valid', validation='valid', test='test', testing='test', unused='unused') # names a part may have → ours
 
 # %% ../nbs/01_tables.ipynb #d95d760b
 def _finish(df:pd.DataFrame, roots:list[Path], where, links:bool=False, found:list|None=None) -> pd.DataFrame:

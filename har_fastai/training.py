@@ -168,7 +168,7 @@ def load_checkpoint(
         part = lambda p: {k[len(p) + 1:]: v for k, v in tensors.items() if k.startswith(p + '.')}
         learn.model.load_state_dict(part('model'))
         if hasattr(learn, 'weight_average'): learn.weight_average.resume(part('avg'), (notes['epoch'] + 1) * len(learn.dls.train))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e: raise HARError(f'{file} is not a whole checkpoint of this run: {str(e).splitlines()[0][:150]}') from e
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e: raise HARError(f'{file} is not a whole checkpoint of this run: {(str(e).splitlines() or [type(e).__name__])[0][:150]}') from e
     if learn.opt is None: learn.create_opt()
     restore_optimiser(learn.opt, part('opt'))
     return notes
@@ -187,7 +187,7 @@ class SaveRun(TrackerCallback):
 
     def before_fit(self):
         super().before_fit()
-        self.run = self.learn.fitting
+        self.run = self.run and self.learn.fitting # not where `lr_find` tries rates
         if not self.run: return
         self.last,self.best_file = self.folder.file('checkpoint/last.safetensors'),self.folder.file('checkpoint/best.safetensors')
         if self.resume and self.last.is_file(): self.restore(load_checkpoint(self.last, self.learn))
@@ -314,7 +314,8 @@ def har_learner(
     "A learner of human actions by a recipe"
     recipe = recipe or Recipe()
     set_seed(recipe.seed)
-    model = set_dropout(create_model(recipe.arch, len(dls.vocab), recipe.pretrained, weights), recipe.dropout)
+    going_on = resume and run.file('checkpoint/last.safetensors').is_file() # then weights need not be fetched to be overwritten
+    model = set_dropout(create_model(recipe.arch, len(dls.vocab), recipe.pretrained and not going_on, weights), recipe.dropout)
     splitter = partial(half_and_head, head=find_arch(recipe.arch).head) if recipe.freeze else trainable_params
     learn = HARLearner(dls, model, loss_func=LabelSmoothingCrossEntropyFlat(eps=recipe.smoothing), opt_func=optimiser(recipe, dls.device), splitter=splitter,
                        lr=recipe.lr, wd=recipe.wd, wd_bn_bias=True, metrics=[Accuracy(), MacroF1()],

@@ -53,7 +53,8 @@ def sandboxed(
 )->str: # HTML
     "A page within a frame in which nothing runs and nothing is loaded; its margins are left to the page around it"
     policy = '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src \'unsafe-inline\'"><style>header, main, footer { padding: 0 !important; max-width: none !important } h1 { margin-top: .5rem !important }</style>'
-    return FRAME.replace('TITLE', escape(title)).replace('PAGE', escape(policy + re.sub(r'^\s*<!doctype html>', '', html, flags=re.I)))
+    parts = dict(TITLE=escape(title), PAGE=escape(policy + re.sub(r'^\s*<!doctype html>', '', html, flags=re.I)))
+    return re.sub('TITLE|PAGE', lambda m: parts[m[0]], FRAME) # in one go, as a title may hold either word
 
 # %% ../nbs/62_webapp.ipynb #b7a7c9ec
 def take_pictures()->list[tuple[str, bytes]]: # Names and contents
@@ -196,7 +197,7 @@ def compare_page(
     st.html('<h1 class="har-hidden">Runs compared</h1>')
     try:
         if len(models.cards) < 2: raise HARError('There is one model here, and nothing to compare it with. Start the app with the folders of two runs or more')
-        for file, why in (('split.csv', 'nobody can tell which pictures it has not been trained on'), ('predictions.csv', 'it must be scored with har_evaluate first')):
+        for file, why in (('split.csv', 'nobody can tell which pictures it has not been trained on'), ('predictions.csv', 'it has no test pictures of its own')):
             if bare := [m for m, f in models.folders.items() if not (f/file).is_file()]: raise HARError(f'{bare[0]} has no {file}: {why}, and so the models can’t be compared')
         with st.spinner('Comparing the runs …'): html = _compared(models)
         st.download_button('Download this comparison', html, 'comparison.html', 'text/html', on_click='ignore')

@@ -4,18 +4,26 @@ import os, shutil
 import pandas as pd
 import pytest
 import torch
+from fastai.callback.core import Callback
+from torchvision.models import get_model
 
 from har_fastai import cli
-from har_fastai.core import load_run
+from har_fastai.cam import GradCAM
+from har_fastai.core import load_run, train_baseline
 from har_fastai.evaluate import learner_table
-from har_fastai.files import HARError
+from har_fastai.files import HARError, write_json
 from har_fastai.inference import Predictor, load_bundle, read_card
-from har_fastai.models import ARCHS, create_model, find_arch
+from har_fastai.models import ARCHS, check_size, create_model, find_arch
 from har_fastai.runs import RECIPES, Run, find_recipe
 from har_fastai.tables import read_har
 from helpers import write_table
 
 SIZES = dict(inception_v3=96, vit_b_16=224) # of the pictures; 64 px for the others
+
+
+class Stop(Callback):
+    "Cut a run short, as Ctrl-C does"
+    def after_batch(self): raise KeyboardInterrupt
 
 
 @pytest.fixture(scope='module')
@@ -82,6 +90,39 @@ def test_shapes_that_a_network_cannot_take(photos, tmp_path):
         with pytest.raises(HARError, match=why): find_recipe('report', resize='keep', arch=options[1], size=options[3])
         with pytest.raises(SystemExit): train(photos, tmp_path/'run', *options, '--resize', 'keep', '--pretrained', 'no')
         assert not (tmp_path/'run').exists()
+
+
+def test_what_timm_has_of_every_shape():
+    "Channels may come last; some networks want sides that fit, and some name a layer that is not there"
+    arch = find_arch('swin_tiny_patch4_window7_224')
+    with GradCAM(arch.build(3, False).eval(), arch.target_layer) as cam: assert cam(torch.randn(1, 3, 224, 224)).shape == (1, 7, 7)
+    with pytest.raises(HARError, match='some proportions only'): check_size(find_arch('dla34'), 128, 'keep')
+    check_size(find_arch('dla34'), 128); check_size(find_arch('resnet10t'), 128, 'keep')
+    with pytest.raises(HARError, match='heat-map'): find_arch('mvitv2_tiny')
+
+
+def test_a_run_from_a_file_of_weights_begins_with_it_again(photos, tmp_path):
+    "Cut short before its first checkpoint"
+    torch.save(create_model('baseline', 3).state_dict(), tmp_path/'w.pth')
+    options = dict(recipe='demo', epochs=2, size=32, bs=8, device='cpu', faithful=0, weights=tmp_path/'w.pth')
+    weights = lambda run: load_bundle(run)[0].state_dict()
+    train_baseline(photos, out=tmp_path/'whole', **options)
+    with pytest.raises(KeyboardInterrupt): train_baseline(photos, out=tmp_path/'run', cbs=[Stop()], **options)
+    train_baseline(out=tmp_path/'run', resume=True, faithful=0)
+    for k, v in weights(tmp_path/'whole').items(): assert torch.equal(v, weights(tmp_path/'run')[k]), k
+    with pytest.raises(KeyboardInterrupt): train_baseline(photos, out=tmp_path/'lost', cbs=[Stop()], **options)
+    (tmp_path/'w.pth').write_bytes(b'')
+    with pytest.raises(HARError, match='gone or have changed'): train_baseline(out=tmp_path/'lost', resume=True)
+    with pytest.raises(HARError, match='not a whole weights file'): create_model('baseline', 3, weights=tmp_path/'w.pth')
+
+
+def test_a_fine_tuned_run_comes_back_without_its_pretrained_weights(photos, tmp_path, monkeypatch):
+    run = tmp_path/'run'
+    train(photos, run, '--recipe', 'finetune', '--arch', 'resnet50', '--pretrained', 'no', '--epochs', 2, '--size', 64)
+    note = Run(run).info; note['recipe']['pretrained'] = True; write_json(run/'recipe.json', note) # as if it had begun with them
+    monkeypatch.setattr('torchvision.models.get_model', lambda name, weights=None, **kw: pytest.fail('weights were asked for') if weights else get_model(name, **kw))
+    assert torch.equal(load_run(run, photos).model.fc.weight, load_bundle(run)[0].fc.weight)
+    train_baseline(out=run, resume=True, device='cpu', faithful=0)
 
 
 def test_fine_tuning_from_a_file(photos, tmp_path, capsys):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from helpers import run, start, write_table
-from har_fastai.cli import har_predict
+from har_fastai.cli import har_explain, har_predict
 
 
 def rows(file): return list(csv.DictReader(open(file, encoding='utf-8')))
@@ -73,6 +73,8 @@ def test_names_with_odd_characters(trained, pictures, tmp_path, capsys):
     assert call(*odd, broken, '--model', trained.run, '--csv', tmp_path/'t.csv', '--json', tmp_path/'t.jsonl') == 1
     out = capsys.readouterr()
     assert '\x1b' not in out.out + out.err and [Path(r['path']).name for r in rows(tmp_path/'t.csv')] == ['père 2 [1].jpg', 'a,b"c.jpg', 'caf\ufffd\ufffd[2J.jpg', '\ufffd\ufffd[31m.jpg']
+    with pytest.raises(SystemExit): har_explain([*map(str, (*odd, broken)), '--model', str(trained.run), '--out', str(tmp_path/'maps')])
+    out = capsys.readouterr(); assert '\x1b' not in out.out + out.err and len(out.out.splitlines()) == 3
 
 
 # ---- ways out ----
