@@ -1,8 +1,8 @@
 """What does each part of a recipe gain? From the report's recipe to another one, a part at a time, every step with several seeds.
 
 Each step takes one group of fields over from the recipe and keeps those before it. All steps train on the same rows with the same size and
-epochs, and are scored after the last epoch, so that nothing is chosen, on rows that neither they nor any claimed figure were trained on or scored with
-(see `explored` in explore.py). A step's difference to the one before is a mean over the seeds; its 95 % interval comes from draws of the
+epochs, and are scored after the last epoch, so that nothing is chosen, on rows that they were not trained on and that are never test pictures
+of a claimed figure (see `explored` in explore.py). A step's difference to the one before is a mean over the seeds; its 95 % interval comes from draws of the
 scored pictures, with both steps and all seeds on the same draws. Finished trainings are kept in --keep, so that it can go on after an interruption.
 Prints one JSON line. Without --data the drawn sample is used.
 """

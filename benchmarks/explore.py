@@ -1,6 +1,6 @@
 """Try a change of a recipe on pictures that no figure is claimed for.
 
-Four fifths of the rows that `tail_split` leaves for training and validation are trained on, the last fifth (copies on one side) is scored
+Four fifths of the rows that `tail_split` leaves for training and validation are trained on, the last fifth (exact copies on one side) is scored
 after the last epoch, with and without the mirror image; the test rows are never looked at. The temperature is the best of a grid, on the
 same pictures, so the negative log-likelihoods compare recipes and nothing else. Changes are written as fields of `Recipe`, such as
 epochs=24 growth='()' opt=muon. Prints one JSON line. Needs --data, real pictures; on two cores 24 epochs at 64 px take a quarter of an hour.

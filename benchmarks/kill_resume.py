@@ -151,7 +151,7 @@ def campaign(data:str, tmp:Path, kills:int, seed:int=0, wait:float=1., packed:bo
 
 
 def subset(data:str, tmp:Path, rows:int, seed:int) -> Path:
-    "A data set of some of the rows, whose pictures are links"
+    "A data set of some of the rows, with copies of its pictures"
     from har_fastai.tables import read_har
     df = read_har(data).sample(rows, random_state=seed)
     (tmp/'data'/'train').mkdir(parents=True)

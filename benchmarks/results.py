@@ -28,7 +28,7 @@ def table(rows):
 def reproduced(line):
     "A recipe's figures, a row a seed"
     changes = ', '.join(f'{k}={v}' for k, v in line['changes'].items())
-    head = f'**{line["name"] or line["recipe"]}**: recipe `{line["recipe"]}`{" with " + changes if changes else ""}, {len(line["seeds"])} seed{"s" * (len(line["seeds"]) > 1)}: macro-F1 {line["mean"]:.4f} (95 % interval over the {line["n"]:,} test pictures {line["low"]:.4f}–{line["high"]:.4f}' + (f'; sd over seeds {line["sd"]:.4f}' if line['sd'] is not None else '; one seed, so its spread is unknown') + ')'
+    head = f'**{line["name"] or line["recipe"]}**: recipe `{line["recipe"]}`{" with " + changes if changes else ""}, {len(line["seeds"])} seed{"s" * (len(line["seeds"]) > 1)}: macro-F1 {line["mean"]:.4f} (95 % interval over the {line["n"]:,} test pictures {line["low"]:.4f}–{line["high"]:.4f}' + (f'; sd over seeds {line["sd"]:.4f}' if line['sd'] is not None else '; one seed, so its spread is unknown') + ')' + (f'. Note: {line["note"]}' if line.get('note') else '')
     cols = ('seed', 'macro_f1', 'low', 'high', 'accuracy', 'valid', 'best_epoch', 'minutes', 'threads', 'gpu')
     rows = ['| ' + ' | '.join(c.replace('_', ' ') for c in cols) + ' |', '|---' * len(cols) + '|', *('| ' + ' | '.join(cell(s.get(c)) for c in cols) + ' |' for s in line['seeds'])]
     return head + '\n\n' + '\n'.join(rows)

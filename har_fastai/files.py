@@ -14,9 +14,9 @@ from PIL import Image
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'FORMATS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'RESIZE_RULES', 'SIDE_STEP', 'WIDEST', 'PICTURE_ENDINGS',
            'HARError', 'RunError', 'counted', 'to_rgb', 'PictureError', 'peek', 'open_picture', 'eval_shape', 'resized',
-           'eval_array', 'alike', 'sees', 'is_picture', 'find_pictures', 'natural_key', 'write_atomic',
-           'write_together', 'write_json', 'read_json', 'sha256_file', 'cache_folder', 'lock_folder', 'watched',
-           'progress']
+           'eval_array', 'alike', 'sees', 'is_picture', 'visible_pictures', 'find_pictures', 'natural_key',
+           'write_atomic', 'write_together', 'write_json', 'read_json', 'sha256_file', 'cache_folder', 'lock_folder',
+           'watched', 'progress']
 
 # %% ../nbs/00_files.ipynb #b0635abd
 class HARError(Exception):
@@ -209,6 +209,14 @@ def is_picture(path:Path) -> bool:
     "Whether the name of `path` ends like a picture's; hidden files don't count"
     return path.suffix.lower() in PICTURE_ENDINGS and not path.name.startswith('.')
 
+# %% ../nbs/00_files.ipynb #af42a087
+def visible_pictures(
+    folder:Path # Is searched to any depth, but for hidden folders
+)->list[Path]: # In natural order (2 before 10)
+    "All picture files in a folder"
+    hidden = lambda f: any(part.startswith('.') for part in f.relative_to(folder).parts)
+    return sorted((f for f in folder.rglob('*') if is_picture(f) and not hidden(f) and f.is_file()), key=natural_key)
+
 # %% ../nbs/00_files.ipynb #d2479aee
 def find_pictures(
     paths:str|os.PathLike|Iterable[str|os.PathLike] # Picture files and folders; folders are searched to any depth
@@ -218,7 +226,7 @@ def find_pictures(
     found = []
     for p in map(Path, paths):
         if not p.exists(): raise HARError(f'{p} does not exist: give a picture or a folder of pictures')
-        inside = sorted((f for f in p.rglob('*') if is_picture(f) and f.is_file()), key=natural_key) if p.is_dir() else [p]
+        inside = visible_pictures(p) if p.is_dir() else [p]
         if not inside: raise HARError(f'{p} holds no pictures ({", ".join(sorted(PICTURE_ENDINGS))})')
         found += inside
     return list(dict.fromkeys(found))

@@ -148,15 +148,14 @@ class PackedDL(WeightedDL):
     ):
         self.pack,self.rows,self.pixels,self.size,self.crop_scale,self.resize = pack,np.asarray(rows, dtype=np.int64),pixels,size,crop_scale,resize
         self.ready,self.weighted = {},wgts is not None; super().__init__(dataset, bs=bs, wgts=wgts, **{**kwargs, 'num_workers': 0})
-        index = {label: i for i, label in enumerate(self.vocab)}
-        self.y = torch.tensor([index[label] for label in dataset.items.label])
+        self.y = torch.tensor([self.vocab.o2i[label] for label in dataset.items.label])
         self.start, self.height, self.width = torch.from_numpy(pack.index[self.rows]).T
         self.sides = list(zip(self.width.tolist(), self.height.tolist()))
 
     def new(self, dataset=None, cls=None, **kwargs):
         if dataset is not None and dataset is not self.dataset: return super().new(dataset, cls or TfmdDL, **{**({} if self.resize == 'squash' else {'bs': 1}), **kwargs}) # other pictures: opened one by one
-        own = {k: getattr(self, k) for k in ('pack', 'rows', 'pixels', 'size', 'crop_scale', 'resize')}
-        return super().new(dataset, cls, **{**own, 'wgts': self.wgts if self.weighted else None, **kwargs})
+        own = {k: getattr(self, k) for k in ('pack', 'rows', 'pixels', 'size', 'crop_scale', 'resize', *(['wgts'] if self.weighted else []))}
+        return super().new(dataset, cls, **{**own, **kwargs})
 
     def __len__(self):
         if not self.dataset.split_idx: return super().__len__()

@@ -8,7 +8,7 @@ import csv, os, re, warnings
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 import pandas as pd
-from .files import HARError, counted, find_pictures, is_picture, natural_key
+from .files import HARError, counted, is_picture, natural_key, visible_pictures
 
 # %% auto #0
 __all__ = ['read_table', 'read_names', 'find_table', 'read_har']
@@ -143,20 +143,21 @@ def _tables(folder:Path) -> list[Path]:
     "The tables that `folder` offers: Kaggle's, Kaggle's one level below, or any with a filename and a label"
     here, below = folder/'Training_set.csv', [d/'Training_set.csv' for d in _folders(folder)]
     kaggle = [here] if here.is_file() else [f for f in below if f.is_file()]
-    return kaggle or [f for f in sorted(folder.glob('*.csv')) if not re.search(r'\.fixed(-\d+)?\.csv$', f.name) and {'filename', 'label'} <= set(_columns(f))]
+    return kaggle or [f for f in sorted(folder.glob('*.csv')) if not re.search(r'\.fixed(-\d+)?\.csv$', f.name) and {'filename', 'label'} <= set(_columns(f)) and 'predicted' not in _columns(f)] # not those that a run leaves behind
 
 # %% ../nbs/01_tables.ipynb #cf79185a
 def _class_rows(folder:Path, root:Path) -> list[tuple[str, str]]:
     "(filename below `root`, label) of each picture in the class folders of `folder`"
-    classes = [d for d in _folders(folder) if d.name.lower() not in _PARTS and any(is_picture(f) for f in d.rglob('*'))]
-    return [(f.relative_to(root).as_posix(), d.name) for d in classes for f in find_pictures(d)]
+    return [(f.relative_to(root).as_posix(), d.name) for d in _folders(folder) if d.name.lower() not in _PARTS for f in visible_pictures(d)]
 
 # %% ../nbs/01_tables.ipynb #16e08cd1
 def _from_folders(folder:Path, found:list|None=None) -> pd.DataFrame|None:
     "Pictures of class folders, with their parts where `train/` holds them; None where there are none"
     parts = {d: _PARTS[d.name.lower()] for d in _folders(folder) if d.name.lower() in _PARTS}
     rows = [(f, l, p) for d, p in parts.items() for f, l in _class_rows(d, folder)]
-    if 'train' not in {p for *_, p in rows}: rows = [(f, l, '') for f, l in _class_rows(folder, folder)]
+    beside = _class_rows(folder, folder)
+    if 'train' not in {p for *_, p in rows}: rows = [(f, l, '') for f, l in beside]
+    elif beside: warnings.warn(f'{folder}: what lies beside train, valid and test is left out: {", ".join(dict.fromkeys(l for _, l in beside))}')
     if not rows: return None
     df = pd.DataFrame(rows, columns=['filename', 'label', 'part'], index=[f for f, *_ in rows])
     return _finish(df if df.part.iloc[0] else df.drop(columns='part'), [folder], folder, links=True, found=found)
