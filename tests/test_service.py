@@ -168,17 +168,17 @@ def test_explanations(client, trained, pictures):
 
 def test_a_turned_photo_is_turned_once(client, trained, pictures, tmp_path):
     "Phones write how to turn a picture beside it; every way in gives the answer to the picture as people see it"
-    exif, p, (vocab, *_) = Image.Exif(), Predictor(trained.run), [Predictor(trained.run).vocab]
+    exif, p, explainer = Image.Exif(), Predictor(trained.run), Explainer(trained.run)
     wide = open_picture(pictures[0]).resize((90, 60))
     for orientation in range(2, 9):
         exif[0x0112] = orientation; file = tmp_path/f'{orientation}.png'; wide.save(file, exif=exif)
         want = p.probs([file])[0]
         assert np.abs(want - p.probs([open_picture(file)])[0]).max() < 1e-6
         answer = client.post('/predict?top=15', files=form([file])).json()['answers'][0]
-        assert max(abs(t['probability'] - want[vocab.index(t['label'])]) for t in answer['top']) < 1e-3
+        assert max(abs(t['probability'] - want[p.vocab.index(t['label'])]) for t in answer['top']) < 1e-3
         assert Image.open(io.BytesIO(client.post('/explain', files=form([file])).content)).size == open_picture(file).size
         told = client.post('/explain?format=json', files=form([file])).json()
-        assert np.abs(np.array(told['map']) - Explainer(trained.run).explain(file).map).max() < 1e-3
+        assert np.abs(np.array(told['map']) - explainer.explain(file).map).max() < 1e-3
 
 
 def test_explaining_does_not_disturb_predicting(client, pictures, truth):
