@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, pandas as pd
 from PIL import Image
-from .files import MAX_PIXELS, HARError, PictureError, counted, open_picture, progress, write_atomic
+from .files import MAX_PIXELS, HARError, PictureError, counted, first_sentence, open_picture, progress, write_atomic
 from .tables import read_har, read_table
 
 # %% auto #0
@@ -340,7 +340,7 @@ def download_har(
     try: cache = kagglehub.dataset_download(KAGGLE_DATASET)
     except Exception as e: # kagglehub lets errors of several libraries through
         raise HARError(f'Kaggle did not deliver {KAGGLE_DATASET}: check the network and your Kaggle credentials, or download it by hand from '
-                       f'kaggle.com/datasets ({type(e).__name__}: {str(e).strip().partition(chr(10))[0][:150]})') from e
+                       f'kaggle.com/datasets ({type(e).__name__}: {first_sentence(e)})') from e
     try: shutil.copytree(cache, dest, dirs_exist_ok=True)
     except OSError as e: raise HARError(f'{dest} cannot be written: {e}') from e
     read_har(dest)

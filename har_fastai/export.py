@@ -9,11 +9,10 @@ from collections.abc import Callable
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
-from textwrap import shorten
 import numpy as np, torch
 from torch import nn
 from . import __version__
-from .files import SIDE_STEP, WIDEST, HARError, RunError, alike, eval_shape, write_atomic
+from .files import SIDE_STEP, WIDEST, HARError, RunError, alike, eval_shape, first_sentence, write_atomic
 from .sample import SCENES, draw_action
 from .inference import Card, Predictor
 from .portable import OnnxPredictor
@@ -85,7 +84,7 @@ def trace_answer(
         dims = {0: torch.export.Dim('batch', min=1), **({} if card.resize == 'squash' else {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC})}
         with _quiet(), torch.no_grad(), _any_shape(card.resize): return torch.export.export(answer, (torch.zeros(2, 3, h, w),), dynamic_shapes=(dims,))
     except Exception as e: # whatever the network's own code does that a graph can't
-        raise HARError(f'the architecture {card.arch} cannot be exported, since its computation is no fixed graph ({shorten((str(e).strip().splitlines() or [type(e).__name__])[0], 150, placeholder=" …")})') from e
+        raise HARError(f'the architecture {card.arch} cannot be exported, since its computation is no fixed graph ({first_sentence(e)})') from e
 
 # %% ../nbs/56_export.ipynb #6dc4676b
 TOLERANCE = 3e-4 # most that a probability, or a logit in relation to the largest, may differ
@@ -112,7 +111,7 @@ def _check_answers(predictor:Predictor, answer:Callable, kind:str) -> None:
     "Refuse an exported model that answers otherwise than its predictor"
     try: d = largest_difference(predictor, answer)
     except Exception as e: # the graph holds for some shapes only
-        raise RunError(f'the {kind} file was not kept, as it does not take pictures of every shape ({shorten((str(e).strip().splitlines() or [type(e).__name__])[0], 100, placeholder=" …")}): try another --format') from e
+        raise RunError(f'the {kind} file was not kept, as it does not take pictures of every shape ({first_sentence(e)}): try another --format') from e
     if not d <= TOLERANCE: raise RunError(f'the {kind} file was not kept: its answers differ from the model\'s by {d:.2g}, more than {TOLERANCE:g}')
 
 # %% ../nbs/56_export.ipynb #2f3c275b
@@ -138,7 +137,8 @@ def export_onnx(
     predictor = Predictor(run, half=False)
     if sum(p.nbytes for p in predictor.model.state_dict().values()) > 1.9e9: raise HARError(f'the weights of {predictor.card.arch} are too large for an ONNX file, which holds two gigabytes at most: choose --format pt2')
     with _quiet():
-        program = torch.onnx.export(trace_answer(predictor), dynamo=True, input_names=['pictures'], output_names=['logits', 'probs'], external_data=False, verbose=False)
+        dims = {0: 'batch'} if predictor.card.resize == 'squash' else {0: 'batch', 2: 'height', 3: 'width'} # names for those who look into the file
+        program = torch.onnx.export(trace_answer(predictor), dynamo=True, dynamic_shapes=(dims,), input_names=['pictures'], output_names=['logits', 'probs'], external_data=False, verbose=False)
         model = program.model_proto
     for k, v in describe(predictor.card).items(): model.metadata_props.add(key=k, value=v)
     data = model.SerializeToString()

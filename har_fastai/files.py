@@ -4,7 +4,7 @@
 
 # %% ../nbs/00_files.ipynb #953fe240
 from __future__ import annotations
-import hashlib, io, json, os, re, sys, tempfile, warnings
+import hashlib, io, json, os, re, secrets, sys, warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,10 +13,10 @@ from PIL import Image
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'FORMATS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'RESIZE_RULES', 'SIDE_STEP', 'WIDEST', 'PICTURE_ENDINGS',
-           'HARError', 'RunError', 'counted', 'to_rgb', 'PictureError', 'peek', 'open_picture', 'eval_shape', 'resized',
-           'eval_array', 'alike', 'sees', 'is_picture', 'visible_pictures', 'find_pictures', 'natural_key',
-           'write_atomic', 'write_together', 'write_json', 'read_json', 'sha256_file', 'cache_folder', 'lock_folder',
-           'watched', 'progress']
+           'HARError', 'RunError', 'counted', 'first_sentence', 'to_rgb', 'PictureError', 'peek', 'open_picture',
+           'eval_shape', 'resized', 'eval_array', 'alike', 'sees', 'is_picture', 'visible_pictures', 'find_pictures',
+           'natural_key', 'write_atomic', 'write_together', 'write_json', 'read_json', 'sha256_file', 'cache_folder',
+           'lock_folder', 'watched', 'progress']
 
 # %% ../nbs/00_files.ipynb #b0635abd
 class HARError(Exception):
@@ -35,6 +35,12 @@ def counted(
 )->str:
     "A number of things, as a sentence has it"
     return f'{n:,} {noun}{"s" * (n != 1)}'
+
+# %% ../nbs/00_files.ipynb #67670545
+def first_sentence(e:Exception, most:int=150) -> str:
+    "What an error says first, or its type where it says nothing; cut between words to `most` characters"
+    text = (str(e).strip().splitlines() or [type(e).__name__])[0].split('. ')[0].rstrip('.')
+    return text if len(text) <= most else text[:most - 2].rpartition(' ')[0] + ' …'
 
 # %% ../nbs/00_files.ipynb #829246b0
 MAX_PIXELS = 64_000_000 # the most pixels a picture may have before it is refused: 64 megapixels, more than common cameras make
@@ -135,7 +141,7 @@ def _reason(e:Exception, max_pixels:int=MAX_PIXELS) -> str:
         return f'it has {pixels / 1e6:.0f} megapixels and the limit is {min(max_pixels, 2 * Image.MAX_IMAGE_PIXELS) / 1e6:.0f}'
     if type(e).__name__ == 'UnidentifiedImageError': return f'it is not a picture (or none of {", ".join(_known())})'
     if isinstance(e, MemoryError): return 'there is too little memory to decode it'
-    return str(e).split('\n')[0][:200] or type(e).__name__
+    return first_sentence(e)
 
 # %% ../nbs/00_files.ipynb #607346b1
 IMAGENET_MEAN = (0.485, 0.456, 0.406) # mean of ImageNet's red, green and blue, in 0–1
@@ -244,22 +250,15 @@ def write_atomic(
 )->Iterator[io.IOBase]: # An open file; what is written to it stands at `path` once the block has ended well
     "Write a file that is either whole or, if anything goes wrong, left as it was"
     path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
-    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.part')
+    tmp = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.part')
     try:
-        with os.fdopen(fd, mode, **({} if 'b' in mode else dict(encoding='utf-8', newline=''))) as f:
+        with open(tmp, mode.replace('w', 'x'), **({} if 'b' in mode else dict(encoding='utf-8', newline=''))) as f:
             yield f
             f.flush(); os.fsync(f.fileno())
-        os.chmod(tmp, 0o666 & ~_umask())
         os.replace(tmp, path)
     except BaseException:
-        Path(tmp).unlink(missing_ok=True)
+        tmp.unlink(missing_ok=True)
         raise
-
-# %% ../nbs/00_files.ipynb #8e7985b3
-def _umask() -> int:
-    "The process's mask of permissions (there's no way to read it but to set it)"
-    mask = os.umask(0); os.umask(mask)
-    return mask
 
 # %% ../nbs/00_files.ipynb #c9ea9e84
 def write_together(

@@ -8,7 +8,7 @@ import json, os
 from contextlib import contextmanager
 from pathlib import Path
 from . import __version__
-from .files import HARError, sees
+from .files import HARError, first_sentence, sees
 from .models import find_arch
 from .inference import Card, load_bundle, shipped
 
@@ -91,7 +91,7 @@ def _said(repo_id:str, what:str):
                'RevisionNotFoundError': 'it has no such revision', 'RemoteEntryNotFoundError': 'it lacks a file of a model', 'EntryNotFoundError': 'it lacks a file of a model',
                'ConnectError': f'{os.environ.get("HF_ENDPOINT", "https://huggingface.co")} does not answer'}.get(kind)
         if status in (401, 403) and not why: why = 'no token with the right to do so is known: hf auth login, or set HF_TOKEN'
-        raise HARError(f'{repo_id} cannot be {what} the hub: {why or (str(e).strip().splitlines() or [kind])[0][:200]}') from e
+        raise HARError(f'{repo_id} cannot be {what} the hub: {why or first_sentence(e)}') from e
 
 # %% ../nbs/58_hub.ipynb #c75f260a
 def push_to_hub(

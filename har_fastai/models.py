@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 import torch
 from torch import nn
-from .files import HARError, IMAGENET_MEAN, IMAGENET_STD, SIDE_STEP, WIDEST, eval_shape, write_atomic
+from .files import HARError, IMAGENET_MEAN, IMAGENET_STD, SIDE_STEP, WIDEST, eval_shape, first_sentence, write_atomic
 
 # %% auto #0
 __all__ = ['ARCHS', 'conv_block', 'BaselineCNN', 'receptive_field', 'Arch', 'macs', 'find_arch', 'check_size', 'create_model',
@@ -86,12 +86,6 @@ def _torchvision(name:str, size:int, target_layer:str, head:str, source:str, **k
         return _replace_last(model, head, n_out)
     return Arch(name, build, size, target_layer, head, source, f'torchvision, {name} DEFAULT, trained on ImageNet-1k; code BSD-3-Clause, the terms of ImageNet (research, not commercial) may extend to the weights', **kwargs)
 
-# %% ../nbs/20_models.ipynb #f302fc82
-def _first_sentence(e:Exception) -> str:
-    "The first sentence of an error, of 100 characters at most"
-    text = (str(e).strip().splitlines() or [type(e).__name__])[0].split('. ')[0].rstrip('.')
-    return text if len(text) <= 100 else text[:98].rpartition(' ')[0] + ' …'
-
 # %% ../nbs/20_models.ipynb #f2ec0949
 def _replace_last(model:nn.Module, head:str, n_out:int) -> nn.Module:
     "Put a new last layer, for `n_out` classes, in the place of the old one"
@@ -100,9 +94,10 @@ def _replace_last(model:nn.Module, head:str, n_out:int) -> nn.Module:
     setattr(owner, last, nn.Linear(getattr(owner, last).in_features, n_out))
     return model
 
+# %% ../nbs/20_models.ipynb #343bd90d
 def _no_weights(name:str, e:Exception) -> str:
     "What to do where weights can't be downloaded"
-    return f'the pretrained weights of {name} cannot be downloaded ({_first_sentence(e)}): give a file of them with --weights FILE, or train from nothing with --pretrained no'
+    return f'the pretrained weights of {name} cannot be downloaded ({first_sentence(e, 100)}): give a file of them with --weights FILE, or train from nothing with --pretrained no'
 
 # %% ../nbs/20_models.ipynb #8d52229d
 def _xresnet(name:str) -> Arch:
@@ -210,7 +205,7 @@ def read_weights(
     from safetensors.torch import load_file
     if not Path(file).is_file(): raise HARError(f'{file} does not exist: give a file of weights')
     try: state = load_file(file) if str(file).endswith('.safetensors') else torch.load(file, map_location='cpu', weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as e: raise HARError(f'{file} is not a whole weights file: {_first_sentence(e)}') from e
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as e: raise HARError(f'{file} is not a whole weights file: {first_sentence(e)}') from e
     except Exception as e: raise HARError(f'{file} holds more than plain weights and is not opened, as it could run code') from e
     state = state.get('state_dict', state) if isinstance(state, dict) else None
     if not state or not all(isinstance(v, torch.Tensor) for v in state.values()): raise HARError(f'{file} holds no weights: a state dict of tensors is expected')
@@ -262,7 +257,7 @@ def torch_device(
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, TypeError) as e: raise HARError(f'the device {str(name)!r} is not to be had here: {_first_sentence(e)}') from e
+    except (RuntimeError, AssertionError, TypeError) as e: raise HARError(f'the device {str(name)!r} is not to be had here: {first_sentence(e, 100)}') from e
     return device
 
 # %% ../nbs/20_models.ipynb #b751226c

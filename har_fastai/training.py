@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastai.vision.all import (Callback, CancelEpochException, CancelFitException, DataLoaders, L, LabelSmoothingCrossEntropyFlat, Learner, OptimWrapper,
                                ProgressCallback, TrackerCallback, delegates, patch, set_seed, trainable_params)
-from .files import HARError, RunError, counted, watched, write_atomic
+from .files import HARError, RunError, counted, first_sentence, watched, write_atomic
 from .models import create_model, find_arch, save_weights
 from .runs import RECIPES, Recipe, Run, machine
 from .schedule import FineTune, WarmupCosine
@@ -168,7 +168,7 @@ def load_checkpoint(
         part = lambda p: {k[len(p) + 1:]: v for k, v in tensors.items() if k.startswith(p + '.')}
         learn.model.load_state_dict(part('model'))
         if hasattr(learn, 'weight_average'): learn.weight_average.resume(part('avg'), (notes['epoch'] + 1) * len(learn.dls.train))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e: raise HARError(f'{file} is not a whole checkpoint of this run: {(str(e).splitlines() or [type(e).__name__])[0][:150]}') from e
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e: raise HARError(f'{file} is not a whole checkpoint of this run: {first_sentence(e)}') from e
     if learn.opt is None: learn.create_opt()
     restore_optimiser(learn.opt, part('opt'))
     return notes

@@ -99,6 +99,13 @@ def test_limits(trained, pictures):
         assert c.post('/predict', files=form(pictures[:1])).status_code == 200
 
 
+def test_a_limit_of_pixels_may_be_raised(trained):
+    poster = io.BytesIO(); Image.new('L', (10_000, 6500), 200).save(poster, 'PNG') # 65 megapixels
+    for limits, status in ((Limits(), 422), (Limits(pixels=70_000_000), 200)):
+        with TestClient(make_service(trained.run, limits=limits)) as c:
+            for path in ('/predict', '/explain'): assert c.post(path, files=form([poster.getvalue()]), params={}).status_code == status, path
+
+
 def test_a_full_queue_and_a_slow_network(trained, pictures, monkeypatch):
     "429 where too much waits, 503 where it takes too long; then all is well again"
     import har_fastai.service as s
