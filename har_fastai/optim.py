@@ -20,10 +20,26 @@ def orthogonalise(
     x = g.to(torch.bfloat16 if short else torch.float32)
     if tall := len(x) > x.shape[1]: x = x.T
     x = x / (x.norm() + 1e-7)
+    x = _iterate(x, steps) if short or x.shape[1] < 2 * len(x) else _iterate_small(x, steps)
+    return (x.T if tall else x).float()
+
+# %% ../nbs/23_optim.ipynb #5ec99e24
+def _iterate(x:torch.Tensor, steps:int) -> torch.Tensor:
+    "Newton–Schulz steps on a matrix of norm 1"
     for _ in range(steps):
         a = x @ x.T
         x = 3.4445 * x + (2.0315 * (a @ a) - 4.7750 * a) @ x
-    return (x.T if tall else x).float()
+    return x
+
+# %% ../nbs/23_optim.ipynb #ed54849a
+def _iterate_small(x:torch.Tensor, steps:int) -> torch.Tensor:
+    "The same, on the products of the rows; they commute with their polynomials, so the order doesn't matter"
+    a, all_steps = x @ x.T, torch.eye(len(x), dtype=x.dtype, device=x.device)
+    for _ in range(steps):
+        p = torch.addmm(a, a, a, beta=-4.7750, alpha=2.0315)
+        p.diagonal().add_(3.4445)
+        a, all_steps = p @ a @ p, p @ all_steps
+    return all_steps @ x
 
 # %% ../nbs/23_optim.ipynb #0142a5d3
 class Muon(torch.optim.AdamW):
