@@ -7,8 +7,10 @@ scored pictures, with both steps and all seeds on the same draws. Finished train
 Prints one JSON line. Without --data the drawn sample is used.
 """
 import argparse
+import hashlib
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,12 @@ def recipes(goal, size, epochs):
         recipe = find_recipe('report', size=size, epochs=epochs, **taken)
         if recipe not in out.values(): out[name] = recipe
     return out
+
+
+def mark(df, recipe):
+    "A name for a training that no other one has, whatever it's called"
+    rows = df.loc[df.part.isin(['train', 'valid']), ['filename', 'part']].to_csv(index=False)
+    return hashlib.sha256((json.dumps(asdict(recipe)) + rows).encode()).hexdigest()[:16]
 
 
 def trained(df, recipe, seed, file):
@@ -80,7 +88,7 @@ if __name__ == '__main__':
     df = df.drop(df[df.part == 'train'].index[a.rows:]) if a.rows else df
     changes = {k: value(v) for k, v in (c.split('=', 1) for c in a.changes)}
     for name, recipe in recipes(find_recipe(a.recipe, **changes), a.size, a.epochs).items():
-        done = [trained(df, recipe, s, a.keep and a.keep/f'{len(answers)}-{s}.npz') for s in range(a.seeds)]
+        done = [trained(df, recipe, s, a.keep and a.keep/f'{mark(df, recipe)}-{s}.npz') for s in range(a.seeds)]
         answers[name] = [d['z'].argmax(1) for d in done]
         seconds.append(round(float(np.mean([d['seconds'] for d in done]))))
         print(f'{name}: {[round(float((d["z"].argmax(1) == d["y"]).mean()), 4) for d in done]}, {seconds[-1]} s', flush=True)

@@ -18,7 +18,7 @@ import numpy as np
 from har_fastai.core import train_baseline
 from har_fastai.inference import read_card
 from har_fastai.metrics import confusion, macro_f1
-from har_fastai.runs import Run
+from har_fastai.runs import Run, find_recipe
 from har_fastai.score import codes
 
 from explore import value
@@ -27,6 +27,7 @@ from explore import value
 def trained(data, recipe, seed, out, device, changes):
     "The finished run of a seed"
     run = Run(out/f'{recipe}-{"-".join(f"{k}={v}" for k, v in changes.items())}-seed{seed}'.replace('--', '-').replace('/', '_'))
+    if run.exists and settings(run.recipe) != settings(find_recipe(recipe, **changes)): raise SystemExit(f'{run.path} holds a run of another recipe: move it away, or give another --out')
     if run.file('metrics.json').is_file(): return run
     if run.exists: return train_baseline(data, out=run.path, resume=True, device=device).run
     return train_baseline(data, recipe, split='tail', out=run.path, seed=seed, device=device, faithful=0, **changes).run
@@ -52,9 +53,9 @@ def unpacked(text):
     return np.frombuffer(base64.b64decode(text), np.uint8).astype(int)
 
 
-def settings(run):
-    "All that the recipe says, but for the seed, as JSON reads it back"
-    return json.loads(json.dumps({k: v for k, v in asdict(run.recipe).items() if k != 'seed'}))
+def settings(recipe):
+    "All that a recipe says, but for the seed, as JSON reads it back"
+    return json.loads(json.dumps({k: v for k, v in asdict(recipe).items() if k != 'seed'}))
 
 
 def row(run, answers):
@@ -69,7 +70,7 @@ def row(run, answers):
 def earlier_rows(file, line, seeds):
     "Rows of other seeds of the same recipe, scored on the same pictures, that a file of such lines holds; the last of each seed"
     said = [json.loads(t) for t in file.read_text(encoding='utf-8').splitlines() if t.startswith('{')] if file else []
-    same = [r for e in said if all(e.get(k) == line[k] for k in ('what', 'settings', 'truth')) for r in e['seeds']]
+    same = [r for e in said if all(e.get(k) == line[k] for k in ('what', 'settings', 'vocab', 'truth')) for r in e['seeds']]
     return [r for s, r in {r['seed']: r for r in same}.items() if s not in seeds]
 
 
@@ -88,7 +89,7 @@ if __name__ == '__main__':
     runs = [trained(a.data, a.recipe, s, a.out, a.device, changes) for s in a.seeds]
     vocab = read_card(runs[0].path).vocab
     truth, answers = zip(*(codes(r.predictions.query('part == "test"').sort_values('filename'), vocab) for r in runs))
-    line = dict(what='reproduced', name=a.name, recipe=a.recipe, changes=changes, settings=settings(runs[0]), pictures='own', split='tail', n=len(truth[0]), vocab=vocab, truth=packed(truth[0]))
+    line = dict(what='reproduced', name=a.name, recipe=a.recipe, changes=changes, settings=settings(runs[0].recipe), pictures='own', split='tail', n=len(truth[0]), vocab=vocab, truth=packed(truth[0]))
     rows = sorted([*map(row, runs, answers), *earlier_rows(a.earlier, line, a.seeds)], key=lambda r: r['seed'])
     f1, pairs = [r['macro_f1'] for r in rows], [(truth[0], unpacked(r['answers'])) for r in rows]
     low, high = mean_interval(pairs, len(vocab))

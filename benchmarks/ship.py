@@ -5,7 +5,8 @@ protocol done honestly (reproduce.py makes them), each scored on the same last 2
 over the sisters, its interval a bootstrap over the test pictures with all sisters scored on the same draws. The temperature is their geometric
 mean. The shipped model saw a quarter more pictures than they, so it's more likely better than worse. Weights are rounded to 16 bits.
 
-Training goes on from its checkpoint where it was cut short. Prints one JSON line. Needs --data, real pictures, and --sisters.
+What the sisters can do is kept in a file (sisters.json beside this script): the model itself may be trained on another machine, where --sisters is left out.
+Training goes on from its checkpoint where it was cut short. Prints one JSON line. Needs --data, real pictures.
 """
 import argparse
 import json
@@ -14,12 +15,14 @@ from pathlib import Path
 import numpy as np
 from har_fastai.core import train_baseline
 from har_fastai.data import read_split
-from har_fastai.files import HARError
+from har_fastai.files import HARError, read_json, write_json
 from har_fastai.inference import Predictor, load_bundle, read_card, save_bundle
 from har_fastai.metrics import accuracy, class_f1, classification_table, confused_pairs, confusion, in_top, macro_f1, weighted_f1
-from har_fastai.runs import Run
+from har_fastai.runs import Run, find_recipe
 from har_fastai.score import codes
 from har_fastai.tables import read_har
+
+from reproduce import settings
 
 
 def trained(data, recipe, out, device):
@@ -62,35 +65,49 @@ def by_class(y, preds, vocab, f1, low, high):
     return {v: dict(precision=float(mean.precision[v]), recall=float(mean.recall[v]), f1=float(f1[i]), low=float(low[i]), high=float(high[i]), support=int(tables[0].support[v])) for i, v in enumerate(vocab)}
 
 
+def told(sisters, total):
+    "Recipe, temperature and figures of sister runs; `total` pictures are there for the model itself"
+    recipe, vocab, cards = sisters[0].recipe, read_card(sisters[0].path).vocab, [read_card(s.path) for s in sisters]
+    for s in sisters:
+        if settings(s.recipe) != settings(recipe): raise HARError(f'{s.path} is of another recipe than {sisters[0].path}')
+    y, preds, probs = answers(sisters, vocab)
+    head, f1, low, high = figures(y, preds, probs, len(vocab))
+    head['calibration'] = {k: float(np.mean([c.metrics['test']['calibration'][k] for c in cards])) for k in ('ece', 'ece_before', 'nll', 'nll_before')}
+    pairs = confused_pairs(sum(confusion(y, q, len(vocab)) for q in preds), vocab, 8)
+    counts = read_split(sisters[0].file('split.csv')).part.value_counts()
+    return dict(recipe=settings(recipe), temperature=float(np.exp(np.mean([np.log(c.temperature) for c in cards]))), metrics=dict(
+        test=head, classes=by_class(y, preds, vocab, f1, low, high), confused=[{k: v if isinstance(v, str) else round(float(v), 4) for k, v in r.items()} for r in pairs.to_dict('records')],
+        of=f'those of {"one sister run" if len(sisters) == 1 else f"{len(sisters)} sister runs, their mean"} (seed {", ".join(str(s.recipe.seed) for s in sisters)}), trained on {counts["train"]:,} pictures and scored on the last 20 % of rows; the model itself was trained on all {total:,}',
+        seeds=[dict(seed=s.recipe.seed, macro_f1=s.metrics['test']['macro_f1']['value'], accuracy=s.metrics['test']['accuracy']['value'], temperature=c.temperature) for s, c in zip(sisters, cards)]))
+
+
 if __name__ == '__main__':
+    here = Path(__file__).resolve().parent
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--data', required=True, help='folder or table of labelled pictures')
     p.add_argument('--recipe', default='best')
-    p.add_argument('--sisters', nargs='+', required=True, metavar='RUN', help='finished runs of the same recipe on the tail split')
+    p.add_argument('--sisters', nargs='+', metavar='RUN', help='finished runs of the same recipe on the tail split (default: what --figures holds of them)')
+    p.add_argument('--figures', type=Path, default=here/'sisters.json', help='file of what the sisters can do; written where --sisters are given')
+    p.add_argument('--only-figures', action='store_true', help='write that file and train nothing')
     p.add_argument('--run', type=Path, default=Path('runs/whole'), help='folder of the run on all pictures')
-    p.add_argument('--to', type=Path, default=Path(__file__).resolve().parent.parent/'har_fastai'/'shipped', help='folder of the model')
+    p.add_argument('--to', type=Path, default=here.parent/'har_fastai'/'shipped', help='folder of the model')
     p.add_argument('--device')
     a = p.parse_args()
-    sisters = [Run(s) for s in a.sisters]
+    pictures = read_har(a.data)
+    if a.sisters: write_json(a.figures, told([Run(s) for s in a.sisters], len(pictures)))
+    known = read_json(a.figures)
+    if a.only_figures: raise SystemExit
+    if known['recipe'] != settings(find_recipe(a.recipe)): raise HARError(f'{a.figures} is of another recipe than {a.recipe}: give --sisters of that recipe')
     run = trained(a.data, a.recipe, a.run, a.device)
+    if known['recipe'] != settings(run.recipe): raise HARError(f'{run.path} holds a run of another recipe than {a.recipe}: give another --run')
     model, card = load_bundle(run.path)
-    for s in sisters:
-        if {**vars(s.recipe), 'seed': 0} != {**vars(run.recipe), 'seed': 0}: raise HARError(f'{s.path} is of another recipe than {run.path}')
-    y, preds, probs = answers(sisters, card.vocab)
-    head, f1, low, high = figures(y, preds, probs, len(card.vocab))
-    cards, cm = [read_card(s.path) for s in sisters], sum(confusion(y, q, len(card.vocab)) for q in preds)
-    card.temperature = float(np.exp(np.mean([np.log(c.temperature) for c in cards])))
-    head['calibration'] = {k: float(np.mean([c.metrics['test']['calibration'][k] for c in cards])) for k in ('ece', 'ece_before', 'nll', 'nll_before')}
-    pairs = confused_pairs(cm, card.vocab, 8)
-    counts = read_split(sisters[0].file('split.csv')).part.value_counts()
-    card.metrics = dict(test=head, classes=by_class(y, preds, card.vocab, f1, low, high), confused=[{k: v if isinstance(v, str) else round(float(v), 4) for k, v in r.items()} for r in pairs.to_dict('records')],
-                        of=f'those of {"one sister run" if len(sisters) == 1 else f"{len(sisters)} sister runs, their mean"} (seed {", ".join(str(s.recipe.seed) for s in sisters)}), trained on {counts["train"]:,} pictures and scored on the last 20 % of rows; the model itself was trained on all {len(read_har(a.data)):,}',
-                        seeds=[dict(seed=s.recipe.seed, macro_f1=s.metrics['test']['macro_f1']['value'], accuracy=s.metrics['test']['accuracy']['value'], temperature=c.temperature) for s, c in zip(sisters, cards)], recipe=vars(run.recipe))
+    if list(known['metrics']['classes']) != card.vocab: raise HARError(f'{a.figures} is of other classes than {run.path}')
+    card.temperature, card.metrics = known['temperature'], dict(**known['metrics'], recipe=vars(run.recipe))
     a.to.mkdir(parents=True, exist_ok=True)
     save_bundle(a.to, model, card, half=True)
-    few = read_har(a.data).path[:200]
     full, short = Predictor(run.path, half=False), Predictor(a.to, half=False)
     full.card.temperature = card.temperature
+    few, test = pictures.path[:200], card.metrics['test']
     change = np.abs(full.probs(few) - short.probs(few)).max()
     print(json.dumps(dict(what='shipped', recipe=run.recipe.name, size_kb=round((a.to/'model.safetensors').stat().st_size / 1e3), largest_change_by_rounding=round(float(change), 5), temperature=round(card.temperature, 4),
-                          macro_f1=head['macro_f1'], n=head['n'], minutes=round(run.history.seconds.sum() / 60, 1), **run.info['machine'])))
+                          macro_f1=test['macro_f1'], n=test['n'], minutes=round(run.history.seconds.sum() / 60, 1), **run.info['machine'])))

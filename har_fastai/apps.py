@@ -4,7 +4,7 @@
 
 # %% ../nbs/60_apps.ipynb #a009f410
 from __future__ import annotations
-import base64, csv, hashlib, io, os, shutil, tempfile
+import base64, csv, hashlib, io
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,16 +13,17 @@ from pathlib import Path
 from threading import BoundedSemaphore, Lock
 import numpy as np, torch
 from PIL import Image
-from .files import HARError, PictureError, cache_folder, find_pictures, open_picture, sees
+from .files import HARError, PictureError, find_pictures, open_picture, sees
 from .models import create_model, torch_device
 from .inference import Card, read_card, shipped
 from .runs import Run
 from .plots import BLUE
 from .cam import Explainer, Explanation, overlay
 from .compare import names
+from .answers import top_classes
 
 # %% auto #0
-__all__ = ['MOST_BYTES', 'MOST_PICTURES', 'APP_STYLE', 'open_upload', 'Busy', 'Queue', 'Kept', 'ModelAnswer', 'Asked', 'small',
+__all__ = ['MOST_BYTES', 'MOST_PICTURES', 'SHOWN', 'APP_STYLE', 'open_upload', 'Busy', 'Queue', 'Kept', 'ModelAnswer', 'Asked',
            'say', 'percent', 'say_map', 'Models', 'examples', 'about_model', 'bars', 'headline', 'figure_tag',
            'app_pictures', 'AppWidgets', 'ActionApp']
 
@@ -90,7 +91,7 @@ class ModelAnswer:
 
     def top(self, k:int=1) -> list[tuple[str, float]]:
         "The k likeliest classes and their probabilities, the likeliest first"
-        return [(self.vocab[i], float(self.probs[i])) for i in self.probs.argsort(kind='stable')[::-1][:k]]
+        return top_classes(self.probs, self.vocab, k)
 
 # %% ../nbs/60_apps.ipynb #e01502cb
 @dataclass
@@ -100,13 +101,7 @@ class Asked:
     answers:dict[str, ModelAnswer]=field(default_factory=dict) # By the name of the model
 
 # %% ../nbs/60_apps.ipynb #f77b839a
-def small(
-    img:Image.Image, # A picture, RGB
-    side:int=640 # The longer side at most, px
-)->Image.Image:
-    "A picture small enough to show, made without a copy of the large one"
-    scale = min(1, side / max(img.size))
-    return img.resize([max(1, round(scale * n)) for n in img.size], Image.Resampling.BICUBIC, reducing_gap=2)
+SHOWN = (640, 640) # most pixels of width and height that a page is given of a picture
 
 # %% ../nbs/60_apps.ipynb #1a4fb049
 def say(
@@ -163,10 +158,9 @@ class Models:
     def _ask(self, key:str, data:bytes, name:str, models:list[str]) -> Asked:
         "Answer, in the queue's thread"
         img, asked = open_upload(data, name), self._asked.get(key)
-        asked = asked or Asked(small(img))
-        for m in models:
-            if m not in asked.answers: asked.answers[m] = ModelAnswer(self.cards[m].vocab, self._explainer(m).predict(img)[2], self.cards[m].temperature != 1)
-        return self._asked.put(key, asked)
+        new = {m: ModelAnswer(self.cards[m].vocab, self._explainer(m).predict(img)[2], self.cards[m].temperature != 1) for m in models if asked is None or m not in asked.answers}
+        img.thumbnail(SHOWN)
+        return self._asked.put(key, Asked(img, new) if asked is None else Asked(asked.picture, asked.answers | new))
 
     def heat(self,
         data:bytes, # An uploaded file
@@ -182,20 +176,14 @@ class Models:
         "Explain, in the queue's thread"
         img = open_upload(data, name)
         told = self._explainer(model).explain(img, cls)
-        return self._heat.put(key, (overlay(small(img), told.map), say_map(told)))
+        img.thumbnail(SHOWN)
+        return self._heat.put(key, (overlay(img, told.map), say_map(told)))
 
 # %% ../nbs/60_apps.ipynb #3870ac51
 def examples()->dict[str, Path]: # By what the person is doing
     "One drawing of each action, drawn when first needed"
-    from har_fastai.sample import draw_har
-    folder = cache_folder()/'examples'
-    if not (folder/'Training_set.csv').is_file():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=folder.parent, prefix='examples-'))
-        try: os.replace(draw_har(work/'drawn', n=15, size=320, seed=7, test=0), folder) # whole or not at all
-        except OSError:
-            if not (folder/'Training_set.csv').is_file(): raise # else another process was quicker
-        finally: shutil.rmtree(work, ignore_errors=True)
+    from har_fastai.sample import cached_sample
+    folder = cached_sample('examples', n=15, size=320, seed=7, test=0)
     with open(folder/'Training_set.csv', encoding='utf-8') as f: return {r['label']: folder/'train'/r['filename'] for r in sorted(csv.DictReader(f), key=lambda r: r['label'])}
 
 # %% ../nbs/60_apps.ipynb #627c53c7

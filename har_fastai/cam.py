@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 from torch.func import functional_call
-from .files import HARError, PictureError, alike, open_picture, progress
+from .files import HARError, PictureError, alike, progress
 from .models import find_arch
 from .inference import Predictor
 from .plots import BLUE, ORANGE, class_columns, new_figure, thumbnail

@@ -92,9 +92,9 @@ def har_evaluate(argv=None):
     from har_fastai.files import write_atomic, write_json
     from har_fastai.inference import read_card
     from har_fastai.metrics import classification_table
-    from har_fastai.score import codes, evaluate_run, keep_predictions, say_score, warn_seen
+    from har_fastai.score import codes, evaluate_run, keep_predictions, labelled_pictures, say_score, warn_seen
     vocab = read_card(a.run).vocab
-    figures, preds = evaluate_run(a.run, _labelled(a.data), a.split, a.device)
+    figures, preds = evaluate_run(a.run, labelled_pictures(a.data), a.split, a.device)
     print(classification_table(*codes(preds, vocab), vocab).round(2).to_string(na_rep=''), end='\n\n')
     if seen := warn_seen(figures): print(seen)
     print(say_score(a.split, figures))
@@ -227,17 +227,11 @@ def har_compare(argv=None):
     a = p.parse_args(argv)
     if a.out and Path(a.out).suffix not in ('.html', '.csv', '.json', '.png'): raise HARError(f'--out is {a.out} and must end in .html, .csv, .json or .png')
     from har_fastai.compare import compare, say_comparison
-    c = compare(a.runs, _labelled(a.data) if a.data else None)
+    from har_fastai.score import labelled_pictures
+    c = compare(a.runs, labelled_pictures(a.data) if a.data else None)
     print(c.table.round(3).to_string(), c.costs.round(2).to_string(), sep='\n\n', end='\n\n')
     print(*say_comparison(c), sep='\n')
     if a.out: _write_comparison(c, a.out)
-
-# %% ../nbs/70_cli.ipynb #f8a697f7
-def _labelled(data:str):
-    "The usable pictures of a folder or table"
-    from har_fastai.data import check_har, usable
-    from har_fastai.tables import read_har
-    return usable(check_har(read_har(data, least=1)), least=1)
 
 # %% ../nbs/70_cli.ipynb #260b3245
 def _write_comparison(c, out:str) -> None:

@@ -4,7 +4,7 @@
 
 # %% ../nbs/50_core.ipynb #784e8ca6
 from __future__ import annotations
-import errno, shutil, tempfile, warnings
+import errno, warnings
 from contextlib import contextmanager
 from pathlib import Path
 import pandas as pd, torch
@@ -12,7 +12,7 @@ from fastcore.foundation import L
 from .files import HARError, RunError, cache_folder, lock_folder, sha256_file, write_atomic, write_json
 from .tables import read_har
 from .data import check_har, read_split, split_har, usable, write_split
-from .sample import draw_har
+from .sample import cached_sample
 from .loaders import PackedDL, har_dls, packed_dls
 from .pack import pack_pictures
 from .models import find_arch, torch_device
@@ -34,17 +34,9 @@ def embedded_sample(
     size:int=96 # Side of the drawings, in pixels
 )->Path: # The folder of the data set
     "The drawn data set, from the cache where it's already there"
-    folder = cache_folder()/f'sample-{n}-{size}'
-    if not (folder/'Training_set.csv').is_file():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        print(f'Drawing {n:,} pictures of people into {folder}', flush=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as tmp:
-            shutil.rmtree(folder, ignore_errors=True)
-            drawn = draw_har(Path(tmp)/'sample', n=n, size=size)
-            try: drawn.rename(folder)
-            except OSError:
-                if not (folder/'Training_set.csv').is_file(): raise # else another process was faster
-    return folder
+    name = f'sample-{n}-{size}'
+    if not (cache_folder()/name/'Training_set.csv').is_file(): print(f'Drawing {n:,} pictures of people into {cache_folder()/name}', flush=True)
+    return cached_sample(name, n=n, size=size)
 
 # %% ../nbs/50_core.ipynb #8bef736f
 def prepare(
@@ -102,7 +94,7 @@ def finish(
             figures[part] = score(preds[part], card.vocab, read_card(run.path).temperature)
     if not preds: return figures
     with write_atomic(run.file('predictions.csv'), 'w') as f: pd.concat([keep_predictions(p).assign(part=n) for n, p in preds.items()]).to_csv(f, index=False, lineterminator='\n')
-    last = list(preds.values())[-1]
+    part, last = list(preds.items())[-1]
     table = classification_table(*codes(last, card.vocab), card.vocab)
     write_json(run.file('metrics.json'), dict(best_epoch=learn.save_run.best_epoch, **figures, table=table.astype(object).where(table.notna(), None).to_dict('index')))
     card = read_card(run.path)
@@ -130,7 +122,7 @@ def resumed(
     asked:list # What else was asked for; nothing may be
 )->tuple[Run, Recipe, str]: # The run, its recipe, and where its pictures are
     "A run to go on with"
-    if out is None or not Run(out).exists: raise HARError(f'{out or "without --out there"} holds no run to go on with: give its folder with --out' if out else '--resume needs the folder of the run: give it with --out')
+    if out is None or not Run(out).exists: raise HARError(f'{out} holds no run to go on with: give its folder with --out' if out else '--resume needs the folder of the run: give it with --out')
     if any(a is not None for a in asked): raise HARError('--resume goes on with the run\'s own recipe: leave the recipe and its settings out')
     run = Run(out)
     return run, run.recipe, path or run.info['data']
@@ -206,7 +198,7 @@ def train_baseline(
         learn = har_learner(recipe_dls(df, recipe, device, num_workers, packed), recipe, run, resume, weights)
         if not resume: # only now can nothing more be refused
             write_split(df, run.file('split.csv'))
-            begin_run(run, recipe, data=str(Path(path).resolve()), split=df.attrs['split'], device=str(device), packed=isinstance(learn.dls.train, PackedDL), num_workers=num_workers,
+            begin_run(run, recipe, data=str(Path(path).resolve()), split=df.attrs['split'], carved=df.attrs['carved'], device=str(device), packed=isinstance(learn.dls.train, PackedDL), num_workers=learn.dls.train.fake_l.num_workers,
                       **(dict(weights=str(Path(weights).resolve()), weights_sha256=sha256_file(weights)) if weights else {}))
         with _keep_best(learn, run, df):
             learn.fit_recipe(cbs=[TimeEstimate(recipe), *([Compile()] if compile else []), *L(cbs)])

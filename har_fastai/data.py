@@ -292,13 +292,13 @@ def split_har(
     split:str='grouped', # 'grouped' (parts of the source where it has them, else at random), 'tail' (the last 20 % of rows are test) or 'whole' (all are for training)
     seed:int=42, # Decides who goes where
     max_distance:int=MAX_DISTANCE # Most bits of 256 in which near copies may differ
-)->pd.DataFrame: # The rows with `part`: 'train', 'valid', 'test' or 'unused'; `attrs['split']` says how: 'own' where the source's parts were kept, else `split`
+)->pd.DataFrame: # The rows with `part`: 'train', 'valid', 'test' or 'unused'; `attrs['split']` says how: 'own' where the source's parts were kept, else `split`; `attrs['carved']` names those that it lacked
     "Split the rows into train, valid and test, and print how many each part has"
     if split not in ('grouped', 'tail', 'whole'): raise HARError(f'there is no split called {split!r}: choose grouped, tail or whole')
     own = split == 'grouped' and 'part' in df
     f = tail_split if split == 'tail' else honour_parts if own else grouped_split
     res = df.assign(part='train') if split == 'whole' else f(df, seed=seed, max_distance=max_distance)
-    res.attrs['split'] = 'own' if own else split # what was done
+    res.attrs |= dict(split='own' if own else split, carved=[p for p in ('valid', 'test') if own and not (df.part == p).any()]) # what was done
     print(f'{res.attrs["split"]} split: ' + ', '.join(f'{p} {n:,}' for p in ('train', 'valid', 'test', 'unused') if (n := (res.part == p).sum())))
     return res
 

@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np, pandas as pd, sklearn.metrics as skm, torch
 from fastai.vision.all import ClassificationInterpretation, Learner, patch
 from .files import HARError
-from .tables import read_har
-from .data import check_har, usable
 from .metrics import (accuracy, bootstrap_interval, class_intervals, classification_table, confused_pairs, confusion, ece, fit_temperature, macro_f1, mcnemar,
                                 paired_bootstrap, reliability, rescale)
 from .inference import read_card
 from .plots import BLUE, ORANGE, class_columns, plot_classes, plot_confusion, plot_history, plot_predictions, plot_reliability, plot_top_losses, top_losses
 from .runs import Run
-from .score import calibrate, codes, evaluate_run, predict_table, rows_to_score, say_score, score, score_table, warn_seen
+from .score import calibrate, codes, evaluate_run, labelled_pictures, predict_table, rows_to_score, say_score, score, score_table, warn_seen
 
 # %% auto #0
 __all__ = ['learner_table', 'InterpretationFigures', 'HARInterpretation']
@@ -131,6 +129,6 @@ def from_run(cls:HARInterpretation,
 ):
     "Of a run's model, on a part of its own pictures or on others"
     run = run if isinstance(run, Run) else Run(run)
-    figures, preds = evaluate_run(run, usable(check_har(read_har(data or run.info['data'], least=1)), least=1), which, device)
+    figures, preds = evaluate_run(run, labelled_pictures(data or run.info['data']), which, device)
     if seen := warn_seen(figures): print(seen)
     return cls(preds, None, read_card(run.path).temperature, run.history, f'{which} pictures')

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'FORMATS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'RESIZE_RULES', 'SIDE_STEP', 'WIDEST', 'PICTURE_ENDINGS',
@@ -40,7 +40,7 @@ def counted(
 def first_sentence(e:Exception, most:int=150) -> str:
     "What an error says first, or its type where it says nothing; cut between words to `most` characters"
     text = (str(e).strip().splitlines() or [type(e).__name__])[0].split('. ')[0].rstrip('.')
-    return text if len(text) <= most else text[:most - 2].rpartition(' ')[0] + ' …'
+    return text if len(text) <= most else (text[:most - 2].rpartition(' ')[0] or text[:most - 2]) + ' …'
 
 # %% ../nbs/00_files.ipynb #829246b0
 MAX_PIXELS = 64_000_000 # the most pixels a picture may have before it is refused: 64 megapixels, more than common cameras make
@@ -123,7 +123,7 @@ def open_picture(
     try:
         if isinstance(src, (str, os.PathLike)) and Path(src).is_dir(): raise IsADirectoryError('it is a folder')
         with peek(src) as img:
-            if not isinstance(src, Image.Image) or getattr(src, 'tile', None): _check_size(img, max_pixels) # a picture in memory has been let in already
+            if isinstance(img, ImageFile.ImageFile): _check_size(img, max_pixels) # another picture in memory has been let in already
             img.load()
             img = to_rgb(_upright(img))
             img.info = {} # it's upright: whoever opens it once more must not turn it again
@@ -250,7 +250,7 @@ def write_atomic(
 )->Iterator[io.IOBase]: # An open file; what is written to it stands at `path` once the block has ended well
     "Write a file that is either whole or, if anything goes wrong, left as it was"
     path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.part')
+    tmp = path.parent/f'.{path.name}.{secrets.token_hex(4)}.part'
     try:
         with open(tmp, mode.replace('w', 'x'), **({} if 'b' in mode else dict(encoding='utf-8', newline=''))) as f:
             yield f

@@ -5,25 +5,24 @@
 # %% ../nbs/27_inference.ipynb #a669d8ad
 from __future__ import annotations
 import hashlib, json, os
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from threading import Barrier, Lock
 import numpy as np, torch
-from PIL import Image
 from torch import nn
 from torch.fx import Tracer
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from .files import HARError, PictureError, RESIZE_RULES, alike, eval_array, open_picture, progress, read_json, sha256_file, write_json, write_together
+from .files import HARError, RESIZE_RULES, alike, read_json, sha256_file, write_json, write_together
+from .predictor import BasePredictor, makes_sense
 from .models import create_model, find_arch, native_bf16, torch_device, weight_bytes
 
 # %% auto #0
-__all__ = ['FORMAT', 'AHEAD', 'Card', 'save_card', 'save_bundle', 'read_card', 'load_bundle', 'shipped', 'fold_batch_norm',
-           'lone_threads', 'ManyPictures', 'Predictor']
+__all__ = ['FORMAT', 'Card', 'save_card', 'save_bundle', 'read_card', 'load_bundle', 'shipped', 'fold_batch_norm', 'lone_threads',
+           'Predictor']
 
 # %% ../nbs/27_inference.ipynb #662acf0d
 FORMAT = 1 # version of the bundle's layout; a reader refuses what's newer than itself
@@ -97,10 +96,7 @@ def _check_card(card:Card, folder:Path) -> None:
     "Refuse a card whose values make no sense"
     find_arch(card.arch)
     if card.resize not in RESIZE_RULES: raise HARError(f'{folder/"model.json"} says that pictures are scored by the rule {card.resize!r}, and this version knows {" and ".join(RESIZE_RULES)}: update har_fastai')
-    ok = (isinstance(card.vocab, list) and len(card.vocab) >= 2 and all(isinstance(v, str) for v in card.vocab) and len(set(card.vocab)) == len(card.vocab)
-          and isinstance(card.size, int) and 16 <= card.size <= 2048
-          and all(isinstance(v, list) and len(v) == 3 and all(isinstance(x, (int, float)) for x in v) for v in (card.mean, card.std))
-          and all(x > 0 for x in card.std) and isinstance(card.temperature, (int, float)) and card.temperature > 0 and isinstance(card.tta, bool))
+    ok = makes_sense(card) and isinstance(card.temperature, (int, float)) and card.temperature > 0 and isinstance(card.tta, bool)
     if not ok: raise HARError(f'{folder/"model.json"} is damaged: classes, size, normalisation or temperature make no sense')
 
 # %% ../nbs/27_inference.ipynb #2d671fb8
@@ -174,65 +170,8 @@ def lone_threads(
             torch.set_num_threads(inherited)
         yield pool
 
-# %% ../nbs/27_inference.ipynb #8db39581
-def _as_picture(src):
-    "What a function gives when it's called; an array of pixels as a PIL picture; anything else as it is"
-    if callable(src): src = src()
-    if not isinstance(src, np.ndarray): return src
-    if src.dtype != np.uint8 or src.ndim != 3 or src.shape[2] != 3 or not src.size:
-        raise PictureError(f'an array of {src.dtype} and shape {src.shape} is not a picture: give uint8 of shape (height, width, 3), in RGB')
-    return Image.fromarray(src)
-
-# %% ../nbs/27_inference.ipynb #4db690ad
-def _tried(f, x, catch):
-    "`f(x)`, or the error of the kind `catch` that it raised"
-    try: return f(x)
-    except catch as e: return e
-
-# %% ../nbs/27_inference.ipynb #6b4bcd79
-AHEAD = 4 # for each thread, how many pictures (on a GPU batches) may wait for it or for whoever asked
-
-# %% ../nbs/27_inference.ipynb #258ebc0a
-class ManyPictures:
-    "What a predictor says of many pictures, made of what it says of a few (`_answer`)"
-    def _stream(self, pictures:Iterable, k:int, threads:int, catch=()) -> Iterator:
-        "Like `_answer` for any number of pictures, `k` at a time in each thread; no more is asked for than the threads need to stay busy"
-        pictures, waiting = iter(pictures), deque()
-        with lone_threads(threads) as pool:
-            try:
-                while chunk := list(islice(pictures, k)):
-                    waiting.append(pool.submit(self._answer, chunk, catch))
-                    while waiting and (len(waiting) > AHEAD * threads or waiting[0].done()): yield from waiting.popleft().result()
-                while waiting: yield from waiting.popleft().result()
-            finally:
-                for f in waiting: f.cancel() # nobody asks for more, or a picture failed
-
-    def _answers(self, pictures:Iterable, catch=()) -> list:
-        "All answers of `_stream`, with a bar where a person is watching"
-        pictures = list(pictures)
-        k = max(1, min(self._most, len(pictures) // self._threads)) # a small request is spread over the threads as well
-        return list(progress(self._stream(pictures, k, max(1, min(self._threads, len(pictures) // k)), catch), total=len(pictures), comment='pictures'))
-
-    def stream(self,
-        pictures:Iterable # What `predict` takes, any number of them; they're asked for as they're needed
-    )->Iterator[tuple[np.ndarray|None, str]]: # For each picture, in order, its probabilities, or None and what's wrong with it
-        "Like `try_probs` for more pictures than fit into memory: a few are read and answered ahead of whoever asks"
-        for a in self._stream(pictures, self._most, self._threads, PictureError): yield (None, str(a)) if isinstance(a, PictureError) else (a, '')
-
-    def probs(self,
-        pictures:Iterable # What `predict` takes, any number of them
-    )->np.ndarray: # float32 of shape (pictures, classes); each row sums to 1
-        "The probabilities of all classes, for many pictures"
-        return np.array(self._answers(pictures), dtype=np.float32).reshape(-1, len(self.vocab))
-
-    def try_probs(self,
-        pictures:Iterable # What `predict` takes
-    )->list[tuple[np.ndarray|None, str]]: # For each picture its probabilities, or None and what's wrong with it
-        "Like `probs`, but a picture that can't be opened spoils no other"
-        return [(None, str(a)) if isinstance(a, PictureError) else (a, '') for a in self._answers(pictures, PictureError)]
-
 # %% ../nbs/27_inference.ipynb #98fe0668
-class Predictor(ManyPictures):
+class Predictor(BasePredictor):
     "Tells what the person in a picture is doing, from a bundle alone"
     def __init__(self,
         folder:str|Path|None=None, # A run, or any folder with model.safetensors and model.json; the model that comes with the package where None
@@ -245,13 +184,6 @@ class Predictor(ManyPictures):
         self._most,self._threads,self._layout = (1, torch.get_num_threads(), torch.channels_last) if cpu else (bs, os.cpu_count(), torch.contiguous_format)
         model, self.card = load_bundle(shipped() if folder is None else folder)
         self.model = fold_batch_norm(model).to(self.device, self.dtype, memory_format=self._layout)
-
-    @property
-    def vocab(self) -> list[str]: return self.card.vocab
-
-    def array(self, src) -> np.ndarray:
-        "A picture as the network wants it: float32 of shape (3, height, width)"
-        return eval_array(open_picture(_as_picture(src)), self.card.size, tuple(self.card.mean), tuple(self.card.std), self.card.resize)
 
     def batch(self,
         arrays:Sequence[np.ndarray] # Of one shape, each as `array` gives it
@@ -271,16 +203,5 @@ class Predictor(ManyPictures):
             z[same] = (self.model(torch.cat([x, x.flip(-1)])).unflatten(0, (2, -1)).float().mean(0) if self.card.tta else self.model(x).float()).cpu()
         return z / self.card.temperature
 
-    def _answer(self, pictures:list, catch=()) -> list:
-        "The probabilities for each of a few pictures; where one raises an error of the kind `catch`, that error"
-        got = [_tried(self.array, src, catch) for src in pictures]
-        good = [a for a in got if isinstance(a, np.ndarray)]
-        probs = iter(self.logits(good).softmax(1).numpy() if good else ())
-        return [next(probs) if isinstance(a, np.ndarray) else a for a in got]
-
-    def predict(self,
-        src # A path, bytes, an open file, a PIL picture, an array of uint8 (height, width, 3), or a function that gives one of these
-    )->tuple[str, int, np.ndarray]: # The label, its index in `vocab`, the probabilities of all classes
-        "What the person in one picture is doing"
-        p, = self._answer([src])
-        return self.vocab[p.argmax()], int(p.argmax()), p
+    def _compute(self, arrays, alone): return self.logits(arrays).softmax(1).numpy()
+    def _pool(self, n): return lone_threads(n)

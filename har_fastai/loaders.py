@@ -7,9 +7,9 @@ from __future__ import annotations
 import os, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
+from itertools import groupby, islice
 import numpy as np, pandas as pd, torch
-from fastai.vision.all import (CategoryBlock, ColReader, DataBlock, DataLoaders, IntToFloatTensor, Normalize, PILImage, TensorCategory, TensorImage, TfmdDL,
+from fastai.vision.all import (CategoryBlock, ColReader, DataBlock, DataLoaders, Normalize, PILImage, TensorCategory, TensorImage, TfmdDL,
                                ToTensor, TransformBlock, chunked, default_device)
 from fastai.callback.data import WeightedDL # brings DataBlock.weighted_dataloaders along
 from .files import HARError, IMAGENET_MEAN, IMAGENET_STD, eval_shape, open_picture, resized
@@ -42,14 +42,13 @@ def part_splitter(
 # %% ../nbs/15_loaders.ipynb #f145cf74
 def har_block(
     size:int=256, # Side of the square that the network sees, in pixels
-    vocab:list[str]|None=None, # The classes, in the network's order; by default those of the table, sorted
     mean:tuple[float,float,float]=IMAGENET_MEAN, # Subtracted from each channel, in 0–1
     std:tuple[float,float,float]=IMAGENET_STD, # Divides each channel, in 0–1
     resize:str='squash', # How pictures are scored, one of `RESIZE_RULES` of `files`
     **augment # `crop_scale`, `num_ops`, `magnitude`, `flip`, `erase`, as for `train_tfms`
 )->DataBlock: # For tables with the columns path, label and part
     "How a row of the table becomes a picture tensor and a class"
-    return DataBlock(blocks=(TransformBlock(type_tfms=HARImage.create), CategoryBlock(vocab=vocab)),
+    return DataBlock(blocks=(TransformBlock(type_tfms=HARImage.create), CategoryBlock()),
                      get_x=ColReader('path'), get_y=ColReader('label'), splitter=part_splitter,
                      item_tfms=train_tfms(size, **augment) + eval_tfms(size, resize) + tensor_tfms(mean, std))
 
@@ -64,14 +63,14 @@ def class_weights(
 # %% ../nbs/15_loaders.ipynb #03ea0e94
 def check_weights(
     wgts, # One number a row
-    n:int # How many rows there are
+    train:np.ndarray # Is it a row of the training part?
 )->np.ndarray: # The weights as an array
     "Refuse weights that no sampler could use"
     wgts = np.asarray(wgts, dtype=float)
-    if wgts.shape != (n,): raise HARError(f'there are {wgts.size} weights for {n} pictures: give one weight a picture')
+    if wgts.shape != np.shape(train): raise HARError(f'there are {wgts.size} weights for {len(train)} pictures: give one weight a picture')
     bad = np.flatnonzero(~np.isfinite(wgts) | (wgts < 0))
     if len(bad): raise HARError(f'weight {bad[0] + 1} is {wgts[bad[0]]}: weights must be finite and not negative')
-    if not wgts.sum(): raise HARError('all weights are 0: no picture could be drawn')
+    if not wgts[train].sum(): raise HARError('all weights of training pictures are 0: none could be drawn')
     return wgts
 
 # %% ../nbs/15_loaders.ipynb #cbefac63
@@ -81,7 +80,6 @@ def har_dls(
     bs:int=32, # Pictures a batch; shrinks where there are fewer training pictures
     weighted:bool=True, # Draw all classes equally often? Otherwise each picture comes once an epoch
     wgts=None, # Your own weight of each row of `df`, in place of `class_weights`
-    vocab:list[str]|None=None, # The classes, in the network's order; by default those of the table, sorted
     num_workers:int|None=None, # Processes that open and augment pictures; by default one a core, 16 at most, but none beside a network on the CPU
     device=None, # Where the batches go, a name or a `torch.device`; by default a GPU where there is one
     resize:str='squash', # How pictures are scored, one of `RESIZE_RULES` of `files`; with 'keep' validation pictures come one by one, as their shapes differ
@@ -89,18 +87,18 @@ def har_dls(
 )->DataLoaders: # Training pictures augmented and drawn by weight, validation pictures neither
     "DataLoaders of a table of pictures"
     device = default_device() if device is None else torch.device(device)
-    bs = _fitting(bs, _check_parts(df, vocab))
-    block, kw = har_block(size, vocab, resize=resize, **augment), dict(bs=bs, val_bs=bs if resize == 'squash' else 1, device=device, num_workers=_workers(num_workers, device))
+    bs = _fitting(bs, _check_parts(df))
+    block, kw = har_block(size, resize=resize, **augment), dict(bs=bs, val_bs=bs if resize == 'squash' else 1, device=device, num_workers=_workers(num_workers, device))
     if not weighted and wgts is None: return block.dataloaders(df, **kw)
-    return block.weighted_dataloaders(df, check_weights(class_weights(df) if wgts is None else wgts, len(df)), **kw)
+    return block.weighted_dataloaders(df, check_weights(class_weights(df) if wgts is None else wgts, (df.part == 'train').to_numpy()), **kw)
 
 # %% ../nbs/15_loaders.ipynb #d21cfd33
-def _check_parts(df:pd.DataFrame, vocab) -> int:
+def _check_parts(df:pd.DataFrame) -> int:
     "How many training pictures there are; `HARError` where the table cannot be trained on (no validation pictures is fine where all are for training)"
     train, valid = (df[df.part == p] for p in ('train', 'valid'))
     if not len(train) or not len(valid) and len(df) > len(train): raise HARError(f'{len(train)} training and {len(valid)} validation pictures: there must be some of each')
     if train.label.nunique() < 2: raise HARError(f'all training pictures are of the class {train.label.iloc[0]!r}: there must be two classes at least')
-    unknown = set(df.label[df.part != 'unused']) - set(train.label if vocab is None else vocab)
+    unknown = set(df.label[df.part != 'unused']) - set(train.label)
     if unknown: raise HARError(f'no training picture is labelled {", ".join(sorted(unknown))}: such pictures can be neither learnt nor scored')
     return len(train)
 
@@ -162,13 +160,13 @@ class PackedDL(WeightedDL):
         return sum(-(-n // self.bs) for n in Counter(map(self.shape, range(self.n))).values()) # a batch is of one shape
 
     def shape(self, i): return eval_shape(*self.sides[i], self.size, self.resize)
-
     def get_idxs(self):
         idxs = super().get_idxs() if self.weighted or not self.shuffle else np.random.permutation(self.n).tolist() # `WeightedDL` draws with replacement even where all weights are equal
         return sorted(idxs, key=self.shape) if self.dataset.split_idx else idxs # fastai puts answers back into the order of the table
 
     def create_batches(self, samps):
-        if not self.dataset.split_idx: return self.cut_all([torch.tensor(idxs) for idxs in chunked(list(samps), self.bs, self.drop_last)])
+        samps = list(islice(samps, self.n)) # `show_batch(unique=True)` gives one picture for ever
+        if not self.dataset.split_idx: return self.cut_all([torch.tensor(idxs) for idxs in chunked(samps, self.bs, self.drop_last)])
         return map(self.scored, (idxs for _, same in groupby(samps, self.shape) for idxs in chunked(list(same), self.bs)))
 
     def pair(self, x, idxs): return TensorImage(x), TensorCategory(self.y[idxs])
@@ -229,7 +227,7 @@ def packed_dls(
 )->DataLoaders: # As `har_dls` gives, from decoded pictures
     "DataLoaders of decoded pictures"
     device = default_device() if device is None else torch.device(device)
-    bs = _fitting(bs, _check_parts(df, None))
+    bs = _fitting(bs, _check_parts(df))
     dss, rows = har_block(size, mean=mean, std=std).datasets(df), part_splitter(df)
     norm = NormalizeBytes.from_stats(mean, std, cuda=False) # the loader takes it to its device
     kw = dict(pack=pack, size=size, crop_scale=crop_scale, resize=resize, device=device, pixels=_on_gpu(pack, device),

@@ -67,7 +67,6 @@ class Arch:
     mean:tuple[float, float, float]=IMAGENET_MEAN # Subtracted from each channel, in 0–1
     std:tuple[float, float, float]=IMAGENET_STD # Divides each channel, in 0–1
     resize:str='squash' # How pictures of any shape are scored where a recipe says nothing, one of `RESIZE_RULES` of `files`
-    bs:int=32 # A batch size that fits most machines
 
 # %% ../nbs/20_models.ipynb #ae7bc305
 def _baseline(n_out:int, pretrained:bool=False) -> nn.Module:
@@ -105,7 +104,7 @@ def _xresnet(name:str) -> Arch:
     def build(n_out, pretrained=False):
         from fastai.vision.models import xresnet
         return getattr(xresnet, name)(n_out=n_out, act_cls=nn.Mish, sa=True)
-    return Arch(name, build, 128, '7', '11', 'fastai; He et al., 2019, doi:10.1109/CVPR.2019.00065', bs=64)
+    return Arch(name, build, 128, '7', '11', 'fastai; He et al., 2019, doi:10.1109/CVPR.2019.00065')
 
 # %% ../nbs/20_models.ipynb #0860dcd9
 ARCHS = {a.name: a for a in (

@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 import numpy as np, pandas as pd
 from .files import HARError, PictureError, open_picture
-from .metrics import class_intervals, nll, reliability
+from .metrics import nll, reliability, wilson_interval
 
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'new_figure', 'plot_history', 'plot_confusion', 'plot_classes', 'plot_reliability', 'plot_pictures',
@@ -71,11 +71,13 @@ def plot_classes(
     title:str='Accuracy of each class' # Above the figure
 ): # A matplotlib figure
     "The accuracy (recall) of each class with its 95 % interval, best first"
-    t = class_intervals(cm, vocab, n_boot=2).dropna().sort_values('recall', kind='stable'); rows = np.arange(len(t))
+    hits, support = np.diag(cm), cm.sum(1); low, high = wilson_interval(hits, support)
+    t = pd.DataFrame(dict(hits=hits, support=support, low=low, high=high), index=list(vocab))[support > 0]
+    t = t.assign(recall=t.hits / t.support).sort_values('recall', kind='stable'); rows = np.arange(len(t))
     fig = new_figure(figsize=(7.5, 1.4 + 0.29 * len(t)), layout='constrained'); ax = fig.subplots()
     ax.barh(rows, t.recall, color=BLUE, alpha=0.35, height=0.7)
-    ax.errorbar(t.recall, rows, xerr=[t.recall - t.recall_low, t.recall_high - t.recall], fmt='o', color=BLUE, capsize=3, ms=5)
-    for i, (hits, n) in enumerate(zip(t.recall * t.support, t.support)): ax.text(1.01, i, f'{hits:.0f} of {n:,}', va='center', fontsize=8)
+    ax.errorbar(t.recall, rows, xerr=[t.recall - t.low, t.high - t.recall], fmt='o', color=BLUE, capsize=3, ms=5)
+    for i, (hits, n) in enumerate(zip(t.hits, t.support)): ax.text(1.01, i, f'{hits:,} of {n:,}', va='center', fontsize=8)
     mean = np.diag(cm).sum() / max(cm.sum(), 1)
     ax.axvline(mean, color='0.35', ls='--', lw=1.5, label=f'all classes, {mean:.2f}'); ax.legend(loc='lower right', fontsize=9)
     ax.set_yticks(rows, t.index); ax.set(xlim=(0, 1), xlabel='share of the class that was found (whiskers: 95 % interval)', title=title); ax.grid(axis='x', alpha=0.3)

@@ -5,15 +5,13 @@
 # %% ../nbs/55_portable.ipynb #66fa60a1
 from __future__ import annotations
 import json, os
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
-from PIL import Image
-from .files import HARError, PictureError, RESIZE_RULES, alike, eval_array, open_picture, progress
+from .files import HARError, alike
+from .predictor import BasePredictor, makes_sense
 
 # %% auto #0
 __all__ = ['check_description', 'open_onnx', 'OnnxPredictor']
@@ -27,12 +25,9 @@ def check_description(
     try: d = json.loads(text)
     except ValueError: d = None
     if not isinstance(d, dict): raise HARError(f'{file} does not say how pictures must be prepared: it was not written by har_export')
-    vocab, size = d.get('vocab'), d.get('size')
-    def three(k): return isinstance(d.get(k), list) and len(d[k]) == 3 and all(isinstance(v, (int, float)) for v in d[k])
-    ok = (isinstance(vocab, list) and len(vocab) >= 2 and all(isinstance(v, str) for v in vocab) and len(set(vocab)) == len(vocab)
-          and isinstance(size, int) and 16 <= size <= 2048 and d.get('resize') in RESIZE_RULES and three('mean') and three('std') and all(v > 0 for v in d['std']))
-    if not ok: raise HARError(f'{file} is damaged: what it says of classes, size or normalisation makes no sense')
-    return SimpleNamespace(**d)
+    card = SimpleNamespace(**d)
+    if not makes_sense(card): raise HARError(f'{file} is damaged: what it says of classes, size or normalisation makes no sense')
+    return card
 
 # %% ../nbs/55_portable.ipynb #f1dec62f
 def open_onnx(
@@ -56,55 +51,14 @@ def _cores() -> int:
     "How many cores this process may use"
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
-# %% ../nbs/55_portable.ipynb #1361deee
-class _Many:
-    "What a predictor says of many pictures"
-    def _stream(self, pictures:Iterable, session, catch=()) -> Iterator:
-        "The probabilities for each picture; where one raises an error of the kind `catch`, that error; no more is asked for than the threads need to stay busy"
-        def answer(src):
-            try: return session.run(['probs'], {'pictures': self.array(src)[None]})[0][0]
-            except catch as e: return e
-        waiting = deque()
-        with ThreadPoolExecutor(self.threads) as pool:
-            try:
-                for src in pictures:
-                    waiting.append(pool.submit(answer, src))
-                    while waiting and (len(waiting) > 4 * self.threads or waiting[0].done()): yield waiting.popleft().result()
-                while waiting: yield waiting.popleft().result()
-            finally:
-                for f in waiting: f.cancel() # nobody asks for more, or a picture failed
-
-    def _answers(self, pictures:Iterable, catch=()) -> list:
-        "All answers of `_stream`, with a bar where a person is watching"
-        pictures = list(pictures)
-        return list(progress(self._stream(pictures, self._alone if len(pictures) > 1 else self._whole, catch), total=len(pictures), comment='pictures'))
-
-    def stream(self,
-        pictures:Iterable # What `predict` takes, any number of them; they're asked for as they're needed
-    )->Iterator[tuple[np.ndarray|None, str]]: # For each picture, in order, its probabilities, or None and what's wrong with it
-        "Like `try_probs` for more pictures than fit into memory"
-        for a in self._stream(pictures, self._alone, PictureError): yield (None, str(a)) if isinstance(a, PictureError) else (a, '')
-
-    def probs(self,
-        pictures:Iterable # What `predict` takes, any number of them
-    )->np.ndarray: # float32 of shape (pictures, classes); each row sums to 1
-        "The probabilities of all classes, for many pictures"
-        return np.array(self._answers(pictures), dtype=np.float32).reshape(-1, len(self.vocab))
-
-    def try_probs(self,
-        pictures:Iterable # What `predict` takes
-    )->list[tuple[np.ndarray|None, str]]: # For each picture its probabilities, or None and what's wrong with it
-        "Like `probs`, but a picture that can't be opened spoils no other"
-        return [(None, str(a)) if isinstance(a, PictureError) else (a, '') for a in self._answers(pictures, PictureError)]
-
 # %% ../nbs/55_portable.ipynb #e47c06c2
-class OnnxPredictor(_Many):
+class OnnxPredictor(BasePredictor):
     "Tells what the person in a picture is doing, from a file that `export_onnx` wrote"
     def __init__(self,
         file:str|Path|bytes, # An .onnx file, or what would stand in it
         threads:int|None=None # At most; all cores where None
     ):
-        self.file,self.threads,self.bs = file,threads or _cores(),32
+        self.file,self._threads = file,threads or _cores()
         self.name = 'the exported model' if isinstance(file, bytes) else str(file)
         self.card = check_description(self._whole.get_modelmeta().custom_metadata_map.get('card', ''), self.name)
         i, o = self._whole.get_inputs(), self._whole.get_outputs()
@@ -112,36 +66,19 @@ class OnnxPredictor(_Many):
         if not ok: raise HARError(f'{self.name} is not what it says: its inputs and outputs do not fit its description')
 
     @cached_property
-    def _whole(self): return open_onnx(self.file, self.threads, self.name) # one picture, all cores
+    def _whole(self): return open_onnx(self.file, self._threads, self.name) # one picture, all cores
     @cached_property
-    def _alone(self): return self._whole if self.threads == 1 else open_onnx(self.file, 1, self.name) # one of many pictures, one core
-    @property
-    def vocab(self) -> list[str]: return self.card.vocab
-
-    def array(self, src) -> np.ndarray:
-        "A picture as the network wants it: float32 of shape (3, height, width)"
-        return eval_array(open_picture(_given(src)), self.card.size, tuple(self.card.mean), tuple(self.card.std), self.card.resize)
+    def _alone(self): return self._whole if self._threads == 1 else open_onnx(self.file, 1, self.name) # one of many pictures, one core
 
     def logits(self,
         arrays:Sequence[np.ndarray] # Each as `array` gives it
     )->np.ndarray: # Of shape (pictures, classes)
         "The network's outputs, divided by the temperature, averaged over mirror images where the card says so"
+        return self._run(self._whole, 'logits', arrays)
+
+    def _compute(self, arrays, alone): return self._run(self._alone if alone else self._whole, 'probs', arrays)
+
+    def _run(self, session, output, arrays):
         z = np.empty((len(arrays), len(self.vocab)), np.float32)
-        for same in alike(arrays): z[same] = self._whole.run(['logits'], {'pictures': np.stack([arrays[i] for i in same])})[0]
+        for same in alike(arrays): z[same] = session.run([output], {'pictures': np.stack([arrays[i] for i in same])})[0]
         return z
-
-    def predict(self,
-        src # A path, bytes, an open file, a PIL picture, an array of uint8 (height, width, 3), or a function that gives one of these
-    )->tuple[str, int, np.ndarray]: # The label, its index in `vocab`, the probabilities of all classes
-        "What the person in one picture is doing"
-        p, = self._answers([src])
-        return self.vocab[p.argmax()], int(p.argmax()), p
-
-# %% ../nbs/55_portable.ipynb #90220d02
-def _given(src):
-    "What a function gives when it's called; an array of pixels as a PIL picture; anything else as it is"
-    if callable(src): src = src()
-    if not isinstance(src, np.ndarray): return src
-    if src.dtype != np.uint8 or src.ndim != 3 or src.shape[2] != 3 or not src.size:
-        raise PictureError(f'an array of {src.dtype} and shape {src.shape} is not a picture: give uint8 of shape (height, width, 3), in RGB')
-    return Image.fromarray(src)

@@ -17,12 +17,12 @@ from .cam import Explainer, plot_atlas, plot_cams, surest
 from .plots import plot_classes, plot_confusion, plot_history, plot_predictions, plot_reliability, plot_top_losses
 from .page import Shown, figure, render, section, table, text
 from .runs import Run
-from .score import codes, say_score, score, score_table, warn_seen
+from .score import codes, say_score, score, score_seen, score_table, warn_seen
 
 # %% auto #0
 __all__ = ['PUBLISHED', 'Evaluation', 'chose', 'evaluation_figures', 'look_figures', 'affordable', 'check_heatmaps',
            'what_was_trained', 'on_what', 'about_copies', 'class_table', 'calibration_table', 'beside_published',
-           'what_compares', 'cards', 'sections', 'write_report']
+           'how_split', 'what_compares', 'cards', 'sections', 'write_report']
 
 # %% ../nbs/45_report.ipynb #e7f80fb6
 @dataclass
@@ -36,12 +36,9 @@ class Evaluation:
 
     def __post_init__(self):
         self.card = read_card(self.run.path)
-        self.scores = score(self.preds, self.vocab, self.card.temperature)
+        self.scores = (score_seen if 'seen' in self.preds else score)(self.preds, self.vocab, self.card.temperature)
         self.y,self.p = codes(self.preds, self.vocab)
         self.cm = confusion(self.y, self.p, len(self.vocab))
-        if 'seen' in self.preds and self.preds.seen.any():
-            self.scores['trained_on'] = int(self.preds.seen.sum())
-            if not self.preds.seen.all(): self.scores['unseen'] = score(self.preds[~self.preds.seen], self.vocab, self.card.temperature)
 
     @property
     def vocab(self) -> list[str]: return self.card.vocab
@@ -67,10 +64,10 @@ def evaluation_figures(
     raw = {} if t == 1 else {'temperature 1': rescale(e.probs, 1 / t)}
     return dict(
         history=Shown(plot_history(e.run.history), 'Loss and macro-F1 after each epoch. The circle marks the epoch whose network was kept: ' + ('the best on validation pictures' if chose(e) else 'the last, as nothing was held back to choose by') + '. Training pictures are augmented, and scored as the network was during the epoch.', wide=True),
-        confusion=Shown(plot_confusion(e.cm, e.vocab, f'Confusion matrix, {len(e.preds):,} {e.kind} pictures'), 'Rows: what the pictures show; columns: what the model said. Numbers are pictures; the colour, and the per cent where it is 5 or more, is the share of the row.', wide=True),
+        confusion=Shown(plot_confusion(e.cm, e.vocab, f'Confusion matrix, {counted(len(e.preds), e.kind + " picture")}'), 'Rows: what the pictures show; columns: what the model said. Numbers are pictures; the colour, and the per cent where it is 5 or more, is the share of the row.', wide=True),
         classes=Shown(plot_classes(e.cm, e.vocab), 'The share of each class that was found, best first. The bars are 95 % intervals (Wilson); classes whose bars overlap much can hardly be told apart in difficulty.', wide=True),
         reliability=Shown(plot_reliability(e.y, {**raw, f'temperature {t:.2f}': e.probs}), 'How often the model is right, by how sure it says it is. Temperature 1 is as it was trained' + ('; the other was fitted on validation pictures.' if chose(e) else '.')),
-        predictions=Shown(plot_predictions(few, f'{len(few)} pictures drawn at random'), 'Blue frame and tick: right. Orange frame and cross: wrong, with the label in brackets. The number is the probability of what was said.', photo=True, wide=True),
+        predictions=Shown(plot_predictions(few, f'{counted(len(few), "picture")} drawn at random'), 'Blue frame and tick: right. Orange frame and cross: wrong, with the label in brackets. The number is the probability of what was said.', photo=True, wide=True),
         top_losses=Shown(plot_top_losses(e.preds, n), 'Where the model was most surely wrong, with the probability it gave to the label and to its own answer. Some of these labels can be doubted.', photo=True, wide=True))
 
 # %% ../nbs/45_report.ipynb #4fdcc3e1
@@ -187,12 +184,22 @@ def beside_published(
     return pd.DataFrame({'report: F1 (leaks)': PUBLISHED.f1, 'report: pictures': PUBLISHED.support, 'ours: F1': ours['F1'], 'ours: 95 % interval': ours['F1, 95 % interval'],
                          'ours: pictures': ours.support, 'difference': ours['F1'] - PUBLISHED.f1})
 
+# %% ../nbs/45_report.ipynb #fea265e2
+def how_split(
+    run:Run # Whose pictures they are
+)->str:
+    "How a run's pictures came into their parts, in words"
+    split, carved = (run.info.get(k) for k in ('split', 'carved'))
+    if split != 'own': return f'split by the rule “{split or "?"}”'
+    return 'in the parts that came with them' + (f'; {" and ".join(carved)} {"was" if len(carved) == 1 else "were"} drawn from those for training' if carved else '')
+
 # %% ../nbs/45_report.ipynb #d94bbb9b
 def what_compares(
     e:Evaluation # What was scored
 )->list[str]: # Paragraphs
     "Which of the course report's figures can be compared with ours, and why"
-    ours = {'tail': 'the last 20 % of the rows, as the course report did, but no copy of them was trained on', 'grouped': 'a part drawn at random, with all copies of a picture on one side'}.get(e.run.info.get('split'), 'a part that came with the data')
+    split = 'grouped' if 'test' in e.run.info.get('carved', ()) else e.run.info.get('split')
+    ours = {'tail': 'the last 20 % of the rows, as the course report did, but no copy of them was trained on', 'grouped': 'a part drawn at random, with all copies of a picture on one side'}.get(split, 'a part that came with the data')
     how = f'The epoch was chosen, and the temperature fitted, on validation pictures; the test pictures are {ours}.' if chose(e) else 'It was trained on all of its pictures: nothing was held back to choose the epoch by, or to test it.'
     return ['The course report\'s table (macro-F1 0.54, accuracy 0.55) is not comparable with ours: the random 80 % that it trained on hold about four in five of the pictures that it scored. Remembered pictures are easy, so its figure is higher than the same network\'s figure on new pictures would be.',
             'The best figure in its training log (macro-F1 0.498, accuracy about 0.51) does not leak in that way, and is the fairer one to compare with ours. Two things differ still: it was measured on augmented pictures, which are harder, and it is the best of 40 epochs on the very pictures it is quoted for, which flatters.',
@@ -219,7 +226,7 @@ def sections(
     beside = beside_published(e)
     return [
         section('trained', 'What was trained', table(what_was_trained(e), index=False, words=True), *here('history')),
-        section('data', 'On what', text(f'{counted(len(split), "picture")}, {"in the parts that came with them" if e.run.info.get("split") == "own" else "split by the rule “" + e.run.info.get("split", "?") + "”"}. {about_copies(split)}'), table(on_what(split), 'Pictures of each class')),
+        section('data', 'On what', text(f'{counted(len(split), "picture")}, {how_split(e.run)}. {about_copies(split)}'), table(on_what(split), 'Pictures of each class')),
         section('good', 'How good it is', text(f'Scored on {counted(len(e.preds), e.kind + " picture")}. The intervals say how far a figure may be off because the pictures are no more than these; they say nothing about pictures of another kind.'),
             table(score_table(e.scores).rename(columns=dict(low='95 % from', high='to')), 'Headline figures', 3), table(class_table(e), 'Each class'), *here('classes', 'confusion'),
             table(confused_pairs(e.cm, e.vocab), 'Most often confused', index=False)),

@@ -51,6 +51,7 @@ class Recipe:
         for f in fields(self):
             if f.type == 'int' and isinstance(v := getattr(self, f.name), float) and v.is_integer(): setattr(self, f.name, int(v)) # as JSON of other programs may have it
         _check_recipe(self)
+        self.growth = tuple((int(size), share) for size, share in self.growth)
 
     def size_at(self, epoch:int, epochs:int|None=None) -> int:
         "The side of the training pictures in an epoch, in pixels"
@@ -82,13 +83,13 @@ def _check_recipe(r:Recipe) -> None:
         if not isinstance(getattr(r, k), bool): raise HARError(f'{k} is {getattr(r, k)!r} and must be true or false')
     if r.resize not in (None, *RESIZE_RULES): raise HARError(f'resize is {r.resize!r} and must be one of {", ".join(RESIZE_RULES)}')
     if r.opt not in OPTIMISERS: raise HARError(f'opt is {r.opt!r} and must be one of {", ".join(OPTIMISERS)}')
-    bounds = dict(size=(16, 1024), epochs=(1, 10_000), freeze=(0, 10_000), bs=(2, 4096), lr=(1e-9, 10), wd=(0, 1), warmup=(0, 10_000), smoothing=(0, 0.99), ema=(0, 0.99999),
-                  num_ops=(0, 14), magnitude=(0, 30), flip=(0, 1), erase=(0, 1), seed=(0, 2**32 - 1))
-    if r.dropout is not None: bounds['dropout'] = (0, 0.99)
-    for k, (lo, hi) in bounds.items():
+    whole = dict(size=(16, 1024), epochs=(1, 10_000), freeze=(0, 10_000), bs=(2, 4096), warmup=(0, 10_000), num_ops=(0, 14), magnitude=(0, 30), seed=(0, 2**32 - 1))
+    real = dict(lr=(1e-9, 10), wd=(0, 1), smoothing=(0, 0.99), ema=(0, 0.99999), flip=(0, 1), erase=(0, 1), dropout=(0, 0.99))
+    for k, (lo, hi) in (whole | real).items():
         v = getattr(r, k)
+        if k == 'dropout' and v is None: continue
         if isinstance(v, bool) or not isinstance(v, (int, float)) or not lo <= v <= hi: raise HARError(f'{k} is {v!r} and must lie between {lo} and {hi}')
-        if isinstance(lo, int) and k not in ('wd', 'smoothing', 'flip', 'erase', 'dropout', 'ema') and int(v) != v: raise HARError(f'{k} is {v!r} and must be a whole number')
+        if k in whole and int(v) != v: raise HARError(f'{k} is {v!r} and must be a whole number')
     if len(r.crop_scale) != 2 or not 0 < r.crop_scale[0] <= r.crop_scale[1] <= 1: raise HARError(f'crop_scale is {r.crop_scale} and must be two shares between 0 and 1, the lesser first')
     if r.freeze and r.freeze >= r.epochs: raise HARError(f'freeze is {r.freeze} and must be less than the {r.epochs} epochs, so that the whole network learns as well')
     check_size(arch, r.size, r.resize_rule)

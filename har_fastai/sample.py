@@ -4,19 +4,19 @@
 
 # %% ../nbs/05_sample.ipynb #c33a5561
 from __future__ import annotations
-import csv, os
+import csv, os, shutil, tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
-from .files import HARError, progress, write_atomic
+from .files import HARError, cache_folder, progress, write_atomic
 from .figure import DARK, FAR, NEAR, WHITE, Brush, Figure, head_brush, paint_arm, paint_leg, paint_person, shade, unit
 from .scene import (BARS, HUB, Stage, paint_armchair, paint_backdrop, paint_bicycle, paint_bottle, paint_chair, paint_chair_front,
     paint_glass, paint_headphones, paint_laptop_back, paint_laptop_side, paint_mug, paint_note, paint_phone, paint_stool, paint_table)
 
 # %% auto #0
-__all__ = ['SCENES', 'Action', 'draw_action', 'draw_har']
+__all__ = ['SCENES', 'Action', 'draw_action', 'draw_har', 'cached_sample']
 
 # %% ../nbs/05_sample.ipynb #63a094b1
 def _calling(s:Stage):
@@ -298,3 +298,20 @@ def draw_har(
         with write_atomic(dest/name, 'w') as f:
             csv.writer(f, lineterminator='\n').writerows([head, *([f'Image_{i}.jpg', label][:len(head)] for i, label in enumerate(labels, 1))])
     return dest
+
+# %% ../nbs/05_sample.ipynb #10501a16
+def cached_sample(
+    name:str, # Of its folder in the cache
+    **kwargs # As for `draw_har`
+)->Path: # The folder
+    "A drawn data set from the cache, drawn when first needed, whole or not at all"
+    folder = cache_folder()/name
+    if not (folder/'Training_set.csv').is_file():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as tmp:
+            shutil.rmtree(folder, ignore_errors=True)
+            drawn = draw_har(Path(tmp)/'sample', **kwargs)
+            try: drawn.rename(folder)
+            except OSError:
+                if not (folder/'Training_set.csv').is_file(): raise # else another process was quicker
+    return folder

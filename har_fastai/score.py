@@ -8,14 +8,15 @@ import warnings
 from pathlib import Path
 import numpy as np, pandas as pd
 from .files import HARError, counted
-from .data import read_split, trained_on
+from .tables import read_har
+from .data import check_har, read_split, trained_on, usable
 from .metrics import accuracy, bootstrap_interval, confusion, ece, fit_temperature, in_top, macro_f1, mean_interval, nll, rescale, weighted_f1
 from .inference import Predictor, read_card, save_card
 from .runs import Run
 
 # %% auto #0
-__all__ = ['HEADLINES', 'predict_table', 'codes', 'score', 'score_table', 'say_score', 'calibrate', 'rows_to_score',
-           'evaluate_run', 'warn_seen', 'keep_predictions']
+__all__ = ['HEADLINES', 'predict_table', 'codes', 'score', 'score_table', 'say_score', 'calibrate', 'labelled_pictures',
+           'rows_to_score', 'score_seen', 'evaluate_run', 'warn_seen', 'keep_predictions']
 
 # %% ../nbs/29_score.ipynb #18965a27
 def predict_table(
@@ -90,6 +91,13 @@ def calibrate(
     save_card(folder, card)
     return preds.assign(**dict(zip(card.vocab, rescale(raw, card.temperature).astype(np.float32).T)))
 
+# %% ../nbs/29_score.ipynb #4edfd318
+def labelled_pictures(
+    path:str|Path # A folder or table, as for `read_har`
+)->pd.DataFrame: # As `check_har` gives it
+    "The pictures that can be scored; unlike for training, they may be of one class"
+    return usable(check_har(read_har(path, least=1)), least=1)
+
 # %% ../nbs/29_score.ipynb #442a80ba
 def rows_to_score(
     run:Run, # The run
@@ -109,6 +117,19 @@ def rows_to_score(
     else: raise HARError(f'unknown split {which!r}: choose one of test, valid, tail, all')
     return rows.assign(seen=trained_on(rows, split))
 
+# %% ../nbs/29_score.ipynb #91d53420
+def score_seen(
+    preds:pd.DataFrame, # As `predict_table` gives it, with `seen`: was the picture trained on?
+    vocab:list[str], # The classes
+    temperature:float=1. # By which the model divides its logits
+)->dict: # As `score` gives it; where pictures were trained on `trained_on`, how many, and `unseen`, the figures of the others
+    "Score predictions, with those on unseen pictures apart"
+    figures = score(preds, vocab, temperature)
+    if preds.seen.any():
+        figures['trained_on'] = int(preds.seen.sum())
+        if not preds.seen.all(): figures['unseen'] = score(preds[~preds.seen], vocab, temperature)
+    return figures
+
 # %% ../nbs/29_score.ipynb #61ccd46a
 def evaluate_run(
     run:Run|str|Path, # The run
@@ -120,11 +141,7 @@ def evaluate_run(
     run = run if isinstance(run, Run) else Run(run)
     predictor, rows = Predictor(run.path, device, half=False), rows_to_score(run, df, which)
     preds = predict_table(predictor, rows).assign(seen=rows.seen.to_numpy())
-    figures = score(preds, predictor.vocab, predictor.card.temperature)
-    if preds.seen.any():
-        figures['trained_on'] = int(preds.seen.sum())
-        if not preds.seen.all(): figures['unseen'] = score(preds[~preds.seen], predictor.vocab, predictor.card.temperature)
-    return figures, preds
+    return score_seen(preds, predictor.vocab, predictor.card.temperature), preds
 
 # %% ../nbs/29_score.ipynb #c0fd644e
 def warn_seen(

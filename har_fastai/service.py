@@ -12,12 +12,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-import numpy as np, torch
+import torch
 from . import __version__
 from .files import HARError, MAX_PIXELS, PictureError, counted, open_picture
 from .inference import Predictor
+from .answers import top_classes
 from .queueing import Batcher, Refused
 
 # %% ../nbs/65_service.ipynb #d5606192
@@ -32,24 +33,13 @@ class Limits:
     queue:int=256 # Pictures that wait for the network
     maps:int=8 # Heat-maps that wait to be drawn
 
-# %% ../nbs/65_service.ipynb #4e6b4aa1
-def _open(item:tuple, pixels:int):
-    "The picture of (file, name), or the `PictureError` that says why there's none"
-    try: return open_picture(item[0], pixels, item[1])
-    except PictureError as e: return e
-
 # %% ../nbs/65_service.ipynb #2c9286be
 def answerer(
     predictor:Predictor, # Answers
     pixels:int=MAX_PIXELS # Most pixels of a picture
 )->Callable[[list], list]: # From (open file, name) of each picture to its probabilities, or the `PictureError` that says why there are none
     "What the threads of a `Batcher` do for `/predict`"
-    def answer(items):
-        pictures = [_open(i, pixels) for i in items]
-        arrays = [predictor.array(p) for p in pictures if not isinstance(p, PictureError)]
-        probs = iter(predictor.logits(arrays).softmax(1).numpy() if arrays else ())
-        return [p if isinstance(p, PictureError) else next(probs) for p in pictures]
-    return answer
+    return lambda items: predictor.answer([partial(open_picture, file, pixels, name) for file, name in items], PictureError)
 
 # %% ../nbs/65_service.ipynb #b48929eb
 def drawer(
@@ -85,7 +75,7 @@ def as_answer(
 )->dict: # name, label, probability, top, problem
     "A picture's answer as JSON"
     if isinstance(probs, PictureError): return dict(name=name, label=None, probability=None, top=[], problem=str(probs))
-    best = [dict(label=vocab[i], probability=float(probs[i])) for i in probs.argsort()[::-1][:top]]
+    best = [dict(label=label, probability=p) for label, p in top_classes(probs, vocab, top)]
     return dict(name=name, **best[0], top=best, problem=None)
 
 # %% ../nbs/65_service.ipynb #22732a35

@@ -156,7 +156,9 @@ def _from_folders(folder:Path, found:list|None=None) -> pd.DataFrame|None:
     parts = {d: _PARTS[d.name.lower()] for d in _folders(folder) if d.name.lower() in _PARTS}
     rows = [(f, l, p) for d, p in parts.items() for f, l in _class_rows(d, folder)]
     beside = _class_rows(folder, folder)
-    if 'train' not in {p for *_, p in rows}: rows = [(f, l, '') for f, l in beside]
+    if 'train' not in {p for *_, p in rows}:
+        rows = [(f, l, '') for f, l in beside]
+        if rows and (full := [d.name for d in parts if visible_pictures(d)]): warnings.warn(f'{folder}: left out, as a part and no class is called so: {", ".join(full)}; if it is a class, give its folder another name')
     elif beside: warnings.warn(f'{folder}: what lies beside train, valid and test is left out: {", ".join(dict.fromkeys(l for _, l in beside))}')
     if not rows: return None
     df = pd.DataFrame(rows, columns=['filename', 'label', 'part'], index=[f for f, *_ in rows])
@@ -165,7 +167,7 @@ def _from_folders(folder:Path, found:list|None=None) -> pd.DataFrame|None:
 # %% ../nbs/01_tables.ipynb #1f42e72f
 def _nothing(folder:Path) -> HARError:
     "An error that says what was looked for in `folder`, and what is there"
-    tables = [f'{f.name} (columns: {", ".join(_columns(f)) or "unreadable"})' for f in sorted(folder.glob('*.csv'))]
+    tables = [f'{f.name} (columns: {", ".join(_columns(f)) or "unreadable"}{"; a run left it" if "predicted" in _columns(f) else ""})' for f in sorted(folder.glob('*.csv'))]
     loose = sum(is_picture(f) for f in folder.iterdir())
     found = tables + [f'{d.name}/' for d in _folders(folder)] + ([f'{counted(loose, "picture")} without labels (har_predict tells what is in them)'] if loose else [])
     return HARError(f'{folder} holds no table with the columns filename and label, no Training_set.csv, and no folders of pictures named '

@@ -12,7 +12,7 @@ from fastai.vision.all import (Callback, CancelEpochException, CancelFitExceptio
                                ProgressCallback, TrackerCallback, delegates, patch, set_seed, trainable_params)
 from .files import HARError, RunError, counted, first_sentence, watched, write_atomic
 from .models import create_model, find_arch, save_weights
-from .runs import RECIPES, Recipe, Run, machine
+from .runs import Recipe, Run, machine
 from .schedule import FineTune, WarmupCosine
 from .optim import Muon
 from .speed import Accuracy, GrowPictures, MacroF1, device_cbs, keep_on_device
@@ -48,6 +48,7 @@ class HARLearner(Learner):
         finally:
             self.fitting = False
             if hasattr(self, 'b_float16'): self.b_float16.after_fit() # an interrupt has passed it by
+            for cb in self.cbs: cb.run = True # as fastai does at the end of a fit, which an interrupt passes by as well
         if self.failure: raise RunError(self.failure)
     def _do_fit(self):
         for epoch in range(self.first_epoch, self.n_epoch):
@@ -314,6 +315,7 @@ def har_learner(
     "A learner of human actions by a recipe"
     recipe = recipe or Recipe()
     set_seed(recipe.seed)
+    if resume and run is None: raise HARError('resume needs the run to go on with: give run')
     going_on = resume and run.file('checkpoint/last.safetensors').is_file() # then weights need not be fetched to be overwritten
     model = set_dropout(create_model(recipe.arch, len(dls.vocab), recipe.pretrained and not going_on, weights), recipe.dropout)
     splitter = partial(half_and_head, head=find_arch(recipe.arch).head) if recipe.freeze else trainable_params

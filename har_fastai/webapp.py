@@ -109,7 +109,6 @@ def show_heat(
 
 # %% ../nbs/62_webapp.ipynb #caab2a85
 def show_answer(
-    models:Models, # Of the app
     model:str, # Which one
     asked:Asked, # The picture and the answers
     k:int, # How many classes
@@ -136,7 +135,7 @@ def show_picture(
     if len(chosen) == 1:
         left, middle, right = st.columns([1, 1.15, 1], gap='large')
         with left: st.html(shown)
-        with middle: show_answer(models, chosen[0], asked, k, False)
+        with middle: show_answer(chosen[0], asked, k, False)
         with right: show_heat(models, chosen[0], data, name, asked.answers[chosen[0]].top(k), key)
         return
     cells = [None, *chosen] # the picture, then the models, three in a row
@@ -144,7 +143,7 @@ def show_picture(
         for column, m in zip(st.columns(3, gap='large'), cells[i:i + 3]):
             with column:
                 if m is None: st.html(shown); continue
-                show_answer(models, m, asked, k, True)
+                show_answer(m, asked, k, True)
                 show_heat(models, m, data, name, asked.answers[m].top(k), f'{key}-{m}')
 
 # %% ../nbs/62_webapp.ipynb #a5b7195c

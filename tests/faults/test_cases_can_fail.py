@@ -38,7 +38,7 @@ BROKEN = { # what is broken -> (the fault whose case must notice, where, the nam
     'a split is not checked':          (22, H.data, '_scorable', lambda df: df),
     'batches do not shrink':           (25, H.loaders, '_fitting', lambda bs, n: bs),
     'a lonely class goes anywhere':    (27, H.data, '_keep_in_train', lambda labels, groups, part: part),
-    'weights are not checked':         (28, H.loaders, 'check_weights', lambda wgts, n: np.asarray(wgts)),
+    'weights are not checked':         (28, H.loaders, 'check_weights', lambda wgts, train: np.asarray(wgts)),
     'files are written where they are': (32, H.files, 'write_atomic', straight),
     'checksums are not compared':      (33, H.inference, 'sha256_file', lambda f: json.loads((Path(f).parent/'model.json').read_text())['sha256']),
     'weights are unpickled':           (35, H.models, 'read_weights', lambda f: torch.load(f, weights_only=False)),
