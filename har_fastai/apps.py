@@ -135,7 +135,7 @@ class Models:
         device='cpu', # Where the networks compute; None for the best there is
         queue:Queue|None=None # Who waits how long; a queue of its own where None
     ):
-        folders = [Path(r) for r in runs or [shipped()]]
+        folders = [Path(r).absolute() for r in runs or [shipped()]] # they're loaded later, wherever the process is then
         self.folders = dict(zip(names([Run(f) for f in folders]), folders))
         self.cards = {name: read_card(f) for name, f in self.folders.items()}
         self.device,self.queue,self._loaded,self._asked,self._heat = torch_device(device),queue or Queue(),{},Kept(64),Kept(128)

@@ -4,7 +4,7 @@
 
 # %% ../nbs/06_check.ipynb #f4655777
 from __future__ import annotations
-import re, warnings
+import os, re, warnings
 from dataclasses import dataclass
 from pathlib import Path
 import pandas as pd
@@ -127,6 +127,8 @@ def fix_table(
     "Write a table of what can be used beside the old one"
     good = c.good
     if good.label.nunique() < 2: raise HARError(f'{c.path} cannot be fixed: of {len(c.df):,} pictures {len(good):,} can be used, of {good.label.nunique()} classes, and training needs two')
+    inside = os.path.join(os.path.realpath(c.path), '')
+    if c.table is None and not all(os.path.realpath(p).startswith(inside) for p in good.path): raise HARError(f'{c.path} holds links to pictures elsewhere, which a table may not name: take out by hand what was found')
     if c.table is None: n, rows, to = len(c.df), good[[k for k in ('filename', 'label', 'part') if k in good]], _free(c.path, c.path.resolve().name)
     else:
         raw, bad = read_table(c.table), c.faults[~c.faults.kept]

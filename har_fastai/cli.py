@@ -21,12 +21,18 @@ def command(f):
         import warnings
         for kind in (FutureWarning, DeprecationWarning): warnings.filterwarnings('ignore', category=kind) # of libraries, for their developers
         warnings.showwarning = lambda message, *args, **kwargs: print(f'note: {message}', file=sys.stderr, flush=True)
+        for stream in (sys.stdout, sys.stderr): _any_letter(stream)
         try: f(argv)
         except HARError as e: sys.exit(_fail(f, e, e.code))
         except KeyboardInterrupt: sys.exit(_fail(f, 'interrupted', 130))
         except BrokenPipeError: sys.stderr.close()
         except OSError as e: sys.exit(_fail(f, f'{e.strerror or e}{": " + str(e.filename) if e.filename else ""}', 1))
     return run
+
+# %% ../nbs/70_cli.ipynb #93e41381
+def _any_letter(stream) -> None:
+    "Let a stream take names in any script; where output goes to a file, Windows gives it the letters of one region"
+    if hasattr(stream, 'reconfigure') and (stream.encoding or '').lower().replace('-', '') != 'utf8': stream.reconfigure(encoding=None if stream.isatty() else 'utf-8', errors='replace')
 
 # %% ../nbs/70_cli.ipynb #75f35f6e
 def _fail(f, message, code:int) -> int:
@@ -110,6 +116,7 @@ def _report(run:str, preds, split:str, faithful:int|None, device:str) -> str:
     from har_fastai.report import write_report
     try:
         with lock_folder(run): return str(write_report(run, preds, split, faithful, device))
+    except FileNotFoundError: raise # a file of the run is gone: that's no matter of writing
     except OSError as e: return f'none, since {run} cannot be written to ({e.strerror})'
 
 # %% ../nbs/70_cli.ipynb #6fb756c9
@@ -337,6 +344,6 @@ def har_serve(argv=None):
     from har_fastai.service import listen, make_service, serve
     with listen(a.host, a.port) as sock:
         app = make_service(a.run, a.device)
-        print(f'Listening on http://{a.host}:{sock.getsockname()[1]} (how to ask: /docs; to stop: Ctrl-C)', flush=True)
+        print(f'Listening on http://{f"[{a.host}]" if ":" in a.host else a.host}:{sock.getsockname()[1]} (how to ask: /docs; to stop: Ctrl-C)', flush=True)
         serve(app, sock, a.log)
     print('Stopped.', flush=True)

@@ -103,7 +103,7 @@ def largest_difference(
     for same in [*alike(arrays), *([i] for i in range(n))]: # together, and alone
         x = np.stack([arrays[i] for i in same])
         z, (b, q) = predictor.logits(x), answer(x)
-        worst = max(worst, np.abs(b - z.numpy()).max() / max(1, z.abs().max().item()), np.abs(q - z.softmax(1).numpy()).max())
+        worst = np.max([worst, np.abs(b - z.numpy()).max() / max(1, z.abs().max().item()), np.abs(q - z.softmax(1).numpy()).max()]) # NaN stays NaN
     return float(worst)
 
 # %% ../nbs/56_export.ipynb #3629fdf6
@@ -136,10 +136,11 @@ def export_onnx(
     file = _check_place(file); _check_onnx()
     predictor = Predictor(run, half=False)
     if sum(p.nbytes for p in predictor.model.state_dict().values()) > 1.9e9: raise HARError(f'the weights of {predictor.card.arch} are too large for an ONNX file, which holds two gigabytes at most: choose --format pt2')
+    graph = trace_answer(predictor)
     with _quiet():
         dims = {0: 'batch'} if predictor.card.resize == 'squash' else {0: 'batch', 2: 'height', 3: 'width'} # names for those who look into the file
-        program = torch.onnx.export(trace_answer(predictor), dynamo=True, dynamic_shapes=(dims,), input_names=['pictures'], output_names=['logits', 'probs'], external_data=False, verbose=False)
-        model = program.model_proto
+        try: model = torch.onnx.export(graph, dynamo=True, dynamic_shapes=(dims,), input_names=['pictures'], output_names=['logits', 'probs'], external_data=False, verbose=False).model_proto
+        except Exception as e: raise HARError(f'the architecture {predictor.card.arch} cannot be written as ONNX ({first_sentence(e)}): try --format pt2') from e # an operation that ONNX lacks
     for k, v in describe(predictor.card).items(): model.metadata_props.add(key=k, value=v)
     data = model.SerializeToString()
     session = OnnxPredictor(data)._whole

@@ -178,7 +178,8 @@ def cascade(
     first = maps(model)
     def row(name, i, now): return name, i, *(np.concatenate(v) for v in zip(*((rank_correlation(a, b), _flat(a) | _flat(b)) for a, b in zip(first, now))))
     rows = [('none', 0, np.ones(len(x)), row('', 0, first)[3])]
-    with torch.random.fork_rng(devices=[]):
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
         torch.manual_seed(seed)
         for i, (name, end) in enumerate(zip(names, ends), 1):
             for _, m in parts[done:end]: _randomise(m)

@@ -99,6 +99,11 @@ def _check_card(card:Card, folder:Path) -> None:
     ok = makes_sense(card) and isinstance(card.temperature, (int, float)) and card.temperature > 0 and isinstance(card.tta, bool)
     if not ok: raise HARError(f'{folder/"model.json"} is damaged: classes, size, normalisation or temperature make no sense')
 
+# %% ../nbs/27_inference.ipynb #fdf39982
+def _all_in_file(model:nn.Module) -> bool:
+    "Is all that a network computes with in its state dict? Some keep tables of indices outside"
+    return not any(m._non_persistent_buffers_set or any(isinstance(v, torch.Tensor) for v in vars(m).values()) for m in model.modules())
+
 # %% ../nbs/27_inference.ipynb #2d671fb8
 def load_bundle(
     folder:str|Path # A run, or any folder with model.safetensors and model.json
@@ -110,7 +115,8 @@ def load_bundle(
     if not file.is_file(): raise HARError(f'{file} is missing')
     if sha256_file(file) != card.sha256: raise HARError(f'{file} is not the file that model.json describes (its sha256 differs): it was cut short or replaced')
     with torch.device('meta'): model = create_model(card.arch, len(card.vocab)) # without the random weights, which the file's would replace
-    try: model.to_empty(device='cpu').load_state_dict(load_file(file))
+    model = model.to_empty(device='cpu') if _all_in_file(model) else create_model(card.arch, len(card.vocab))
+    try: model.load_state_dict(load_file(file))
     except (SafetensorError, RuntimeError) as e: raise HARError(f'{file} does not fit the architecture {card.arch}') from e
     return model.eval(), card
 

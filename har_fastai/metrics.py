@@ -62,6 +62,20 @@ def in_top(
     best = np.argsort(-probs, axis=1, kind='stable')[:, :k] # of equal probabilities the first counts, as in argmax
     return (best == y[:, None]).any(1)
 
+# %% ../nbs/26_metrics.ipynb #b0554409
+def _pieces(
+    n:int, # Number of classes
+    n_boot:int # Number of samples
+)->int:
+    "In how many pieces the samples' confusion matrices fit into some tens of megabytes"
+    return max(1, n_boot * n * n // 4_000_000)
+
+# %% ../nbs/26_metrics.ipynb #39c8cccc
+def _draw_matrices(cm:np.ndarray, n_boot:int, seed:int):
+    "Confusion matrices of samples, of shape (some samples, n, n)"
+    rng, total = np.random.default_rng(seed), int(cm.sum())
+    for some in np.array_split(np.arange(n_boot), _pieces(len(cm), n_boot)): yield rng.multinomial(total, cm.ravel() / max(total, 1), size=len(some)).reshape(-1, *cm.shape)
+
 # %% ../nbs/26_metrics.ipynb #5e010b86
 def bootstrap_interval(
     cm:np.ndarray, # A confusion matrix, of shape (n, n)
@@ -71,10 +85,9 @@ def bootstrap_interval(
     seed:int=0 # Of the draws; the same matrix and seed give the same interval
 )->tuple[float, float]: # The lower and the upper end
     "The percentile bootstrap interval of a figure (Efron, 1979, doi:10.1214/aos/1176344552)"
-    cells, total = cm.ravel(), int(cm.sum())
-    if not total: raise HARError('there are no pictures to score')
-    draws = np.random.default_rng(seed).multinomial(total, cells / total, size=n_boot).reshape(n_boot, *cm.shape)
-    return tuple(float(q) for q in np.quantile(stat(draws), [(1 - level) / 2, (1 + level) / 2]))
+    if not cm.sum(): raise HARError('there are no pictures to score')
+    values = np.concatenate([stat(some) for some in _draw_matrices(cm, n_boot, seed)])
+    return tuple(float(q) for q in np.quantile(values, [(1 - level) / 2, (1 + level) / 2]))
 
 # %% ../nbs/26_metrics.ipynb #2d071270
 def mean_interval(
@@ -137,10 +150,9 @@ def class_intervals(
     seed:int=0 # Of the draws
 )->pd.DataFrame: # A row a class: support, recall, recall_low, recall_high (Wilson), f1, f1_low, f1_high (bootstrap); 0–1
     "The accuracy (recall) and F1 of each class with 95 % intervals"
-    support, hits, total = cm.sum(1), np.diag(cm), int(cm.sum())
+    support, hits = cm.sum(1), np.diag(cm)
     low, high = wilson_interval(hits, support)
-    draws = np.random.default_rng(seed).multinomial(total, cm.ravel() / max(total, 1), size=n_boot).reshape(n_boot, *cm.shape)
-    f1_low, f1_high = np.quantile(class_f1(draws), [0.025, 0.975], axis=0)
+    f1_low, f1_high = np.quantile(np.concatenate([class_f1(some) for some in _draw_matrices(cm, n_boot, seed)]), [0.025, 0.975], axis=0)
     return pd.DataFrame(dict(support=support, recall=hits / np.where(support, support, np.nan), recall_low=low, recall_high=high,
                              f1=class_f1(cm), f1_low=f1_low, f1_high=f1_high), index=list(vocab))
 
@@ -230,8 +242,8 @@ def paired_bootstrap(
         cells, where = np.unique(codes, return_inverse=True)
         cm = np.zeros((len(w), n * n)); cm[:, cells] = w @ np.eye(len(cells))[where]
         return stat(cm.reshape(-1, n, n))
-    diff, point = (figure(kinds[1], w) - figure(kinds[0], w) for w in (weights, counts[None]))
-    low, high = np.quantile(diff, [0.025, 0.975])
+    point, *diff = (figure(kinds[1], w) - figure(kinds[0], w) for w in (counts[None], *np.array_split(weights, _pieces(n, n_boot))))
+    low, high = np.quantile(np.concatenate(diff), [0.025, 0.975])
     return float(point[0]), float(low), float(high)
 
 # %% ../nbs/26_metrics.ipynb #dc006d8c

@@ -105,8 +105,11 @@ def cache_limit() -> float:
 # %% ../nbs/08_pack.ipynb #5909f231
 def held_packs() -> list[tuple[Path, int]]:
     "The whole packs in the cache and their sizes in bytes, the one used longest ago first"
-    packs = [p for p in packs_folder().glob('[!.]*') if is_whole(p)]
-    return [(p, read_json(p/'pack.json')['bytes']) for p in sorted(packs, key=lambda p: (p/'pack.json').stat().st_mtime)]
+    held = []
+    for p in packs_folder().glob('[!.]*'):
+        with suppress(OSError, HARError): # another process may be deleting it
+            if is_whole(p): held.append(((p/'pack.json').stat().st_mtime, p, read_json(p/'pack.json')['bytes']))
+    return [(p, n) for _, p, n in sorted(held)]
 
 # %% ../nbs/08_pack.ipynb #b77ddc82
 def make_room(

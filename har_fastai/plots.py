@@ -52,14 +52,14 @@ def plot_confusion(
     title:str='Confusion matrix' # Above the figure
 ): # A matplotlib figure
     "The confusion matrix: shares of each true class as colour and per cent, pictures as numbers"
-    share, n = cm / np.maximum(cm.sum(1, keepdims=True), 1), len(vocab)
-    fig = new_figure(figsize=(2.4 + 0.54 * n, 1.8 + 0.5 * n), layout='constrained'); ax = fig.subplots()
+    share, n = cm / np.maximum(cm.sum(1, keepdims=True), 1), len(vocab); side = min(n, 60) # beyond, cells are too small for numbers
+    fig = new_figure(figsize=(2.4 + 0.54 * side, 1.8 + 0.5 * side), layout='constrained'); ax = fig.subplots()
     im = ax.imshow(share, cmap='Blues', vmin=0, vmax=1)
-    for i, j in zip(*np.nonzero(cm)):
+    for i, j in zip(*np.nonzero(cm)) if n == side else ():
         colour, told = 'white' if share[i, j] > 0.5 else 'black', i == j or share[i, j] >= 0.05
         ax.text(j, i - 0.12 * told, cm[i, j], ha='center', va='center', fontsize=9, color=colour)
         if told: ax.text(j, i + 0.28, f'{share[i, j]:.0%}', ha='center', va='center', fontsize=6.5, color=colour)
-    ax.set_xticks(range(n), vocab, rotation=60, ha='right', rotation_mode='anchor'); ax.set_yticks(range(n), vocab)
+    ax.set_xticks(range(n), vocab, rotation=60 if n == side else 90, ha='right', rotation_mode='anchor', fontsize=10 * side / n); ax.set_yticks(range(n), vocab, fontsize=10 * side / n)
     ax.set(xlabel='predicted', ylabel='true', title=title)
     fig.colorbar(im, ax=ax, label='share of the true class', shrink=0.8)
     return fig

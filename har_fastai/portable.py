@@ -58,7 +58,7 @@ class OnnxPredictor(BasePredictor):
         file:str|Path|bytes, # An .onnx file, or what would stand in it
         threads:int|None=None # At most; all cores where None
     ):
-        self.file,self._threads = file,threads or _cores()
+        self.file,self._threads = file if isinstance(file, bytes) else Path(file).absolute(),threads or _cores()
         self.name = 'the exported model' if isinstance(file, bytes) else str(file)
         self.card = check_description(self._whole.get_modelmeta().custom_metadata_map.get('card', ''), self.name)
         i, o = self._whole.get_inputs(), self._whole.get_outputs()
@@ -75,6 +75,10 @@ class OnnxPredictor(BasePredictor):
     )->np.ndarray: # Of shape (pictures, classes)
         "The network's outputs, divided by the temperature, averaged over mirror images where the card says so"
         return self._run(self._whole, 'logits', arrays)
+
+    def _pool(self, n):
+        if n > 1: self._alone # opened once, before the threads ask for it
+        return super()._pool(n)
 
     def _compute(self, arrays, alone): return self._run(self._alone if alone else self._whole, 'probs', arrays)
 

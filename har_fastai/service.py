@@ -229,7 +229,7 @@ def _add_pages(app, predictor:Predictor, predictions:Batcher) -> None:
     card, began = predictor.card, time.time()
     model = dict(arch=card.arch, size=card.size, resize=card.resize, classes=card.vocab, sha256=card.sha256, tta=card.tta)
     safe = {'Content-Security-Policy': "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"}
-    @app.get('/health', summary='Is the service well', description='Which model answers, and how many pictures are waiting.')
+    @app.api_route('/health', methods=['GET', 'HEAD'], summary='Is the service well', description='Which model answers, and how many pictures are waiting.')
     async def health(): return dict(status='ok', waiting=len(predictions.waiting), seconds=round(time.time() - began), version=__version__, model=model)
     @app.get('/docs', include_in_schema=False)
     async def docs(): return HTMLResponse(docs_page(app.openapi()), headers=safe)
@@ -280,7 +280,7 @@ def listen(
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=1024)
-    except OSError as e: raise HARError(f'port {port} of {host} cannot be used ({str(getattr(e, "strerror", e)).split(" (")[0].lower()}): choose another with --port or --host') from e
+    except (OSError, UnicodeError) as e: raise HARError(f'port {port} of {host} cannot be used ({str(getattr(e, "strerror", e)).split(" (")[0].lower()}): choose another with --port or --host') from e
 
 # %% ../nbs/65_service.ipynb #24152242
 def serve(
@@ -292,6 +292,8 @@ def serve(
     try: import uvicorn
     except ImportError as e: raise HARError('uvicorn is not installed: pip install "har_fastai[serve]"') from e
     server = uvicorn.Server(uvicorn.Config(app, log_level='info' if log else 'warning', access_log=log, lifespan='on', ws='none', server_header=False, timeout_graceful_shutdown=30))
-    if threading.current_thread() is threading.main_thread():
-        for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, lambda *_: None) # uvicorn passes the signal on when it has stopped, and all is well then
-    server.run(sockets=[sock])
+    stops = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = [signal.signal(s, lambda *_: None) for s in stops] # uvicorn passes the signal on when it has stopped, and all is well then
+    try: server.run(sockets=[sock])
+    finally:
+        for s, handler in zip(stops, before): signal.signal(s, handler)

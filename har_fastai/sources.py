@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
-from .files import HARError, PictureError, find_pictures, is_picture, natural_key, open_picture
+from .files import HARError, PictureError, find_pictures, first_sentence, is_picture, natural_key, open_picture
 
 # %% auto #0
 __all__ = ['MAX_ENTRY', 'MAX_ENTRIES', 'MAX_DIRECTORY', 'VIDEO_ENDINGS', 'MAX_LINE', 'shown', 'Source', 'is_video', 'expand',
@@ -132,7 +132,7 @@ def _from_lines(lines:io.BufferedIOBase) -> Iterator[Source]:
     while line := lines.readline(MAX_LINE):
         if not (path := os.fsdecode(line).rstrip('\r\n')).strip(): continue
         try: yield from find_sources([path])
-        except HARError as e: yield _refused(shown(path), str(e))
+        except (HARError, OSError, ValueError) as e: yield _refused(shown(path), first_sentence(e))
 
 # %% ../nbs/52_sources.ipynb #007dad92
 class Sources:

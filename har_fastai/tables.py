@@ -77,7 +77,7 @@ def _locate(df:pd.DataFrame, roots:list[Path], where, links:bool, found:list|Non
     df = _refuse(df, lost, where, f'there is no such file in {root}', 16, found, f'{where}: missing from {root}: {len(gone):,} of {len(df):,} files ({", ".join(gone[:20])}'
                                                                     f'{", …" if len(gone) > 20 else ""}); put them there, or delete their rows')
     if links: return df
-    inside = os.path.realpath(root) + os.sep
+    inside = os.path.join(os.path.realpath(root), '') # a root may be / or a drive
     return _refuse(df, [not os.path.realpath(p).startswith(inside) for p in df.path], where, f'the file is a link that leads out of {root}', 17, found)
 
 # %% ../nbs/01_tables.ipynb #a3fa91a1
@@ -121,11 +121,11 @@ def _from_csv(file:Path, found:list|None=None) -> pd.DataFrame:
 # %% ../nbs/01_tables.ipynb #ae57ba8e
 def read_names(
     file:str|os.PathLike # A CSV file with the column filename
-)->pd.DataFrame: # A row a picture, in the table's order: filename (relative) and path (absolute)
+)->pd.DataFrame: # The table's rows, each of them: filename (as it's spelt there) and path (absolute)
     "The pictures that a table names, whether or not it says what they show"
     file = Path(file)
-    df = _tidy(read_table(file, ['filename'])[['filename']], file)
-    return _once(_locate(df, _roots(file), file, links=False), file).reset_index(drop=True)
+    raw = read_table(file, ['filename'])[['filename']]
+    return _locate(_tidy(raw, file), _roots(file), file, links=False).assign(filename=raw.filename).reset_index(drop=True)
 
 # %% ../nbs/01_tables.ipynb #8caa41a6
 def _folders(folder:Path) -> list[Path]:
@@ -150,6 +150,16 @@ def _class_rows(folder:Path, root:Path) -> list[tuple[str, str]]:
     "(filename below `root`, label) of each picture in the class folders of `folder`"
     return [(f.relative_to(root).as_posix(), d.name) for d in _folders(folder) if d.name.lower() not in _PARTS for f in visible_pictures(d)]
 
+# %% ../nbs/01_tables.ipynb #7255705c
+def _named_in_text(rows:list[tuple], where, found:list|None) -> list[tuple]:
+    "The rows whose file names are text; file systems may hold others, which no table can name"
+    plain = lambda name: name.encode(errors='replace').decode()
+    odd = [(plain(f), plain(l)) for f, l, *_ in rows if plain(f) != f]
+    say = f'{where}: names that are no text in UTF-8: {", ".join(f for f, _ in odd[:5])}{", …" if len(odd) > 5 else ""}; rename these files'
+    if odd and found is None: raise HARError(say)
+    if odd: found += [dict(fault=20, where=f, filename=f, label=l, problem='its name is no text in UTF-8: rename it', kept=False, say=say) for f, l in odd]
+    return [r for r in rows if plain(r[0]) == r[0]]
+
 # %% ../nbs/01_tables.ipynb #16e08cd1
 def _from_folders(folder:Path, found:list|None=None) -> pd.DataFrame|None:
     "Pictures of class folders, with their parts where `train/` holds them; None where there are none"
@@ -161,8 +171,9 @@ def _from_folders(folder:Path, found:list|None=None) -> pd.DataFrame|None:
         if rows and (full := [d.name for d in parts if visible_pictures(d)]): warnings.warn(f'{folder}: left out, as a part and no class is called so: {", ".join(full)}; if it is a class, give its folder another name')
     elif beside: warnings.warn(f'{folder}: what lies beside train, valid and test is left out: {", ".join(dict.fromkeys(l for _, l in beside))}')
     if not rows: return None
+    rows = _named_in_text(rows, folder, found)
     df = pd.DataFrame(rows, columns=['filename', 'label', 'part'], index=[f for f, *_ in rows])
-    return _finish(df if df.part.iloc[0] else df.drop(columns='part'), [folder], folder, links=True, found=found)
+    return _finish(df if (df.part != '').any() else df.drop(columns='part'), [folder], folder, links=True, found=found)
 
 # %% ../nbs/01_tables.ipynb #1f42e72f
 def _nothing(folder:Path) -> HARError:

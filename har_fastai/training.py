@@ -75,8 +75,8 @@ def say_time(
     seconds:float # How long
 )->str:
     "A duration in words that suit it"
-    if seconds < 90: return f'{seconds:.0f} seconds'
-    if seconds < 5400: return f'{seconds / 60:.0f} minutes'
+    if seconds < 90: return counted(round(seconds), 'second')
+    if seconds < 5400: return counted(round(seconds / 60), 'minute')
     return f'{seconds / 3600:.1f} hours'
 
 # %% ../nbs/25_training.ipynb #3c6831dd

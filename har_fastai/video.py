@@ -37,7 +37,7 @@ def _open_clip(path:Path): # The container and its stream of pictures
     "Open a clip, or raise `PictureError` with the reason"
     av, why = _av(), f'{shown(path)} cannot be read as a video'
     if not path.is_file(): raise PictureError(f'{why}: {"it is a folder" if path.exists() else "there is no such file"}')
-    try: clip = av.open(os.fspath(path), options=dict(format_whitelist=CONTAINERS, protocol_whitelist='file'))
+    try: clip = av.open(os.path.abspath(path), options=dict(format_whitelist=CONTAINERS, protocol_whitelist='file'))
     except av.error.FFmpegError as e: raise PictureError(f'{why}: {"permission denied" if isinstance(e, PermissionError) else "it is no video, is cut short, or of a kind that is not read here"}') from e
     with clip:
         streams = [s for s in clip.streams.video if not s.disposition & av.stream.Disposition.attached_pic] # the cover of a song is no clip
@@ -216,14 +216,17 @@ def frame_at(
     t:float, # Seconds from its start
     side:int=256 # The longer side of the picture at most, in pixels
 )->Image.Image|None: # None where there's nothing to be had
-    "The first frame of a clip that isn't before `t`"
+    "The first frame of a clip that isn't before `t`, or else the last one"
+    frame = None
     with _open_clip(Path(path)) as (clip, s):
         try:
             clip.seek(int(t / s.time_base) + (s.start_time or 0), stream=s)
-            for f in clip.decode(s):
-                if f.time is not None and f.time - float((s.start_time or 0) * s.time_base) < t - 1e-3: continue
-                img = _upright(f); img.thumbnail((side, side)); return img
+            for frame in clip.decode(s):
+                if frame.time is None or frame.time - float((s.start_time or 0) * s.time_base) >= t - 1e-3: break
         except _av().error.FFmpegError: pass
+        if frame is None: return None
+        img = _upright(frame); img.thumbnail((side, side))
+        return img
 
 # %% ../nbs/54_video.ipynb #d53a9663
 def _style(i:int) -> dict:

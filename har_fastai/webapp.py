@@ -269,7 +269,7 @@ def check_port(
     if not 0 < port < 65536: raise HARError(f'--port is {port} and must lie between 1 and 65535')
     try:
         with socket.create_server((host, port), family=socket.AF_INET6 if ':' in host else socket.AF_INET): pass
-    except OSError as e: raise HARError(f'the app cannot listen on {host}, port {port} ({os.strerror(e.errno) if (e.errno or 0) > 0 else e.strerror or e}): choose another --port or --host') from None
+    except (OSError, UnicodeError) as e: raise HARError(f'the app cannot listen on {host}, port {port} ({os.strerror(e.errno) if (e.errno or 0) > 0 else e.strerror or e}): choose another --port or --host') from None
 
 # %% ../nbs/62_webapp.ipynb #dd90cec7
 def serve_app(
@@ -280,10 +280,10 @@ def serve_app(
 )->None:
     "Serve the browser app until it's interrupted"
     if importlib.util.find_spec('streamlit') is None: raise HARError('the browser app needs Streamlit: pip install "har_fastai[app]"')
-    runs = tuple(map(str, runs))
+    runs = (str(runs),) if isinstance(runs, (str, Path)) else tuple(map(str, runs))
     Models(runs, device); check_port(host, port) # what's wrong is said here, and not to those who use the app
     from streamlit.web.cli import main
     with tempfile.TemporaryDirectory(prefix='har_app_') as folder:
-        (script := Path(folder)/'har_app.py').write_text(LAUNCHER.format(runs=runs, device=device), encoding='utf-8')
-        print(f'The app is at http://{host}:{port} (end it with Ctrl+C)', flush=True)
+        (script := Path(folder)/'har_app.py').write_text(LAUNCHER.format(runs=runs, device=device and str(device)), encoding='utf-8')
+        print(f'The app is at http://{f"[{host}]" if ":" in host else host}:{port} (end it with Ctrl+C)', flush=True)
         main(['run', str(script), *(f'--{k}={str(v).lower() if isinstance(v, bool) else v}' for k, v in {**OPTIONS, 'server.address': host, 'server.port': port}.items())], standalone_mode=False)
