@@ -20,13 +20,19 @@ BLUE, ORANGE = '#0072B2', '#D55E00' # colours that colour-blind people can tell 
 def new_figure(
     **kwargs # As matplotlib's `Figure` takes them
 ):  # A matplotlib `Figure`
-    "A figure that `pyplot` does not hold on to, and that Jupyter shows"
+    "A figure that `pyplot` does not hold on to, that Jupyter shows, and whose texts stand as they're written"
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
     shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
     if shell and not any(Figure in f.type_printers for k, f in shell.display_formatter.formatters.items() if k.startswith('image/')):
         from IPython.core.pylabtools import select_figure_formats
         select_figure_formats(shell, {'png'})
-    return Figure(**kwargs)
+    fig = Figure(**kwargs); draw = fig.draw
+    def as_written(renderer):
+        for text in fig.findobj(Text): text.set_parse_math(False) # names of classes and files may hold dollars, between which matplotlib sees mathematics
+        draw(renderer)
+    fig.draw = as_written
+    return fig
 
 # %% ../nbs/28_plots.ipynb #0965f130
 def plot_history(

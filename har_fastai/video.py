@@ -14,6 +14,7 @@ import numpy as np, pandas as pd
 from PIL import Image
 from .answers import open_out
 from .files import MAX_PIXELS, HARError, PictureError, progress
+from .plots import new_figure
 from .sources import shown
 
 # %% auto #0
@@ -248,10 +249,9 @@ def plot_timeline(
     pictures:int=6 # Small pictures from the middles of the longest actions, at most
 ): # A matplotlib figure
     "Probabilities over time, and the actions that they tell of"
-    from matplotlib.figure import Figure
     seg, t = timeline.segments, timeline
     shown_seg = seg.assign(d=seg.end - seg.start).nlargest(pictures, 'd').sort_index()
-    names, fig = list(dict.fromkeys(seg.label)), Figure(figsize=(9, 5.4), layout='constrained')
+    names, fig = list(dict.fromkeys(seg.label)), new_figure(figsize=(9, 5.4), layout='constrained')
     grid = fig.add_gridspec(3, 1, height_ratios=[1.1, 2.4, .35]); top = grid[0].subgridspec(1, max(1, len(shown_seg)))
     for i, r in enumerate(shown_seg.itertuples()):
         ax, img = fig.add_subplot(top[i]), frame_at(t.path, (r.start + r.end) / 2)
