@@ -3,7 +3,7 @@
 # make readme  render README.md, MODEL_CARD.md and benchmarks/RESULTS.md from what they're made of
 PYTHON ?= python3
 THREADS = OMP_NUM_THREADS=1
-SOURCES = setup.py settings.ini $(wildcard har_fastai/*.py)
+SOURCES = setup.py settings.ini $(wildcard har_fastai/*.py har_fastai/shipped/*)
 
 .PHONY: demo test readme docs notebooks dist clean
 
@@ -27,7 +27,7 @@ notebooks: .venv-dev/installed
 dist:
 	rm -rf dist build
 	$(PYTHON) -m venv .venv-dist
-	.venv-dist/bin/python -m pip install --quiet build twine
+	.venv-dist/bin/python -m pip install --quiet build==1.6.1 twine==7.0.0
 	.venv-dist/bin/python -m build
 	.venv-dist/bin/python -m twine check --strict dist/*
 	rm -rf build .venv-dist
@@ -36,7 +36,9 @@ dist:
 .venv/installed: $(SOURCES)
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --upgrade pip
+	rm -rf build
 	.venv/bin/python -m pip install --quiet .
+	rm -rf build
 	touch $@
 
 .venv-dev/installed: setup.py settings.ini

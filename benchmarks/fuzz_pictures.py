@@ -69,15 +69,24 @@ def mutated(pool:list[bytes], i:int) -> bytes:
 def attempt(data:bytes) -> str:
     "'picture', 'refused', or what went against the rules"
     try: img = open_picture(data)
-    except PictureError as e: return 'refused' if len(str(e).splitlines()) == 1 else f'a message of several lines: {e}'
+    except PictureError as e:
+        if isinstance(e.__cause__, MemoryError): return 'it took all of its memory'
+        return 'refused' if len(str(e).splitlines()) == 1 else f'a message of several lines: {e}'
     except BaseException: return traceback.format_exc(limit=-3)
     if img.mode != 'RGB' or img.width * img.height > MAX_PIXELS: return f'a picture of mode {img.mode} and size {img.size}'
     return 'picture'
 
 
+def held() -> int:
+    "Bytes of address space that this process has; 0 where the system doesn't say"
+    try: return int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
+    except OSError: return 0
+
+
 def work(pool, todo, at, out, memory=MEMORY, seconds=SECONDS):
     "Try the inputs of a range, and say for each what came of it"
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory)); resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    cap = held() + memory  # beside what the process had before, which is much where it was forked from a large one
+    resource.setrlimit(resource.RLIMIT_AS, (cap, cap)); resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what C libraries say
     warnings.simplefilter('ignore'); faulthandler.disable()
     for i in todo:

@@ -7,6 +7,7 @@ come from drawing the scored pictures anew (for all seeds and both sides at once
 an interruption. Prints one JSON line. Without --data the drawn sample is used.
 """
 import argparse
+import hashlib
 import json
 from pathlib import Path
 
@@ -65,10 +66,11 @@ if __name__ == '__main__':
     a = p.parse_args()
     df = usable(check_har(read_har(a.data or embedded_sample()))).reset_index(drop=True)
     if a.quick: df, a.epochs, a.seeds = df.iloc[::max(1, len(df) // 600)].reset_index(drop=True), 4, 1
+    mark = hashlib.sha256(f'{a.size} {a.epochs} {"".join(df.sha256)}'.encode()).hexdigest()[:16] # no other data or settings have it
     sides = dict(random=[], honest=[])
     for seed in range(a.seeds):
         for side, done in sides.items():
-            file = Path(a.keep or '.')/f'{side}-{seed}.csv'
+            file = Path(a.keep or '.')/f'{side}-{mark}-{seed}.csv'
             if a.keep and file.exists(): done.append(pd.read_csv(file)); continue
             done.append(scored(df, side, find_recipe('demo', size=a.size, epochs=a.epochs, seed=seed)))
             if a.keep: file.parent.mkdir(parents=True, exist_ok=True); done[-1].to_csv(file, index=False)

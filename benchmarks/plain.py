@@ -32,23 +32,23 @@ def report_cnn(n_out):
 
 class PlainLoop:
     "The report's loop; `epoch` trains on all rows of a table once and validates"
-    def __init__(self, df, size, bs):
-        self.train, self.valid, self.bs = Pictures(df, size), Pictures(df, size, 'valid'), bs
-        self.model, self.loss_func = report_cnn(15), nn.CrossEntropyLoss(label_smoothing=0.1)
+    def __init__(self, df, size, bs, device='cpu'):
+        self.train, self.valid, self.bs, self.device = Pictures(df, size), Pictures(df, size, 'valid'), bs, device
+        self.model, self.loss_func = report_cnn(15).to(device), nn.CrossEntropyLoss(label_smoothing=0.1)
         self.opt = torch.optim.AdamW(self.model.parameters(), lr=3e-4, weight_decay=1e-4)
 
     def steps(self):
         "Train for an epoch; yields after each step"
         self.model.train()
         for x, y in DataLoader(self.train, self.bs, sampler=WeightedRandomSampler(self.train.weights, len(self.train)), drop_last=True):
-            loss = self.loss_func(self.model(x), y)
+            loss = self.loss_func(self.model(x.to(self.device)), y.to(self.device))
             self.opt.zero_grad(); loss.backward(); self.opt.step()
             loss.item() # the report keeps a running loss
             yield
 
     def validate(self):
         self.model.eval()
-        with torch.no_grad(): return [self.model(x).argmax(1) for x, _ in DataLoader(self.valid, self.bs)]
+        with torch.no_grad(): return [self.model(x.to(self.device)).argmax(1) for x, _ in DataLoader(self.valid, self.bs)]
 
     def epoch(self):
         for _ in self.steps(): pass

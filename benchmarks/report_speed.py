@@ -1,11 +1,12 @@
 """What do an evaluation and its report cost beside the network's own work? Seconds of all, over seconds of the forward passes alone.
 
-One side runs the network over the pictures, already decoded and normalised in memory, in batches, on as many threads; the other reads the pictures
+One side runs the network over the pictures, already decoded and normalised in memory, in the same threads and as many at a time; the other reads the pictures
 from their files, predicts, scores, fits nothing, and writes report.html with all figures and heat-maps, but for the test of the heat-maps
 (`faithful=0`). The network is the baseline at 256 px with the report's recipe, untrained: the time does not depend on the weights. Prints one
 JSON line with the ratio. Without --data the drawn sample is used.
 """
 import argparse
+import itertools
 import json
 import tempfile
 import time
@@ -20,6 +21,7 @@ from har_fastai.data import check_har, usable, write_split
 from har_fastai.files import IMAGENET_MEAN, IMAGENET_STD
 from har_fastai.inference import Card, Predictor, save_bundle
 from har_fastai.models import create_model
+from har_fastai.predictor import AHEAD, work_ahead
 from har_fastai.report import write_report
 from har_fastai.runs import Run, begin_run, find_recipe, machine
 from har_fastai.score import evaluate_run
@@ -37,11 +39,11 @@ def untrained_run(folder, df, size):
     return run
 
 
-@torch.inference_mode()
-def forward_seconds(predictor, x, n):
-    "Seconds to run the network over `n` pictures, a batch at a time"
-    start = time.perf_counter()
-    for i in range(0, n, len(x)): predictor.model(x[:n - i])
+def forward_seconds(predictor, arrays, n):
+    "Seconds to run the network over `n` prepared pictures in as many threads as the predictor has, each as it computes them"
+    start, threads = time.perf_counter(), torch.get_num_threads()
+    with predictor._pool(threads) as pool:
+        for _ in work_ahead(lambda some: [*predictor._compute(some, True)], itertools.islice(itertools.cycle(arrays), n), 1, pool, AHEAD * threads): pass
     return time.perf_counter() - start
 
 
@@ -58,9 +60,9 @@ if __name__ == '__main__':
     with tempfile.TemporaryDirectory() as tmp:
         for i in range(a.rounds):
             run = untrained_run(Path(tmp)/str(i), df, a.size); predictor = Predictor(run.path, half=False)
-            x = torch.from_numpy(np.stack([predictor.array(f) for f in df.path[:32]])).to(memory_format=torch.channels_last)
-            forward_seconds(predictor, x, 64) # warm
-            alone = forward_seconds(predictor, x, len(df))
+            arrays = [predictor.array(f) for f in df.path[:32]]
+            forward_seconds(predictor, arrays, 64) # warm
+            alone = forward_seconds(predictor, arrays, len(df))
             start = time.perf_counter(); _, preds = evaluate_run(run, df, 'test'); evaluated = time.perf_counter() - start
             write_report(run, preds, faithful=0)
             ratios.append((time.perf_counter() - start) / alone); shares.append(evaluated / alone)

@@ -55,7 +55,7 @@ if __name__ == '__main__':
     df = prepare(a.data, 'grouped', 42)
     if a.quick: a.goal, a.epochs, a.steps, df = 0, 1, 2, df.iloc[:1000].reset_index(drop=True)
     recipe = find_recipe(a.recipe, epochs=a.epochs, seed=a.seed)
-    loop = PlainLoop(df, 256, 32)
+    loop = PlainLoop(df, 256, 32, a.device)
     rates = [plain_rate(loop, a.steps)]
     start = time.perf_counter()
     learn, until = har_learner(recipe_dls(df, recipe, torch.device(a.device)), recipe), Until(a.goal, a.on)

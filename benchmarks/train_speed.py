@@ -47,7 +47,7 @@ if __name__ == '__main__':
     few = [df[df.part == part].groupby('label').head(max(1, n // 15)) for part, n in (('train', a.rows), ('valid', a.rows // 8))]
     df = df.loc[[i for d in few for i in d.index]].reset_index(drop=True)
     n = int((df.part == 'train').sum()) // a.bs * a.bs
-    sides = dict(packed=library(df, a, True), datablock=library(df, a, False), plain=PlainLoop(df, a.size, a.bs).epoch)
+    sides = dict(packed=library(df, a, True), datablock=library(df, a, False), plain=PlainLoop(df, a.size, a.bs, a.device).epoch)
     for f in sides.values(): f() # warms up
     times = [{k: seconds(f) for k, f in sides.items()} for _ in range(a.rounds)]
     ratio = {k: sorted(t[k] / t['packed'] for t in times) for k in ('plain', 'datablock')}

@@ -4,6 +4,7 @@
 
 # %% ../nbs/10_augment.ipynb #ec5409a4
 from __future__ import annotations
+from functools import partial
 import torchvision.transforms as T
 from fastai.vision.all import DisplayedTransform, PILImage, TensorImage, ToTensor, IntToFloatTensor, Normalize
 from torchvision.transforms import InterpolationMode
@@ -50,7 +51,7 @@ class ResizeTransform(PictureTransform):
         resize:str='squash', # One of `RESIZE_RULES` of `files`
         order:int=1 # Its place in the pipeline
     ):
-        super().__init__(lambda img: resized(img, size, resize), order, split_idx=1)
+        super().__init__(partial(resized, size=size, resize=resize), order, split_idx=1) # no lambda, which could not be sent to a worker
 
 # %% ../nbs/10_augment.ipynb #acb66834
 class RandAugmentTransform(PictureTransform):

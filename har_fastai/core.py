@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 import pandas as pd, torch
 from fastcore.foundation import L
-from .files import HARError, RunError, cache_folder, lock_folder, sha256_file, write_atomic, write_json
+from .files import HARError, RunError, lock_folder, sha256_file, write_atomic, write_json
 from .tables import read_har
 from .data import check_har, read_split, split_har, usable, write_split
 from .sample import cached_sample
@@ -34,9 +34,7 @@ def embedded_sample(
     size:int=96 # Side of the drawings, in pixels
 )->Path: # The folder of the data set
     "The drawn data set, from the cache where it's already there"
-    name = f'sample-{n}-{size}'
-    if not (cache_folder()/name/'Training_set.csv').is_file(): print(f'Drawing {n:,} pictures of people into {cache_folder()/name}', flush=True)
-    return cached_sample(name, n=n, size=size)
+    return cached_sample(f'sample-{n}-{size}', f'Drawing {n:,} pictures of people', n=n, size=size)
 
 # %% ../nbs/50_core.ipynb #8bef736f
 def prepare(

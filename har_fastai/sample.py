@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
+from . import __version__
 from .files import HARError, cache_folder, progress, write_atomic
 from .figure import DARK, FAR, NEAR, WHITE, Brush, Figure, head_brush, paint_arm, paint_leg, paint_person, shade, unit
 from .scene import (BARS, HUB, Stage, paint_armchair, paint_backdrop, paint_bicycle, paint_bottle, paint_chair, paint_chair_front,
@@ -301,17 +302,19 @@ def draw_har(
 
 # %% ../nbs/05_sample.ipynb #10501a16
 def cached_sample(
-    name:str, # Of its folder in the cache
+    name:str, # Of its folder in the cache, before the version of the library, as another one may draw otherwise
+    say:str='', # What to print before it's drawn
     **kwargs # As for `draw_har`
 )->Path: # The folder
     "A drawn data set from the cache, drawn when first needed, whole or not at all"
-    folder = cache_folder()/name
-    if not (folder/'Training_set.csv').is_file():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as tmp:
-            shutil.rmtree(folder, ignore_errors=True)
-            drawn = draw_har(Path(tmp)/'sample', **kwargs)
-            try: drawn.rename(folder)
-            except OSError:
-                if not (folder/'Training_set.csv').is_file(): raise # else another process was quicker
+    folder = cache_folder()/f'{name}-{__version__}'
+    whole = lambda: (folder/'Training_set.csv').is_file()
+    if whole(): return folder
+    if say: print(f'{say} into {folder}', flush=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as tmp:
+        drawn = draw_har(Path(tmp)/'sample', **kwargs)
+        try: drawn.rename(folder)
+        except OSError: # it's there: from another process that was quicker, or broken off
+            if not whole(): shutil.rmtree(folder); drawn.rename(folder)
     return folder

@@ -25,7 +25,7 @@ def scripts() -> dict:
 def start(name, *args, **kwargs) -> subprocess.Popen:
     "Start a command as its console script does, with one computing thread, and with pipes in place of a terminal"
     module, func = scripts()[name]
-    code = f'import sys; sys.argv[0] = {name!r}; from {module} import {func}; sys.exit({func}())'
+    code = f'import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.argv[0] = {name!r}; from {module} import {func}; sys.exit({func}())'
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'Agg', 'PYTHONUTF8': '1', **kwargs.pop('env', {})}
     return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, **kwargs)
 

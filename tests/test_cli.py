@@ -1,5 +1,5 @@
 "The commands: instant help, one story from training to prediction, output that can be piped"
-import csv, json, resource, statistics, subprocess, sys, time
+import csv, json, resource, shutil, statistics, subprocess, sys, time
 from importlib import import_module
 
 import pytest
@@ -62,7 +62,8 @@ def test_training_says_nothing_of_programming(trained):
 
 
 def test_evaluation_repeats_the_figures_exactly(trained, tmp_path):
-    done = run('har_evaluate', trained.run, '--data', trained.data, '--json', tmp_path/'figures.json', '--csv', tmp_path/'preds.csv')
+    home = shutil.copytree(trained.run, tmp_path/'run') # the report of the training stays what it is
+    done = run('har_evaluate', home, '--data', trained.data, '--json', tmp_path/'figures.json', '--csv', tmp_path/'preds.csv')
     assert done.returncode == 0, done.stderr
     got, kept = json.loads((tmp_path/'figures.json').read_text()), json.loads((trained.run/'metrics.json').read_text())
     assert {k: got[k] for k in ('n', 'macro_f1', 'accuracy')} == {k: kept['test'][k] for k in ('n', 'macro_f1', 'accuracy')}

@@ -48,6 +48,16 @@ def differing(a, b, pattern):
 def test_there_are_notebooks(): assert len(NOTEBOOKS) >= 13
 
 
+@pytest.mark.parametrize('page', ['README.md', 'MODEL_CARD.md'])
+def test_pictures_of_a_rendered_page_are_there(page):
+    "And in the repository, where this is one: what's ignored or was forgotten is no use to readers"
+    shown = re.findall(r'!\[.*?\]\((?!https?:)(.+?)\)', (ROOT/page).read_text(encoding='utf-8'))
+    assert shown and [s for s in shown if not (ROOT/s).is_file()] == []
+    if (ROOT/'.git').exists():
+        ignored = subprocess.run(['git', 'check-ignore', *shown], cwd=ROOT, capture_output=True, text=True).stdout
+        assert ignored == ''
+
+
 def test_notebooks_are_clean(copy):
     dirty = copy/'nbs'/'00_files.ipynb' # shows that the cleaning takes place
     dirty.write_text(re.sub('"execution_count": null', '"execution_count": 7', dirty.read_text(encoding='utf-8'), count=1), encoding='utf-8')

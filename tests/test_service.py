@@ -115,8 +115,11 @@ def test_a_full_queue_and_a_slow_network(trained, pictures, monkeypatch):
         return lambda items: (gate.wait(), answer(items))[1]
     monkeypatch.setattr(s, 'answerer', held)
     with TestClient(make_service(trained.run, limits=Limits(queue=3, seconds=1.5), threads=1)) as c, ThreadPoolExecutor(4) as pool:
-        waiting = [pool.submit(c.post, '/predict', files=form(pictures[:2])) for _ in range(2)] # one picture is being answered, three wait
-        while c.get('/health').json()['waiting'] < 3: time.sleep(.01)
+        def until(n):
+            end = time.monotonic() + 30
+            while c.get('/health').json()['waiting'] < n: assert time.monotonic() < end; time.sleep(.01)
+        waiting = [pool.submit(c.post, '/predict', files=form(pictures[:2]))]; until(1) # one picture is being answered
+        waiting.append(pool.submit(c.post, '/predict', files=form(pictures[:2]))); until(3) # and three wait
         r = c.post('/predict', files=form(pictures[:1]))
         assert r.status_code == 429 and 'waiting already' in r.json()['detail'] and r.headers['retry-after']
         for w in waiting: r = w.result(); assert r.status_code == 503 and 'within 1.5 seconds' in r.json()['detail']
