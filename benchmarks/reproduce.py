@@ -3,7 +3,7 @@
 Each seed has a run of its own in --out; a finished one is not trained again and an interrupted one goes on from its checkpoint, so the script may be
 stopped and started at will, on another machine too if the folder is taken along. Seeds change weights, sampling and augmentation, and which rows are valid; the test rows are
 always the same. The interval of the mean is a bootstrap over the test pictures, with all seeds scored on the same draws; the spread over seeds stands beside it.
-Prints one JSON line, which holds each seed's learning curve, its answer to every test picture, and the confusion matrix of all seeds together as well. Seeds of the same recipe that an earlier line
+Prints one JSON line, which holds each seed's learning curve, its answer to every test picture, whether the right one was among its first three, and the confusion matrix of all seeds together as well. Seeds of the same recipe that an earlier line
 holds may be taken from there (--earlier results.jsonl), so that they need not be trained again where their runs are gone. Needs --data, real pictures.
 
 The recipes: `report` (R1; --changes size=128 for two cores), `best` (R2 and R4, the same network), any other with --changes, as in explore.py.
@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 from har_fastai.core import train_baseline
+from har_fastai.data import read_split
 from har_fastai.inference import read_card
-from har_fastai.metrics import confusion, macro_f1
+from har_fastai.metrics import confusion, in_top, macro_f1
 from har_fastai.runs import Run, find_recipe
 from har_fastai.score import codes
 
@@ -53,6 +54,11 @@ def unpacked(text):
     return np.frombuffer(base64.b64decode(text), np.uint8).astype(int)
 
 
+def test_table(run):
+    "A run's answers to the test pictures, in the order of their file names"
+    return run.predictions.query('part == "test"').sort_values('filename')
+
+
 def settings(recipe):
     "All that a recipe says, but for the seed, as JSON reads it back"
     return json.loads(json.dumps({k: v for k, v in asdict(recipe).items() if k != 'seed'}))
@@ -60,11 +66,12 @@ def settings(recipe):
 
 def row(run, answers):
     "What one run reached, its learning curve and its answers to the test pictures in the order of their file names"
-    m, h = run.metrics, run.history
-    f = m['test']['macro_f1']
+    m, h, card, table = run.metrics, run.history, read_card(run.path), test_table(run)
+    f, near = m['test']['macro_f1'], in_top(codes(table, card.vocab)[0], table[card.vocab].to_numpy(), 3)
     return dict(seed=run.recipe.seed, macro_f1=round(f['value'], 6), low=round(f['low'], 4), high=round(f['high'], 4), accuracy=round(m['test']['accuracy']['value'], 6), valid=round(m['valid']['macro_f1']['value'], 4),
                 best_epoch=m['best_epoch'] + 1, minutes=round(h.seconds.sum() / 60, 1), threads=run.info['machine']['threads'], gpu=run.info['machine']['gpu'],
-                curve=[[round(float(v), 4) for v in h[k]] for k in ('train_macro_f1', 'valid_macro_f1')], answers=packed(answers))
+                trained=int((read_split(run.file('split.csv')).part == 'train').sum()), temperature=card.temperature, calibration={k: round(float(m['test']['calibration'][k]), 6) for k in ('ece', 'ece_before', 'nll', 'nll_before')},
+                curve=[[round(float(v), 4) for v in h[k]] for k in ('train_macro_f1', 'valid_macro_f1')], answers=packed(answers), top3=packed(np.packbits(near)))
 
 
 def earlier_rows(file, line, seeds):
@@ -88,7 +95,7 @@ if __name__ == '__main__':
     changes = {k: value(v) for k, v in (c.split('=', 1) for c in a.changes)}
     runs = [trained(a.data, a.recipe, s, a.out, a.device, changes) for s in a.seeds]
     vocab = read_card(runs[0].path).vocab
-    truth, answers = zip(*(codes(r.predictions.query('part == "test"').sort_values('filename'), vocab) for r in runs))
+    truth, answers = zip(*(codes(test_table(r), vocab) for r in runs))
     line = dict(what='reproduced', name=a.name, recipe=a.recipe, changes=changes, settings=settings(runs[0].recipe), pictures='own', split='tail', n=len(truth[0]), vocab=vocab, truth=packed(truth[0]))
     rows = sorted([*map(row, runs, answers), *earlier_rows(a.earlier, line, a.seeds)], key=lambda r: r['seed'])
     f1, pairs = [r['macro_f1'] for r in rows], [(truth[0], unpacked(r['answers'])) for r in rows]

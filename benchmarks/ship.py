@@ -5,7 +5,7 @@ protocol done honestly (reproduce.py makes them), each scored on the same last 2
 over the sisters, its interval a bootstrap over the test pictures with all sisters scored on the same draws. The temperature is their geometric
 mean. The shipped model saw a quarter more pictures than they, so it's more likely better than worse. Weights are rounded to 16 bits.
 
-What the sisters can do is kept in a file (sisters.json beside this script): the model itself may be trained on another machine, where --sisters is left out.
+The sisters' runs need not be at hand: their answers are read from the line that reproduce.py printed.
 Training goes on from its checkpoint where it was cut short. Prints one JSON line. Needs --data, real pictures.
 """
 import argparse
@@ -14,15 +14,13 @@ from pathlib import Path
 
 import numpy as np
 from har_fastai.core import train_baseline
-from har_fastai.data import read_split
-from har_fastai.files import HARError, read_json, write_json
-from har_fastai.inference import Predictor, load_bundle, read_card, save_bundle
-from har_fastai.metrics import accuracy, class_f1, classification_table, confused_pairs, confusion, in_top, macro_f1, weighted_f1
+from har_fastai.files import HARError
+from har_fastai.inference import Predictor, load_bundle, save_bundle
+from har_fastai.metrics import accuracy, class_f1, classification_table, confused_pairs, confusion, macro_f1, weighted_f1
 from har_fastai.runs import Run, find_recipe
-from har_fastai.score import codes
 from har_fastai.tables import read_har
 
-from reproduce import settings
+from reproduce import settings, unpacked
 
 
 def trained(data, recipe, out, device):
@@ -32,11 +30,11 @@ def trained(data, recipe, out, device):
     return train_baseline(data, None if run.exists else recipe, split='whole', out=out, resume=run.exists, device=device).run
 
 
-def answers(sisters, vocab):
-    "The test pictures' classes, of shape (pictures,), and each sister's answers and probabilities"
-    tables = [s.predictions.query('part == "test"').sort_values('filename').reset_index(drop=True) for s in sisters]
-    if any(not t[['filename', 'label']].equals(tables[0][['filename', 'label']]) for t in tables): raise HARError('the sisters were not scored on the same pictures')
-    return codes(tables[0], vocab)[0], [codes(t, vocab)[1] for t in tables], [t[vocab].to_numpy() for t in tables]
+def sisters(file, recipe):
+    "The last line of `reproduce.py` about this recipe"
+    with open(file, encoding='utf-8') as f: lines = [e for e in map(json.loads, f) if e['what'] == 'reproduced' and e.get('settings') == settings(recipe) and all('top3' in r for r in e['seeds'])]
+    if not lines: raise HARError(f'{file} holds no line about the recipe {recipe.name} as it is now: run reproduce.py with it first, and add what it prints')
+    return lines[-1]
 
 
 def interval(values):
@@ -44,7 +42,7 @@ def interval(values):
     return np.quantile(values, [0.025, 0.975], axis=0)
 
 
-def figures(y, preds, probs, n_classes, draws=2000, seed=0):
+def figures(y, preds, near, n_classes, draws=2000, seed=0):
     "Mean figures of the sisters, by name, and of each class, with intervals"
     rng, n = np.random.default_rng(seed), len(y)
     samples = [rng.integers(0, n, n) for _ in range(draws)]
@@ -52,7 +50,7 @@ def figures(y, preds, probs, n_classes, draws=2000, seed=0):
     own = np.array([confusion(y, p, n_classes) for p in preds])
     def named(value, many): low, high = interval(many); return dict(value=float(value), low=float(low), high=float(high))
     out = {f.__name__: named(f(own).mean(), f(drawn).mean(1)) for f in (macro_f1, weighted_f1, accuracy)}
-    top = np.mean([in_top(y, q, 3) for q in probs], 0)
+    top = np.mean(near, 0)
     out['top3'] = named(top.mean(), np.array([top[i].mean() for i in samples]))
     low, high = interval(class_f1(drawn).mean(1))
     return dict(n=n, **out), class_f1(own).mean(0), low, high
@@ -65,20 +63,17 @@ def by_class(y, preds, vocab, f1, low, high):
     return {v: dict(precision=float(mean.precision[v]), recall=float(mean.recall[v]), f1=float(f1[i]), low=float(low[i]), high=float(high[i]), support=int(tables[0].support[v])) for i, v in enumerate(vocab)}
 
 
-def told(sisters, total):
-    "Recipe, temperature and figures of sister runs; `total` pictures are there for the model itself"
-    recipe, vocab, cards = sisters[0].recipe, read_card(sisters[0].path).vocab, [read_card(s.path) for s in sisters]
-    for s in sisters:
-        if settings(s.recipe) != settings(recipe): raise HARError(f'{s.path} is of another recipe than {sisters[0].path}')
-    y, preds, probs = answers(sisters, vocab)
-    head, f1, low, high = figures(y, preds, probs, len(vocab))
-    head['calibration'] = {k: float(np.mean([c.metrics['test']['calibration'][k] for c in cards])) for k in ('ece', 'ece_before', 'nll', 'nll_before')}
+def told(line, total):
+    "Temperature and figures of sister runs; `total` pictures are there for the model itself"
+    vocab, rows, y = line['vocab'], line['seeds'], unpacked(line['truth'])
+    preds, near = [unpacked(r['answers']) for r in rows], [np.unpackbits(unpacked(r['top3']).astype(np.uint8), count=len(y)) for r in rows]
+    head, f1, low, high = figures(y, preds, near, len(vocab))
+    head['calibration'] = {k: float(np.mean([r['calibration'][k] for r in rows])) for k in rows[0]['calibration']}
     pairs = confused_pairs(sum(confusion(y, q, len(vocab)) for q in preds), vocab, 8)
-    counts = read_split(sisters[0].file('split.csv')).part.value_counts()
-    return dict(recipe=settings(recipe), temperature=float(np.exp(np.mean([np.log(c.temperature) for c in cards]))), metrics=dict(
+    return float(np.exp(np.mean([np.log(r['temperature']) for r in rows]))), dict(
         test=head, classes=by_class(y, preds, vocab, f1, low, high), confused=[{k: v if isinstance(v, str) else round(float(v), 4) for k, v in r.items()} for r in pairs.to_dict('records')],
-        of=f'those of {"one sister run" if len(sisters) == 1 else f"{len(sisters)} sister runs, their mean"} (seed {", ".join(str(s.recipe.seed) for s in sisters)}), trained on {counts["train"]:,} pictures and scored on the last 20 % of rows; the model itself was trained on all {total:,}',
-        seeds=[dict(seed=s.recipe.seed, macro_f1=s.metrics['test']['macro_f1']['value'], accuracy=s.metrics['test']['accuracy']['value'], temperature=c.temperature) for s, c in zip(sisters, cards)]))
+        of=f'those of {"one sister run" if len(rows) == 1 else f"{len(rows)} sister runs, their mean"} (seed {", ".join(str(r["seed"]) for r in rows)}), trained on {rows[0]["trained"]:,} pictures and scored on the last 20 % of rows; the model itself was trained on all {total:,}',
+        seeds=[{k: r[k] for k in ('seed', 'macro_f1', 'accuracy', 'temperature')} for r in rows])
 
 
 if __name__ == '__main__':
@@ -86,23 +81,18 @@ if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--data', required=True, help='folder or table of labelled pictures')
     p.add_argument('--recipe', default='best')
-    p.add_argument('--sisters', nargs='+', metavar='RUN', help='finished runs of the same recipe on the tail split (default: what --figures holds of them)')
-    p.add_argument('--figures', type=Path, default=here/'sisters.json', help='file of what the sisters can do; written where --sisters are given')
-    p.add_argument('--only-figures', action='store_true', help='write that file and train nothing')
+    p.add_argument('--sisters', type=Path, default=here/'results.jsonl', help='file of lines that reproduce.py printed; the last one about the recipe counts')
     p.add_argument('--run', type=Path, default=Path('runs/whole'), help='folder of the run on all pictures')
     p.add_argument('--to', type=Path, default=here.parent/'har_fastai'/'shipped', help='folder of the model')
     p.add_argument('--device')
     a = p.parse_args()
-    pictures = read_har(a.data)
-    if a.sisters: write_json(a.figures, told([Run(s) for s in a.sisters], len(pictures)))
-    known = read_json(a.figures)
-    if a.only_figures: raise SystemExit
-    if known['recipe'] != settings(find_recipe(a.recipe)): raise HARError(f'{a.figures} is of another recipe than {a.recipe}: give --sisters of that recipe')
+    pictures, line = read_har(a.data), sisters(a.sisters, find_recipe(a.recipe))
     run = trained(a.data, a.recipe, a.run, a.device)
-    if known['recipe'] != settings(run.recipe): raise HARError(f'{run.path} holds a run of another recipe than {a.recipe}: give another --run')
+    if settings(run.recipe) != line['settings']: raise HARError(f'{run.path} holds a run of another recipe than {a.recipe}: give another --run')
     model, card = load_bundle(run.path)
-    if list(known['metrics']['classes']) != card.vocab: raise HARError(f'{a.figures} is of other classes than {run.path}')
-    card.temperature, card.metrics = known['temperature'], dict(**known['metrics'], recipe=vars(run.recipe))
+    if line['vocab'] != card.vocab: raise HARError(f'{a.sisters} is of other classes than {run.path}')
+    card.temperature, metrics = told(line, len(pictures))
+    card.metrics = dict(**metrics, recipe=vars(run.recipe))
     a.to.mkdir(parents=True, exist_ok=True)
     save_bundle(a.to, model, card, half=True)
     full, short = Predictor(run.path, half=False), Predictor(a.to, half=False)
