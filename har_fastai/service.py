@@ -229,7 +229,8 @@ def _add_pages(app, predictor:Predictor, predictions:Batcher) -> None:
     card, began = predictor.card, time.time()
     model = dict(arch=card.arch, size=card.size, resize=card.resize, classes=card.vocab, sha256=card.sha256, tta=card.tta)
     safe = {'Content-Security-Policy': "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"}
-    @app.api_route('/health', methods=['GET', 'HEAD'], summary='Is the service well', description='Which model answers, and how many pictures are waiting.')
+    @app.head('/health', include_in_schema=False)
+    @app.get('/health', summary='Is the service well', description='Which model answers, and how many pictures are waiting.')
     async def health(): return dict(status='ok', waiting=len(predictions.waiting), seconds=round(time.time() - began), version=__version__, model=model)
     @app.get('/docs', include_in_schema=False)
     async def docs(): return HTMLResponse(docs_page(app.openapi()), headers=safe)
