@@ -178,7 +178,7 @@ def test_search_theme_and_menu_work(site, browser):
     theme = 'document.documentElement.dataset.theme'
     assert page.evaluate(theme) == 'light'; page.click('#theme'); assert page.evaluate(theme) == 'dark'
     assert not page.is_visible('#sidebar'); page.click('#menu'); assert page.is_visible('#sidebar'); page.click('#menu')
-    page.fill('#search', 'predictor'); page.press('#search', 'Enter'); page.wait_for_url('**/inference.html#predictor')
+    page.fill('#search', 'onnxpredictor'); page.press('#search', 'Enter'); page.wait_for_url('**/portable.html#onnxpredictor')
     assert page.evaluate(theme) == 'dark'
     page.fill('#search', 'qzx'); assert page.inner_text('#found') == 'Nothing found'
     page.close()
