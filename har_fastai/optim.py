@@ -34,11 +34,12 @@ def _iterate(x:torch.Tensor, steps:int) -> torch.Tensor:
 # %% ../nbs/23_optim.ipynb #ed54849a
 def _iterate_small(x:torch.Tensor, steps:int) -> torch.Tensor:
     "The same, on the products of the rows; they commute with their polynomials, so the order doesn't matter"
-    a, all_steps = x @ x.T, torch.eye(len(x), dtype=x.dtype, device=x.device)
-    for _ in range(steps):
+    a, all_steps = x @ x.T, None
+    for i in range(steps):
         p = torch.addmm(a, a, a, beta=-4.7750, alpha=2.0315)
         p.diagonal().add_(3.4445)
-        a, all_steps = p @ a @ p, p @ all_steps
+        all_steps = p if all_steps is None else p @ all_steps
+        if i < steps - 1: a = p @ a @ p
     return all_steps @ x
 
 # %% ../nbs/23_optim.ipynb #0142a5d3

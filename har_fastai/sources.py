@@ -132,7 +132,8 @@ def _from_lines(lines:io.BufferedIOBase) -> Iterator[Source]:
     while line := lines.readline(MAX_LINE):
         if not (path := os.fsdecode(line).rstrip('\r\n')).strip(): continue
         try: yield from find_sources([path])
-        except (HARError, OSError, ValueError) as e: yield _refused(shown(path), first_sentence(e))
+        except HARError as e: yield _refused(shown(path), str(e))
+        except (OSError, ValueError) as e: yield _refused(shown(path), first_sentence(e)) # such as a name that's too long
 
 # %% ../nbs/52_sources.ipynb #007dad92
 class Sources:
