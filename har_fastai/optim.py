@@ -12,32 +12,32 @@ __all__ = ['orthogonalise', 'Muon', 'is_matrix']
 
 # %% ../nbs/23_optim.ipynb #eecae0d1
 def orthogonalise(
-    g:torch.Tensor, # A matrix
+    g:torch.Tensor, # A matrix, or several of one shape: (rows, columns) or (matrices, rows, columns)
     steps:int=5 # Of the iteration, ≥ 1
 )->torch.Tensor: # float32, of the same shape
-    "A matrix with the singular vectors of `g` and singular values near 1"
+    "Matrices with the singular vectors of `g` and singular values near 1"
     short = g.is_cuda or native_bf16()
-    x = g.to(torch.bfloat16 if short else torch.float32)
-    if tall := len(x) > x.shape[1]: x = x.T
-    x = x / (x.norm() + 1e-7)
-    x = _iterate(x, steps) if short or x.shape[1] < 2 * len(x) else _iterate_small(x, steps)
-    return (x.T if tall else x).float()
+    x = g.reshape(-1, *g.shape[-2:]).to(torch.bfloat16 if short else torch.float32)
+    if tall := x.shape[1] > x.shape[2]: x = x.mT
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = _iterate(x, steps) if short or x.shape[2] < 2 * x.shape[1] else _iterate_small(x, steps)
+    return (x.mT if tall else x).float().reshape(g.shape)
 
 # %% ../nbs/23_optim.ipynb #5ec99e24
 def _iterate(x:torch.Tensor, steps:int) -> torch.Tensor:
-    "Newton–Schulz steps on a matrix of norm 1"
+    "Newton–Schulz steps on matrices of norm 1"
     for _ in range(steps):
-        a = x @ x.T
-        x = 3.4445 * x + (2.0315 * (a @ a) - 4.7750 * a) @ x
+        a = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
     return x
 
 # %% ../nbs/23_optim.ipynb #ed54849a
 def _iterate_small(x:torch.Tensor, steps:int) -> torch.Tensor:
     "The same, on the products of the rows; they commute with their polynomials, so the order doesn't matter"
-    a, all_steps = x @ x.T, None
+    a, all_steps = x @ x.mT, None
     for i in range(steps):
-        p = torch.addmm(a, a, a, beta=-4.7750, alpha=2.0315)
-        p.diagonal().add_(3.4445)
+        p = torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315)
+        p.diagonal(dim1=1, dim2=2).add_(3.4445)
         all_steps = p if all_steps is None else p @ all_steps
         if i < steps - 1: a = p @ a @ p
     return all_steps @ x
@@ -57,19 +57,25 @@ class Muon(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure=None):
         for g in self.param_groups:
-            for p in g['params']:
-                if p.grad is not None and is_matrix(p): self.step_matrix(p, g); p.grad = None # AdamW passes by what has no gradient
+            ps = [p for p in g['params'] if p.grad is not None and is_matrix(p)]
+            if ps: self.step_matrices(ps, g)
         return super().step(closure)
 
-    def step_matrix(self, p, g):
-        "One step of one convolution"
-        state = self.state[p]
-        if not state: state.update(step=torch.tensor(0.), momentum=torch.zeros_like(p))
-        state['step'] += 1 # AdamW expects it of each state that it is given back
-        m = state['momentum'].lerp_(p.grad, 1 - g['momentum'])
-        d = p.grad.lerp(m, g['momentum']).flatten(1) # Nesterov's look ahead
-        p.mul_(1 - g['lr'] * g['weight_decay'])
-        p.add_(orthogonalise(d).view(p.shape), alpha=-0.2 * max(d.shape)**0.5 * g['lr']) # 0.2: the root mean square of AdamW's steps
+    def step_matrices(self, ps, g):
+        "One step of a group's convolutions; those of one shape are orthogonalised together, since a GPU waits for each small operation"
+        states, grads = [self.state[p] for p in ps], [p.grad for p in ps]
+        for p, s in zip(ps, states):
+            if not s: s.update(step=torch.tensor(0.), momentum=torch.zeros_like(p))
+            s['step'] += 1 # AdamW expects it of each state that it is given back
+        momenta = [s['momentum'] for s in states]
+        torch._foreach_lerp_(momenta, grads, 1 - g['momentum'])
+        torch._foreach_lerp_(grads, momenta, g['momentum']) # Nesterov's look ahead
+        torch._foreach_mul_(ps, 1 - g['lr'] * g['weight_decay'])
+        for shape in {p.shape: None for p in ps}: # a dict keeps the order
+            alike = [p for p in ps if p.shape == shape]
+            d = torch.stack([p.grad.flatten(1) for p in alike])
+            torch._foreach_add_(alike, list(orthogonalise(d).view(-1, *shape)), alpha=-0.2 * max(d.shape[1:])**0.5 * g['lr']) # 0.2: the root mean square of AdamW's steps
+        for p in ps: p.grad = None # AdamW passes by what has no gradient
 
 # %% ../nbs/23_optim.ipynb #cee9527d
 def is_matrix(
