@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64, io, time
 from dataclasses import dataclass
 import pandas as pd
+from . import __version__
 
 # %% auto #0
 __all__ = ['STYLE', 'PAGE', 'Shown', 'text', 'table', 'figure', 'section', 'render']
@@ -116,7 +117,6 @@ def render(
     warning:str='' # Said loudly, at the top
 )->str: # HTML
     "The page"
-    from importlib.metadata import version
     from jinja2 import Environment
     page = Environment(autoescape=True).from_string(PAGE)
-    return page.render(title=title, subtitle=subtitle, sections=[s for s in sections if s['parts']], cards=cards, warning=warning, style=STYLE, version=version('har_fastai'), date=time.strftime('%Y-%m-%d'))
+    return page.render(title=title, subtitle=subtitle, sections=[s for s in sections if s['parts']], cards=cards, warning=warning, style=STYLE, version=__version__, date=time.strftime('%Y-%m-%d'))
