@@ -3,7 +3,7 @@
 Four fifths of the rows that `tail_split` leaves for training and validation are trained on, the last fifth (exact copies on one side) is scored
 after the last epoch, with and without the mirror image; the test rows are never looked at. The temperature is the best of a grid, on the
 same pictures, so the negative log-likelihoods compare recipes and nothing else. Changes are written as fields of `Recipe`, such as
-epochs=24 growth='()' opt=muon. Prints one JSON line. Needs --data, real pictures; on two cores 24 epochs at 64 px take a quarter of an hour.
+epochs=24 growth='()' opt=muon cutmix=0.5; --sizes scores in other sizes as well. Prints one JSON line. Needs --data, real pictures; on two cores 24 epochs at 64 px take a quarter of an hour.
 """
 import argparse
 import ast
@@ -12,9 +12,9 @@ import time
 
 import numpy as np
 import torch
-from fastai.vision.all import CutMix
 from har_fastai.core import prepare, recipe_dls
 from har_fastai.metrics import accuracy, confusion, macro_f1
+from har_fastai.models import torch_device
 from har_fastai.runs import find_recipe, machine
 from har_fastai.training import har_learner
 from sklearn.model_selection import StratifiedGroupKFold
@@ -51,20 +51,27 @@ def figures(z, y):
     return dict(nll=round(nll, 4), acc=round(float(accuracy(cm)), 4), f1=round(float(macro_f1(cm)), 4))
 
 
+def sized(learn, size):
+    "Figures of the held pictures in another size, mirror image included"
+    learn.dls.valid.size = size
+    z, mirrored, y = outputs(learn)
+    return figures((z + mirrored) / 2, y)
+
+
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('changes', nargs='*', metavar='FIELD=VALUE', help='fields of the recipe to set otherwise')
     p.add_argument('--data', required=True, help='folder or table of labelled pictures')
     p.add_argument('--name', default='', help='what to call the experiment')
     p.add_argument('--recipe', default='cpu')
-    p.add_argument('--cutmix', type=float, default=0, metavar='ALPHA', help="fastai's CutMix, 0 for none")
-    p.add_argument('--device', default='cpu')
+    p.add_argument('--sizes', nargs='*', type=int, default=[], metavar='PX', help='sides in which to score as well, mirror image included')
+    p.add_argument('--device')
     a = p.parse_args()
     changes = {k: value(v) for k, v in (c.split('=', 1) for c in a.changes)}
     recipe, df = find_recipe(a.recipe, **changes), explored(a.data)
-    learn = har_learner(recipe_dls(df, recipe, torch.device(a.device)), recipe, cbs=[CutMix(a.cutmix)] if a.cutmix else None)
+    learn = har_learner(recipe_dls(df, recipe, torch_device(a.device)), recipe)
     start = time.perf_counter()
     learn.fit_recipe()
     seconds, (z, mirrored, y) = time.perf_counter() - start, outputs(learn)
-    print(json.dumps(dict(what='experiment', name=a.name, recipe=a.recipe, changes=changes, cutmix=a.cutmix, n=len(y), seconds=round(seconds), train_accuracy=round(float(learn.recorder.values[-1][1]), 4),
-                          one=figures(z, y), flip=figures((z + mirrored) / 2, y), **machine())))
+    print(json.dumps(dict(what='explored', name=a.name, recipe=a.recipe, changes=changes, pictures='own', split='explore.py', seed=recipe.seed, epochs=recipe.epochs, n=len(y), seconds=round(seconds), train_accuracy=round(float(learn.recorder.values[-1][1]), 4),
+                          one=figures(z, y), flip=figures((z + mirrored) / 2, y), **{f'flip {s} px': sized(learn, s) for s in a.sizes}, **machine())))

@@ -6,7 +6,7 @@ always the same. The interval of the mean is a bootstrap over the test pictures,
 Prints one JSON line, which holds each seed's learning curve, its answer to every test picture, whether the right one was among its first three, and the confusion matrix of all seeds together as well. Seeds of the same recipe that an earlier line
 holds may be taken from there (--earlier results.jsonl), so that they need not be trained again where their runs are gone. Needs --data, real pictures.
 
-The recipes: `report` (R1; --changes size=128 for two cores), `best` (R2 and R4, the same network), any other with --changes, as in explore.py.
+The recipes: `report` (R1), `best` (R2, the same network), `scratch` (R3, a residual network; these want a GPU), `cpu` (R4), any other with --changes, as in explore.py.
 """
 import argparse
 import base64
@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 from har_fastai.core import train_baseline
 from har_fastai.data import read_split
+from har_fastai.files import HARError
 from har_fastai.inference import read_card
 from har_fastai.metrics import confusion, in_top, macro_f1
-from har_fastai.runs import Run, find_recipe
+from har_fastai.runs import Recipe, Run, find_recipe
 from har_fastai.score import codes
 
 from explore import value
@@ -64,6 +65,12 @@ def settings(recipe):
     return json.loads(json.dumps({k: v for k, v in asdict(recipe).items() if k != 'seed'}))
 
 
+def same_recipe(line, own):
+    "Is a line about the recipe with these settings? Fields that recipes did not have when it was printed count as their defaults"
+    try: return settings(Recipe(**line['settings'])) == own
+    except (KeyError, TypeError, HARError): return False # a line from before settings were printed, or with a field that is gone
+
+
 def row(run, answers):
     "What one run reached, its learning curve and its answers to the test pictures in the order of their file names"
     m, h, card, table = run.metrics, run.history, read_card(run.path), test_table(run)
@@ -77,7 +84,7 @@ def row(run, answers):
 def earlier_rows(file, line, seeds):
     "Rows of other seeds of the same recipe, scored on the same pictures, that a file of such lines holds; the last of each seed"
     said = [json.loads(t) for t in file.read_text(encoding='utf-8').splitlines() if t.startswith('{')] if file else []
-    same = [r for e in said if all(e.get(k) == line[k] for k in ('what', 'settings', 'vocab', 'truth')) for r in e['seeds']]
+    same = [r for e in said if all(e.get(k) == line[k] for k in ('what', 'vocab', 'truth')) and same_recipe(e, line['settings']) for r in e['seeds']]
     return [r for s, r in {r['seed']: r for r in same}.items() if s not in seeds]
 
 

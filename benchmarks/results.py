@@ -9,7 +9,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 MACHINE = ('threads', 'gpu', 'torch', 'python', 'torchvision', 'fastai', 'pillow', 'har_fastai') # what a line says of where it was measured
-TITLES = dict(reproduced='Recipes, several seeds each, on the last 20 % of rows', experiment='Experiments with recipes', shipped='The model that comes with the package')
+TITLES = dict(reproduced='Recipes, several seeds each, on the last 20 % of rows', experiment='Experiments with recipes', explored='Changes of recipes, scored on pictures that no figure is claimed for', shipped='The model that comes with the package')
 NOTE = '<!-- Rendered from results.jsonl by results.py: change neither by hand. -->\n\n'
 
 
@@ -43,6 +43,16 @@ def steps(line):
     return about + '\n\n' + '\n'.join([head, *rows])
 
 
+def explored(lines):
+    "Experiments of explore.py, a row each"
+    rows = ['| what | recipe | changes | seed | epochs | training accuracy | macro-F1 | its negative log-likelihood | macro-F1 in other sizes |', '|---' * 9 + '|']
+    for l in lines:
+        others = ', '.join(f'{k.removeprefix("flip ")} {v["f1"]:.3f}' for k, v in l.items() if k.startswith('flip '))
+        changes = ', '.join(f'{k}={v}' for k, v in l['changes'].items() if k != 'seed')
+        rows.append(f'| {l["name"]} | {l["recipe"]} | {changes} | {l["seed"]} | {l["epochs"]} | {l["train_accuracy"]:.3f} | {l["flip"]["f1"]:.3f} | {l["flip"]["nll"]:.3f} | {others} |')
+    return f'Scored on {lines[0]["n"]:,} pictures after the last epoch, mirror image included; one seed each, and another moves macro-F1 by about a point.\n\n' + '\n'.join(rows)
+
+
 def one(line):
     "A measurement as Markdown"
     if line['what'] == 'reproduced': return reproduced(line)
@@ -55,9 +65,10 @@ def render(lines):
     out = ['# What was measured', 'Ratios and differences were measured with both sides in one run; times alone mean little, as machines differ and drift. Each script says in its first lines what it does.']
     for what in dict.fromkeys(l['what'] for l in lines):
         out.append(f'## {TITLES.get(what, what[0].upper() + what[1:])}')
-        for line in (l for l in lines if l['what'] == what):
+        same = [l for l in lines if l['what'] == what]
+        for text, line in [(explored(same), same[-1])] if what == 'explored' else ((one(l), l) for l in same):
             where = ', '.join(f'{k} {line[k]}' for k in MACHINE if line.get(k))
-            out += [one(line), *([f'Measured with {where}.'] if where else [])]
+            out += [text, *([f'Measured with {where}.'] if where else [])]
     return NOTE + '\n\n'.join(out) + '\n'
 
 

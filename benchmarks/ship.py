@@ -20,7 +20,7 @@ from har_fastai.metrics import accuracy, class_f1, classification_table, confuse
 from har_fastai.runs import Run, find_recipe
 from har_fastai.tables import read_har
 
-from reproduce import settings, unpacked
+from reproduce import same_recipe, settings, unpacked
 
 
 def trained(data, recipe, out, device):
@@ -32,7 +32,7 @@ def trained(data, recipe, out, device):
 
 def sisters(file, recipe):
     "The last line of `reproduce.py` about this recipe"
-    with open(file, encoding='utf-8') as f: lines = [e for e in map(json.loads, f) if e['what'] == 'reproduced' and e.get('settings') == settings(recipe) and all('top3' in r for r in e['seeds'])]
+    with open(file, encoding='utf-8') as f: lines = [e for e in map(json.loads, f) if e['what'] == 'reproduced' and same_recipe(e, settings(recipe)) and all('top3' in r for r in e['seeds'])]
     if not lines: raise HARError(f'{file} holds no line about the recipe {recipe.name} as it is now: run reproduce.py with it first, and add what it prints')
     return lines[-1]
 
@@ -88,7 +88,7 @@ if __name__ == '__main__':
     a = p.parse_args()
     pictures, line = read_har(a.data), sisters(a.sisters, find_recipe(a.recipe))
     run = trained(a.data, a.recipe, a.run, a.device)
-    if settings(run.recipe) != line['settings']: raise HARError(f'{run.path} holds a run of another recipe than {a.recipe}: give another --run')
+    if not same_recipe(line, settings(run.recipe)): raise HARError(f'{run.path} holds a run of another recipe than {a.recipe}: give another --run')
     model, card = load_bundle(run.path)
     if line['vocab'] != card.vocab: raise HARError(f'{a.sisters} is of other classes than {run.path}')
     card.temperature, metrics = told(line, len(pictures))

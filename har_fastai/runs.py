@@ -43,6 +43,8 @@ class Recipe:
     magnitude:int=9 # RandAugment's strength, 0–30
     flip:float=0.5 # Probability of mirroring
     erase:float=0.25 # Probability of random erasing
+    mixup:float=0. # How evenly two training pictures are blended, fastai's `MixUp` with Beta(mixup, mixup), 0 for none, such as 0.2 (Zhang et al., 2018, arXiv:1710.09412)
+    cutmix:float=0. # Likewise for a rectangle of another picture in its place, fastai's `CutMix`, 0 for none, such as 1 (Yun et al., 2019, arXiv:1905.04899)
     tta:bool=False # When predicting, average the answers to a picture and to its mirror image?
     seed:int=42 # Of the split, the weights, the sampling and the augmentation
 
@@ -84,13 +86,14 @@ def _check_recipe(r:Recipe) -> None:
     if r.resize not in (None, *RESIZE_RULES): raise HARError(f'resize is {r.resize!r} and must be one of {", ".join(RESIZE_RULES)}')
     if r.opt not in OPTIMISERS: raise HARError(f'opt is {r.opt!r} and must be one of {", ".join(OPTIMISERS)}')
     whole = dict(size=(16, 1024), epochs=(1, 10_000), freeze=(0, 10_000), bs=(2, 4096), warmup=(0, 10_000), num_ops=(0, 14), magnitude=(0, 30), seed=(0, 2**32 - 1))
-    real = dict(lr=(1e-9, 10), wd=(0, 1), smoothing=(0, 0.99), ema=(0, 0.99999), flip=(0, 1), erase=(0, 1), dropout=(0, 0.99))
+    real = dict(lr=(1e-9, 10), wd=(0, 1), smoothing=(0, 0.99), ema=(0, 0.99999), flip=(0, 1), erase=(0, 1), mixup=(0, 10), cutmix=(0, 10), dropout=(0, 0.99))
     for k, (lo, hi) in (whole | real).items():
         v = getattr(r, k)
         if k == 'dropout' and v is None: continue
         if isinstance(v, bool) or not isinstance(v, (int, float)) or not lo <= v <= hi: raise HARError(f'{k} is {v!r} and must lie between {lo} and {hi}')
         if k in whole and int(v) != v: raise HARError(f'{k} is {v!r} and must be a whole number')
     if len(r.crop_scale) != 2 or not 0 < r.crop_scale[0] <= r.crop_scale[1] <= 1: raise HARError(f'crop_scale is {r.crop_scale} and must be two shares between 0 and 1, the lesser first')
+    if r.mixup and r.cutmix: raise HARError(f'mixup is {r.mixup} and cutmix {r.cutmix}: one of them must be 0')
     if r.freeze and r.freeze >= r.epochs: raise HARError(f'freeze is {r.freeze} and must be less than the {r.epochs} epochs, so that the whole network learns as well')
     check_size(arch, r.size, r.resize_rule)
     if r.growth and arch.fixed: raise HARError(f'growth is {r.growth}, and {arch.name} takes pictures of {arch.size} px only: leave it empty')
@@ -110,8 +113,8 @@ RECIPES = {r.name: r for r in (
            crop_scale=(0.35, 1.), resize='keep', num_ops=0, erase=0., tta=True),
     Recipe(name='best', size=128, growth=((64, 0.4), (96, 0.6)), epochs=40, bs=64, opt='muon', lr=2e-3, wd=0.05, warmup=2, per_batch=True, ema=0.9975, dropout=0.2,
            weighted=False, crop_scale=(0.25, 1.), resize='keep', num_ops=0, erase=0., tta=True),
-    Recipe(name='scratch', arch='xresnet18', size=96, growth=((64, 0.4),), epochs=20, bs=64, lr=2e-3, wd=0.05, warmup=2, per_batch=True, ema=0.9975,
-           weighted=False, crop_scale=(0.25, 1.), resize='keep', num_ops=0, erase=0., tta=True),
+    Recipe(name='scratch', arch='xresnet18', size=160, growth=((96, 0.4), (128, 0.6)), epochs=120, bs=128, opt='muon', lr=2e-3, wd=0.2, warmup=2, per_batch=True, ema=0.9975,
+           weighted=False, crop_scale=(0.25, 1.), resize='keep', cutmix=1., tta=True),
     Recipe(name='finetune', arch='resnet50', pretrained=True, freeze=1, size=224, epochs=6, lr=2e-3, wd=0.01, per_batch=True, crop_scale=(0.35, 1.), num_ops=0, erase=0., tta=True),
     Recipe(name='demo', size=48, epochs=10, lr=2e-3, per_batch=True, num_ops=0, erase=0.),
 )} # the recipes that come with the library, by name

@@ -8,7 +8,7 @@ import copy, json, math, random, time, warnings
 from functools import partial
 from pathlib import Path
 import numpy as np, pandas as pd, torch
-from fastai.vision.all import (Callback, CancelEpochException, CancelFitException, DataLoaders, L, LabelSmoothingCrossEntropyFlat, Learner, OptimWrapper,
+from fastai.vision.all import (Callback, CancelEpochException, CancelFitException, CutMix, DataLoaders, L, LabelSmoothingCrossEntropyFlat, Learner, MixUp, OptimWrapper,
                                ProgressCallback, TrackerCallback, delegates, patch, set_seed, trainable_params)
 from .files import HARError, RunError, counted, first_sentence, watched, write_atomic
 from .models import create_model, find_arch, save_weights
@@ -300,6 +300,8 @@ def recipe_cbs(
     "The callbacks that a recipe asks for"
     cbs = [SeedEpochs(recipe.seed), StopOnNaN(), *device_cbs(device)]
     if recipe.growth: cbs.append(GrowPictures(recipe.size_at))
+    if recipe.mixup: cbs.append(MixUp(recipe.mixup))
+    if recipe.cutmix: cbs.append(CutMix(recipe.cutmix))
     if recipe.ema: cbs.append(WeightAverage(recipe.ema))
     return cbs
 
