@@ -9,10 +9,13 @@ import argparse
 import ast
 import json
 import time
+from dataclasses import asdict
 
 import numpy as np
 import torch
 from har_fastai.core import prepare, recipe_dls
+from har_fastai.files import HARError
+from har_fastai.loaders import PackedDL
 from har_fastai.metrics import accuracy, confusion, macro_f1
 from har_fastai.models import torch_device
 from har_fastai.runs import find_recipe, machine
@@ -24,6 +27,11 @@ def value(text):
     "A number, a tuple, True, False; else the text itself"
     try: return ast.literal_eval(text)
     except (ValueError, SyntaxError): return text
+
+
+def settings(recipe):
+    "All that a recipe says, but for the seed, as JSON reads it back"
+    return json.loads(json.dumps({k: v for k, v in asdict(recipe).items() if k != 'seed'}))
 
 
 def explored(data, seed=0):
@@ -53,6 +61,7 @@ def figures(z, y):
 
 def sized(learn, size):
     "Figures of the held pictures in another size, mirror image included"
+    if not isinstance(learn.dls.valid, PackedDL): raise HARError('--sizes needs decoded pictures: make room in the cache')
     learn.dls.valid.size = size
     z, mirrored, y = outputs(learn)
     return figures((z + mirrored) / 2, y)
@@ -73,5 +82,5 @@ if __name__ == '__main__':
     start = time.perf_counter()
     learn.fit_recipe()
     seconds, (z, mirrored, y) = time.perf_counter() - start, outputs(learn)
-    print(json.dumps(dict(what='explored', name=a.name, recipe=a.recipe, changes=changes, pictures='own', split='explore.py', seed=recipe.seed, epochs=recipe.epochs, n=len(y), seconds=round(seconds), train_accuracy=round(float(learn.recorder.values[-1][1]), 4),
+    print(json.dumps(dict(what='explored', name=a.name, recipe=a.recipe, changes=changes, settings=settings(recipe), pictures='own', split='explore.py', seed=recipe.seed, epochs=recipe.epochs, n=len(y), seconds=round(seconds), train_accuracy=round(float(learn.recorder.values[-1][1]), 4),
                           one=figures(z, y), flip=figures((z + mirrored) / 2, y), **{f'flip {s} px': sized(learn, s) for s in a.sizes}, **machine())))

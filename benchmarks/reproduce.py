@@ -11,7 +11,6 @@ The recipes: `report` (R1), `best` (R2, the same network), `scratch` (R3, a resi
 import argparse
 import base64
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from har_fastai.metrics import confusion, in_top, macro_f1
 from har_fastai.runs import Recipe, Run, find_recipe
 from har_fastai.score import codes
 
-from explore import value
+from explore import settings, value
 
 
 def trained(data, recipe, seed, out, device, changes):
@@ -58,11 +57,6 @@ def unpacked(text):
 def test_table(run):
     "A run's answers to the test pictures, in the order of their file names"
     return run.predictions.query('part == "test"').sort_values('filename')
-
-
-def settings(recipe):
-    "All that a recipe says, but for the seed, as JSON reads it back"
-    return json.loads(json.dumps({k: v for k, v in asdict(recipe).items() if k != 'seed'}))
 
 
 def same_recipe(line, own):

@@ -3,7 +3,7 @@
 A model that was trained on all pictures can't be scored on any of them. So its figures are those of its sisters: runs of the same recipe on the report's
 protocol done honestly (reproduce.py makes them), each scored on the same last 20 % of rows, which it was not trained on. Each figure is the mean
 over the sisters, its interval a bootstrap over the test pictures with all sisters scored on the same draws. The temperature is their geometric
-mean. The shipped model saw a quarter more pictures than they, so it's more likely better than worse. Weights are rounded to 16 bits.
+mean. The shipped model saw two fifths more pictures than they, so it's more likely better than worse; it's that of its last epoch, as no pictures were left to choose one by. Weights are rounded to 16 bits.
 
 The sisters' runs need not be at hand: their answers are read from the line that reproduce.py printed.
 Training goes on from its checkpoint where it was cut short. Prints one JSON line. Needs --data, real pictures.
@@ -20,7 +20,8 @@ from har_fastai.metrics import accuracy, class_f1, classification_table, confuse
 from har_fastai.runs import Run, find_recipe
 from har_fastai.tables import read_har
 
-from reproduce import same_recipe, settings, unpacked
+from explore import settings
+from reproduce import same_recipe, unpacked
 
 
 def trained(data, recipe, out, device):

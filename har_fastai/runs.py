@@ -52,6 +52,7 @@ class Recipe:
         self.crop_scale,self.growth = tuple(self.crop_scale),tuple(tuple(g) for g in self.growth)
         for f in fields(self):
             if f.type == 'int' and isinstance(v := getattr(self, f.name), float) and v.is_integer(): setattr(self, f.name, int(v)) # as JSON of other programs may have it
+            if f.type == 'float' and type(v := getattr(self, f.name)) is int: setattr(self, f.name, float(v))
         _check_recipe(self)
         self.growth = tuple((int(size), share) for size, share in self.growth)
 
@@ -93,6 +94,8 @@ def _check_recipe(r:Recipe) -> None:
         if isinstance(v, bool) or not isinstance(v, (int, float)) or not lo <= v <= hi: raise HARError(f'{k} is {v!r} and must lie between {lo} and {hi}')
         if k in whole and int(v) != v: raise HARError(f'{k} is {v!r} and must be a whole number')
     if len(r.crop_scale) != 2 or not 0 < r.crop_scale[0] <= r.crop_scale[1] <= 1: raise HARError(f'crop_scale is {r.crop_scale} and must be two shares between 0 and 1, the lesser first')
+    for k in ('mixup', 'cutmix'):
+        if 0 < getattr(r, k) < 0.01: raise HARError(f'{k} is {getattr(r, k)} and must be 0 or at least 0.01')
     if r.mixup and r.cutmix: raise HARError(f'mixup is {r.mixup} and cutmix {r.cutmix}: one of them must be 0')
     if r.freeze and r.freeze >= r.epochs: raise HARError(f'freeze is {r.freeze} and must be less than the {r.epochs} epochs, so that the whole network learns as well')
     check_size(arch, r.size, r.resize_rule)

@@ -8,7 +8,7 @@ import copy, json, math, random, time, warnings
 from functools import partial
 from pathlib import Path
 import numpy as np, pandas as pd, torch
-from fastai.vision.all import (Callback, CancelEpochException, CancelFitException, CutMix, DataLoaders, L, LabelSmoothingCrossEntropyFlat, Learner, MixUp, OptimWrapper,
+from fastai.vision.all import (Callback, CancelEpochException, CancelFitException, CutMix, DataLoaders, L, LabelSmoothingCrossEntropyFlat, Learner, MixHandler, MixUp, OptimWrapper,
                                ProgressCallback, TrackerCallback, delegates, patch, set_seed, trainable_params)
 from .files import HARError, RunError, counted, first_sentence, watched, write_atomic
 from .models import create_model, find_arch, save_weights
@@ -42,12 +42,14 @@ class HARLearner(Learner):
         return self.weight_average.avg if hasattr(self, 'weight_average') else self.model
     @delegates(Learner.fit)
     def fit(self, *args, **kwargs):
-        self.first_epoch,self.fitting,self.failure = 0,True,''
+        if sum(isinstance(cb, MixHandler) for cb in [*self.cbs, *L(kwargs.get('cbs'))]) > 1: raise HARError('pictures can be blended in one way only: leave out MixUp or CutMix')
+        self.first_epoch,self.fitting,self.failure,loss_func = 0,True,'',self.loss_func
         try: super().fit(*args, **kwargs)
         except HARError as e: raise type(e)(str(e).rpartition(':\n\t')[2]) from e.__cause__ # fastai puts the name of the callback before it
         finally:
             self.fitting = False
             if hasattr(self, 'b_float16'): self.b_float16.after_fit() # an interrupt has passed it by
+            self.loss_func = loss_func # which `MixUp` and `CutMix` change while they train
             for cb in self.cbs: cb.run = True # as fastai does at the end of a fit, which an interrupt passes by as well
         if self.failure: raise RunError(self.failure)
     def _do_fit(self):
@@ -82,17 +84,19 @@ def say_time(
 # %% ../nbs/25_training.ipynb #3c6831dd
 def shorter(
     seconds:float, # How long the run would take
-    size:int, # Its pictures' side, in pixels
+    recipe:Recipe, # Its recipe
     epochs:int, # Its epochs
     least:int=32, # The smallest side that the architecture takes, in pixels
     target:float=1800, # The time that it should come under, in seconds
     fixed:bool=False # Does the architecture take no other size?
 )->str: # '' where the run is short enough
-    "Which size and number of epochs would take less; the time goes with the area and the epochs"
+    "Which size and number of epochs would take less; the time goes with the areas of all epochs"
     if seconds < 3600: return ''
+    size = recipe.size
     sides = (size,) if fixed else (size, 160, 128, 96, 64)
     trials = [(s, e) for e in (epochs, 20, 10, 5) for s in sides if least <= s <= size and e <= epochs and (s, e) != (size, epochs)]
-    cost = lambda s, e: seconds * (s / size)**2 * e / epochs
+    work = lambda s, e: sum(min(recipe.size_at(i, e), s)**2 for i in range(e))
+    cost = lambda s, e: seconds * work(s, e) / work(size, epochs)
     s, e = next(((s, e) for s, e in trials if cost(s, e) <= target), min(trials, key=lambda t: cost(*t), default=(size, epochs)))
     return (f'--size {s} ' if s != size else '') + f'--epochs {e} would take about {say_time(cost(s, e))}' if (s, e) != (size, epochs) else ''
 
@@ -118,7 +122,7 @@ class TimeEstimate(Callback):
         valid = epochs * len(self.dls.valid_ds) / self.dls.train.bs / 3 * (r.size / r.size_at(self.epoch, self.n_epoch))**2
         seconds = step * (self.n_iter * sum(areas) + valid - self.done)
         arch = find_arch(r.arch)
-        less = shorter(seconds, r.size, self.n_epoch, arch.min_size, fixed=arch.fixed)
+        less = shorter(seconds, r, self.n_epoch, arch.min_size, fixed=arch.fixed)
         self.message = (f'About {say_time(seconds)} for {counted(epochs, "epoch")} of {counted(len(self.dls.train_ds), "picture")} at {r.size} px on this machine '
                         f'({self.dls.device}, {self.dls.train.bs / step:.0f} pictures/s).' + (f' For a shorter run, {less}.' if less else ''))
         if seconds > 20: print(self.message, flush=True)
