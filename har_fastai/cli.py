@@ -59,7 +59,7 @@ def har_train(argv=None):
     p = _parser(har_train, argument_default=None)
     add = p.add_argument
     add('--data', metavar='DIR', help='folder or table of labelled pictures; without it a sample is drawn')
-    add('--recipe', metavar='NAME', help='report, cpu (minutes on two cores), best (the long form of cpu), scratch (a larger network), finetune or demo (default: report; finetune for an --arch with pretrained weights; demo without --data)')
+    add('--recipe', metavar='NAME', help='report, cpu (minutes on two cores), best (the long form of cpu), scratch (a larger network, for a GPU), finetune or demo (default: report; finetune for an --arch with pretrained weights; demo without --data)')
     add('--out', metavar='RUN', help='folder for the run (default: runs/<recipe>-<time>)')
     add('--split', default='grouped', help="grouped: 80/10/10 or the data's own parts; tail: the last 20 %% of rows are test; whole: every picture trains, nothing is scored")
     add('--arch', help='baseline, vgg16, resnet50, inception_v3, efficientnet_b1, convnext_tiny, vit_b_16, xresnet18, xresnet34, xresnet50, or any of timm')
