@@ -1,4 +1,4 @@
-# make demo    train the baseline on drawn pictures and score it (minutes, no network after the first call)
+# make demo    train the baseline on drawn images and score it (minutes, no network after the first call)
 # make test    run every notebook and every test
 # make readme  render README.md, MODEL_CARD.md and benchmarks/RESULTS.md from what they're made of
 PYTHON ?= python3

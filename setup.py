@@ -17,7 +17,7 @@ def words(key):
 
 
 def page():
-    "README.md for PyPI, which knows nothing of the repository: its pictures and links get whole addresses"
+    "README.md for PyPI, which knows nothing of the repository: its images and links get whole addresses"
     text = (here/'README.md').read_text(encoding='utf-8')
     text = re.sub(r'(!\[[^\]]*\]\()(nbs/)', rf'\1{cfg["git_url"]}/raw/{cfg["branch"]}/\2', text)
     return re.sub(r'(\]\()(?!https?:|#)', rf'\1{cfg["git_url"]}/blob/{cfg["branch"]}/', text)

@@ -1,9 +1,9 @@
 """What does each part of a recipe gain? From the report's recipe to another one, a part at a time, every step with several seeds.
 
 Each step takes one group of fields over from the recipe and keeps those before it. All steps train on the same rows with the same size and
-epochs, and are scored after the last epoch, so that nothing is chosen, on rows that they were not trained on and that are never test pictures
-of a claimed figure (see `explored` in explore.py). A step's difference to the one before is a mean over the seeds; its 95 % interval comes from draws of the
-scored pictures, with both steps and all seeds on the same draws. Finished trainings are kept in --keep, so that it can go on after an interruption.
+epochs, and are scored after the last epoch, so that nothing is chosen, on rows that they were not trained on and that are never test images
+of a claimed figure (see `explored` in explore.py). A step's difference to the one before is a mean over the seeds; its 95 % confidence interval comes from draws of the
+scored images, with both steps and all seeds on the same draws. Finished trainings are kept in --keep, so that it can go on after an interruption.
 Prints one JSON line. Without --data the drawn sample is used.
 """
 import argparse
@@ -15,17 +15,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from har_fastai.core import embedded_sample, recipe_dls
-from har_fastai.metrics import confusion, macro_f1
-from har_fastai.runs import find_recipe, machine
-from har_fastai.training import har_learner
+from har_fastai.core import drawn_sample, recipe_dls
+from har_fastai.evaluate.metrics import confusion, macro_f1
+from har_fastai.train.recipes import find_recipe
+from har_fastai.train.runs import machine
+from har_fastai.train.learner import har_learner
 
 from explore import explored, outputs, value
 
 STEPS = {"the report's recipe": (), 'other augmentation, less dropout': ('crop_scale', 'num_ops', 'magnitude', 'flip', 'erase', 'dropout'),
          'a higher rate that changes with each batch': ('bs', 'lr', 'warmup', 'per_batch'), 'Muon in place of AdamW': ('opt', 'wd'), 'a running average of the weights': ('ema',),
-         'every picture once an epoch': ('weighted',), 'pictures scored in their own proportions': ('resize',)} # what each takes over
-LAST = 'the mirror image asked as well' # needs no training of its own
+         'every image once an epoch': ('weighted',), 'images scored in their own proportions': ('resize',)} # what each takes over
+LAST = 'the horizontal flip asked as well' # needs no training of its own
 
 
 def recipes(goal, size, epochs):
@@ -45,7 +46,7 @@ def mark(df, recipe):
 
 
 def trained(df, recipe, seed, file):
-    "Classes, logits, logits of the mirror images, and seconds, of one training; from the file where there is one"
+    "Classes, logits, logits of the horizontal flips, and seconds, of one training; from the file where there is one"
     if file and file.exists(): return dict(np.load(file, allow_pickle=False))
     learn = har_learner(recipe_dls(df, find_recipe(recipe, seed=seed), torch.device('cpu'), 0), find_recipe(recipe, seed=seed))
     start = time.perf_counter()
@@ -57,7 +58,7 @@ def trained(df, recipe, seed, file):
 
 
 def figures(answers, y, draws=2000):
-    "For each step the seeds' mean macro-F1 and its difference to the step before, with intervals over draws of the pictures"
+    "For each step the seeds' mean macro-F1 and its difference to the step before, with intervals over draws of the images"
     n, k = len(y), int(y.max()) + 1
     f1 = lambda p, i=slice(None): [macro_f1(confusion(y[i], q[i], k)) for q in p]
     rng = np.random.default_rng(0)
@@ -73,18 +74,18 @@ def figures(answers, y, draws=2000):
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--data', help='folder or table of labelled pictures')
+    p.add_argument('--data', help='folder or table of labelled images')
     p.add_argument('--recipe', default='best', help='where the steps lead')
     p.add_argument('--changes', nargs='*', default=[], metavar='FIELD=VALUE', help='fields of that recipe to set otherwise')
-    p.add_argument('--size', type=int, default=48, help='side of the pictures, px')
+    p.add_argument('--size', type=int, default=48, help='side of the images, px')
     p.add_argument('--epochs', type=int, default=8)
-    p.add_argument('--rows', type=int, help='train on so many pictures only')
+    p.add_argument('--rows', type=int, help='train on so many images only')
     p.add_argument('--seeds', type=int, default=3)
     p.add_argument('--keep', type=Path, help='folder for what is finished')
     p.add_argument('--quick', action='store_true', help='under a minute; proves nothing')
     a = p.parse_args()
     if a.quick: a.size, a.epochs, a.seeds = 32, 1, 1
-    df, answers, seconds = explored(a.data or embedded_sample()), {}, []
+    df, answers, seconds = explored(a.data or drawn_sample()), {}, []
     df = df.drop(df[df.part == 'train'].index[a.rows:]) if a.rows else df
     changes = {k: value(v) for k, v in (c.split('=', 1) for c in a.changes)}
     for name, recipe in recipes(find_recipe(a.recipe, **changes), a.size, a.epochs).items():
@@ -93,5 +94,5 @@ if __name__ == '__main__':
         seconds.append(round(float(np.mean([d['seconds'] for d in done]))))
         print(f'{name}: {[round(float((d["z"].argmax(1) == d["y"]).mean()), 4) for d in done]}, {seconds[-1]} s', flush=True)
     answers[LAST] = [(d['z'] + d['mirrored']).argmax(1) for d in done]
-    print(json.dumps(dict(what='what each part of a recipe gains', pictures='own' if a.data else 'drawn', recipe=a.recipe, changes=changes, trained=int((df.part == 'train').sum()), scored=len(done[0]['y']), size=a.size, epochs=a.epochs, seeds=a.seeds,
+    print(json.dumps(dict(what='what each part of a recipe gains', images='own' if a.data else 'drawn', recipe=a.recipe, changes=changes, trained=int((df.part == 'train').sum()), scored=len(done[0]['y']), size=a.size, epochs=a.epochs, seeds=a.seeds,
                           seconds=seconds, steps=figures(answers, done[0]['y']), **machine())))

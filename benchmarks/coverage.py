@@ -1,6 +1,6 @@
-"""Does a 95 % interval hold the truth 95 times in 100? Every interval of `metrics`, by simulation.
+"""Does a 95 % confidence interval hold the truth 95 times in 100? Every interval of `metrics`, by simulation.
 
-A population of pictures is made, with classes of unequal difficulty and a second model that is a little better than the first; its true figures
+A population of images is made, with classes of unequal difficulty and a second model that is a little better than the first; its true figures
 are known. Test sets are drawn from it, and each interval either holds the truth or does not. Prints one JSON line with the shares that did.
 """
 import argparse
@@ -8,7 +8,7 @@ import json
 
 import numpy as np
 
-from har_fastai.metrics import accuracy, bootstrap_interval, confusion, macro_f1, mean_interval, paired_bootstrap, weighted_f1, wilson_interval
+from har_fastai.evaluate.metrics import accuracy, bootstrap_interval, confusion, macro_f1, mean_interval, paired_bootstrap, weighted_f1, wilson_interval
 
 CLASSES = 15
 
@@ -25,7 +25,7 @@ def population(n=1_000_000, seed=0):
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--n', type=int, default=1000, help='pictures a test set')
+    p.add_argument('--n', type=int, default=1000, help='images a test set')
     p.add_argument('--simulations', type=int, default=2000)
     p.add_argument('--quick', action='store_true', help='200 simulations: under a minute')
     args = p.parse_args()
@@ -43,5 +43,5 @@ if __name__ == '__main__':
         ends['difference'] = paired_bootstrap(y[i], a[i], b[i], CLASSES, n_boot=2000, seed=s)[1:]
         ends['recall'] = [float(e[0]) for e in wilson_interval(cm[:1, 0], cm[:1].sum(1))]
         for k, (low, high) in ends.items(): held[k] += low <= truth[k] <= high
-    print(json.dumps(dict(what='share of 95 % intervals that hold the truth', pictures='simulated', scored=args.n, simulations=args.simulations, truth={k: round(float(v), 4) for k, v in truth.items()},
+    print(json.dumps(dict(what='share of 95 % confidence intervals that hold the truth', images='simulated', scored=args.n, simulations=args.simulations, truth={k: round(float(v), 4) for k, v in truth.items()},
                           **{k: round(v / args.simulations, 4) for k, v in held.items()})))

@@ -1,9 +1,9 @@
-"""Try a change of a recipe on pictures that no figure is claimed for.
+"""Try a change of a recipe on images that no figure is claimed for.
 
 Four fifths of the rows that `tail_split` leaves for training and validation are trained on, the last fifth (exact copies on one side) is scored
-after the last epoch, with and without the mirror image; the test rows are never looked at. The temperature is the best of a grid, on the
-same pictures, so the negative log-likelihoods compare recipes and nothing else. Changes are written as fields of `Recipe`, such as
-epochs=24 growth='()' opt=muon cutmix=0.5; --sizes scores in other sizes as well. Prints one JSON line. Needs --data, real pictures; on two cores 24 epochs at 64 px take a quarter of an hour.
+after the last epoch, with and without the horizontal flip; the test rows are never looked at. The temperature is the best of a grid, on the
+same images, so the negative log-likelihoods compare recipes and nothing else. Changes are written as fields of `Recipe`, such as
+epochs=24 growth='()' opt=muon cutmix=0.5; --sizes scores in other sizes as well. Prints one JSON line. Needs --data, real images; on two cores 24 epochs at 64 px take a quarter of an hour.
 """
 import argparse
 import ast
@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from har_fastai.core import prepare, recipe_dls
 from har_fastai.files import HARError
-from har_fastai.loaders import PackedDL
-from har_fastai.metrics import accuracy, confusion, macro_f1
+from har_fastai.data.loaders import CachedDL
+from har_fastai.evaluate.metrics import accuracy, confusion, macro_f1
 from har_fastai.models import torch_device
-from har_fastai.runs import find_recipe, machine
-from har_fastai.training import har_learner
+from har_fastai.train.recipes import find_recipe
+from har_fastai.train.runs import machine
+from har_fastai.train.learner import har_learner
 from sklearn.model_selection import StratifiedGroupKFold
 
 
@@ -44,8 +45,8 @@ def explored(data, seed=0):
 
 @torch.inference_mode()
 def outputs(learn):
-    "Logits of the held pictures, of their mirror images, and their classes, in the order of the table"
-    model, rows, order = learn.model.eval(), [], torch.tensor(learn.dls.valid.get_idxs()).argsort() # pictures of one shape come together
+    "Logits of the held images, of their horizontal flips, and their classes, in the order of the table"
+    model, rows, order = learn.model.eval(), [], torch.tensor(learn.dls.valid.get_idxs()).argsort() # images of one shape come together
     for x, y in learn.dls.valid:
         x = x.as_subclass(torch.Tensor)
         rows.append((model(x).float().cpu(), model(x.flip(-1)).float().cpu(), y.as_subclass(torch.Tensor).cpu()))
@@ -60,8 +61,8 @@ def figures(z, y):
 
 
 def sized(learn, size):
-    "Figures of the held pictures in another size, mirror image included"
-    if not isinstance(learn.dls.valid, PackedDL): raise HARError('--sizes needs decoded pictures: make room in the cache')
+    "Figures of the held images in another size, mirror image included"
+    if not isinstance(learn.dls.valid, CachedDL): raise HARError('--sizes needs decoded images: make room in the cache')
     learn.dls.valid.size = size
     z, mirrored, y = outputs(learn)
     return figures((z + mirrored) / 2, y)
@@ -70,7 +71,7 @@ def sized(learn, size):
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('changes', nargs='*', metavar='FIELD=VALUE', help='fields of the recipe to set otherwise')
-    p.add_argument('--data', required=True, help='folder or table of labelled pictures')
+    p.add_argument('--data', required=True, help='folder or table of labelled images')
     p.add_argument('--name', default='', help='what to call the experiment')
     p.add_argument('--recipe', default='cpu')
     p.add_argument('--sizes', nargs='*', type=int, default=[], metavar='PX', help='sides in which to score as well, mirror image included')
@@ -82,5 +83,5 @@ if __name__ == '__main__':
     start = time.perf_counter()
     learn.fit_recipe()
     seconds, (z, mirrored, y) = time.perf_counter() - start, outputs(learn)
-    print(json.dumps(dict(what='explored', name=a.name, recipe=a.recipe, changes=changes, settings=settings(recipe), pictures='own', split='explore.py', seed=recipe.seed, epochs=recipe.epochs, n=len(y), seconds=round(seconds), train_accuracy=round(float(learn.recorder.values[-1][1]), 4),
+    print(json.dumps(dict(what='explored', name=a.name, recipe=a.recipe, changes=changes, settings=settings(recipe), images='own', split='explore.py', seed=recipe.seed, epochs=recipe.epochs, n=len(y), seconds=round(seconds), train_accuracy=round(float(learn.recorder.values[-1][1]), 4),
                           one=figures(z, y), flip=figures((z + mirrored) / 2, y), **{f'flip {s} px': sized(learn, s) for s in a.sizes}, **machine())))

@@ -1,9 +1,9 @@
-"""The faults of pictures and tables, given to plain fastai, torchvision's ImageFolder, timm's dataset reader and har_fastai
+"""The faults of images and tables, given to plain fastai, torchvision's ImageFolder, timm's dataset reader and har_fastai
 
     python benchmarks/faults_side_by_side.py [--json FILE]
 
 Each tool opens what the tests of the faults make (tests/faults/), through its own front door: `ImageDataLoaders.from_df`, `ImageFolder`, `create_dataset`
-and `read_har` with `check_har`. An outcome says when the fault shows (before training, or in the middle of an epoch) or what the picture looks like.
+and `read_har` with `check_har`. An outcome says when the fault shows (before training, or in the middle of an epoch) or what the image looks like.
 A dash: the tool has no such thing. It prints a table, and one JSON line with how many faults each tool handles as asked.
 What it does not know: faults of runs (29 to 40), which are this library's own.
 """
@@ -16,11 +16,13 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT/'tests'), str(ROOT/'tests'/'faults')]
 from broken import flip_bytes, jpeg, make  # noqa: E402
-from helpers import picture  # noqa: E402
+from helpers import image  # noqa: E402
 
-from har_fastai.data import check_har, grouped_split, usable  # noqa: E402
-from har_fastai.files import HARError, open_picture  # noqa: E402
-from har_fastai.tables import read_har  # noqa: E402
+from har_fastai.data.checks import check_har, usable
+from har_fastai.data.splits import grouped_split# noqa: E402
+from har_fastai.files import HARError
+from har_fastai.images import open_image# noqa: E402
+from har_fastai.data.tables import read_har# noqa: E402
 
 TOOLS = ('fastai', 'torchvision', 'timm', 'har_fastai')
 
@@ -30,7 +32,7 @@ def saved(img, kind='PNG', **kw) -> bytes:
     return b.getvalue()
 
 
-def pictures() -> dict:
+def images() -> dict:
     "Fault -> (ending, what makes the file, what must be seen: None where it must be set aside, else a test of the pixels)"
     def put(data): return lambda p: p.write_bytes(data)
     def broken(fault): return lambda p: make(p.with_suffix(''), fault)
@@ -45,12 +47,12 @@ def pictures() -> dict:
             9: ('png', put(saved(Image.new('RGBA', (8, 8), (255, 0, 0, 0)))), near((255, 255, 255))),
             10: ('png', put(saved(Image.fromarray(np.full((8, 8), 32896, np.uint16)))), near((128, 128, 128))),
             11: ('tif', put(saved(Image.fromarray(ramp), 'TIFF')), lambda a: a[0, 0, 0] == 0 and a[0, -1, 0] == 255 and a[0, 16, 0] not in (0, 255)),
-            12: ('gif', put(gif), near((250, 0, 0))), 13: ('jpg', put(saved(picture(3))), lambda a: np.array_equal(a, np.asarray(picture(3)))),
+            12: ('gif', put(gif), near((250, 0, 0))), 13: ('jpg', put(saved(image(3))), lambda a: np.array_equal(a, np.asarray(image(3)))),
             14: ('png', put(saved(Image.new('RGB', (1, 4000), 'red'))), lambda a: a.shape[:2] == (4000, 1)), 15: ('jpg', broken('link loop'), None)}
 
 
 def look(a:np.ndarray, right) -> str:
-    "What an opened picture looks like"
+    "What an opened image looks like"
     if right is None: return f'decoded, {a.shape[1] * a.shape[0] / 1e6:.0f} megapixels'
     return 'as people see it' if right(a) else f'otherwise: {a.shape[1]}×{a.shape[0]}, mean {a.mean():.0f}'
 
@@ -73,14 +75,14 @@ def by_timm(root, bad, right):
     if str(bad) not in names: return 'set aside silently'
     img = ds[names.index(str(bad))][0]
     a = np.asarray(img.convert('RGB'))
-    if right is None and a.shape == (48, 48, 3): return 'another picture in its place'
+    if right is None and a.shape == (48, 48, 3): return 'another image in its place'
     return look(a, right)
 
 
 def by_har(root, bad, right):
     df = check_har(read_har(root)); row = df[df.path == str(bad)]
     if not len(row): return 'set aside silently'
-    return 'set aside before training' if row.problem.iloc[0] else look(np.asarray(open_picture(bad)), right)
+    return 'set aside before training' if row.problem.iloc[0] else look(np.asarray(open_image(bad)), right)
 
 
 def tried(f, *args) -> str:
@@ -90,13 +92,13 @@ def tried(f, *args) -> str:
     except Exception as e: return f'{type(e).__name__} when it is opened'
 
 
-def picture_rows(tmp:Path) -> dict[int, dict[str, str]]:
+def image_rows(tmp:Path) -> dict[int, dict[str, str]]:
     rows = {}
-    for n, (ending, put, right) in pictures().items():
+    for n, (ending, put, right) in images().items():
         root = tmp/str(n)
         for label in ('running', 'sitting'):
             (root/label).mkdir(parents=True)
-            for i in range(3): picture(10 * n + i + 5 * (label == 'running')).save(root/label/f'z{i}.png')
+            for i in range(3): image(10 * n + i + 5 * (label == 'running')).save(root/label/f'z{i}.png')
         bad = root/'running'/f'bad.{ending}'; put(bad)
         rows[n] = {t: tried(f, root, bad, right) for t, f in zip(TOOLS, (by_fastai, by_torchvision, by_timm, by_har))}
         rows[n]['asked'] = {t: (o.startswith('set aside before') or (n == 15 and 'set aside' in o) if right is None else o == 'as people see it') for t, o in rows[n].items()}
@@ -116,7 +118,7 @@ def table_by_fastai(df, data, n) -> str:
     if n == 20: return f'{len(dls.vocab)} classes'
     if n == 21:
         train, valid = (set(d.items.filename) for d in (dls.train_ds, dls.valid_ds))
-        return f'{len(train & valid)} pictures in both parts'
+        return f'{len(train & valid)} images in both parts'
     if n == 27: return 'in ' + ' and '.join(p for p, d in (('train', dls.train_ds), ('valid', dls.valid_ds)) if 'flying' in set(d.items.label))
     try:
         for dl in (dls.train, dls.valid):
@@ -132,18 +134,18 @@ def table_by_har(df, data, n) -> str:
         if n == 20: return f'{checked.label.nunique()} classes'
         cut = grouped_split(checked)
     except HARError: return 'one sentence before training'
-    if n == 21: return f'{len(set(cut.filename[cut.part == "train"]) & set(cut.filename[cut.part != "train"]))} pictures in both parts'
+    if n == 21: return f'{len(set(cut.filename[cut.part == "train"]) & set(cut.filename[cut.part != "train"]))} images in both parts'
     return 'in ' + ' and '.join(sorted(set(cut.part[cut.label == 'flying'])))
 
 
 def table_rows(tmp:Path) -> dict[int, dict[str, str]]:
-    rows, right = {}, {20: '2 classes', 21: '0 pictures in both parts', 27: 'in train'}
+    rows, right = {}, {20: '2 classes', 21: '0 images in both parts', 27: 'in train'}
     for n, table in TABLES.items():
         out = {}
         for tool, f in (('fastai', table_by_fastai), ('har_fastai', table_by_har)):
             data = tmp/f'table-{n}-{tool}'; (data/'train').mkdir(parents=True)
-            for i in range(24): picture(i).save(data/'train'/f'Image_{i}.png')
-            picture(99).save(data/'outside.png')
+            for i in range(24): image(i).save(data/'train'/f'Image_{i}.png')
+            image(99).save(data/'outside.png')
             df = pd.DataFrame([(a.format(root=data), b) for a, b in table], columns=['filename', 'label'])
             out[tool] = f(df, data, n)
         rows[n] = {**out, 'torchvision': '–', 'timm': '–'}
@@ -156,10 +158,10 @@ def main():
     p.add_argument('--json', help='file for the outcomes')
     a = p.parse_args()
     warnings.simplefilter('ignore'); logging.disable(logging.WARNING)
-    with tempfile.TemporaryDirectory() as tmp: rows = {**picture_rows(Path(tmp)), **table_rows(Path(tmp))}
+    with tempfile.TemporaryDirectory() as tmp: rows = {**image_rows(Path(tmp)), **table_rows(Path(tmp))}
     from importlib.metadata import version
     asked = {t: [sum(r['asked'][t] for r in rows.values() if t in r['asked']), sum(t in r['asked'] for r in rows.values())] for t in TOOLS}
-    res = dict(what='faults of pictures and tables handled as asked', as_asked={t: f'{k} of {n}' for t, (k, n) in asked.items()}, versions={t: version(t) for t in ('fastai', 'torchvision', 'timm', 'pillow')},
+    res = dict(what='faults of images and tables handled as asked', as_asked={t: f'{k} of {n}' for t, (k, n) in asked.items()}, versions={t: version(t) for t in ('fastai', 'torchvision', 'timm', 'pillow')},
                rows={n: {t: r[t] for t in TOOLS} for n, r in rows.items()})
     print(pd.DataFrame(res['rows']).T.to_string()); print(json.dumps(res, ensure_ascii=False))
     if a.json: Path(a.json).write_text(json.dumps(res, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')

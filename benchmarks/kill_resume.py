@@ -5,7 +5,7 @@
 The moments are random within a phase, and each phase gets its share: the making of the cache, the steps, the saving, the validation within an epoch, and the
 scoring and reporting at the end. A quarter of the kills in the cache's making come in the middle of the run, whose pack is deleted first. Meanwhile a watcher reads every file of the run
 again and again: none may ever be half-written. It prints one JSON line; `equal` says whether weights, checkpoints, history, metrics and predictions
-are the same to the last bit. Without --data the pictures are drawn. CPU, one computing thread.
+are the same to the last bit. Without --data the images are drawn. CPU, one computing thread.
 What it does not know: power cuts (SIGKILL leaves the kernel's buffers in place), and GPUs, whose sums may differ between any two runs.
 """
 import argparse, collections, json, mmap, os, random, shutil, signal, subprocess, sys, tempfile, threading, time
@@ -79,7 +79,7 @@ class Watch(threading.Thread):
 def after_kill(settings:dict) -> list[str]:
     "What a kill left that is not whole: in the run, between the model and its card, in the cache"
     from har_fastai.files import sha256_file
-    from har_fastai.pack import is_whole
+    from har_fastai.data.cache import is_whole
     out, found = Path(settings['out']), []
     found += [why for f in files(out) if (why := broken(f))]
     if (out/'model.json').is_file() and json.loads((out/'model.json').read_text())['sha256'] != sha256_file(out/'model.safetensors'): found.append('model.json is not of these weights')
@@ -151,8 +151,8 @@ def campaign(data:str, tmp:Path, kills:int, seed:int=0, wait:float=1., packed:bo
 
 
 def subset(data:str, tmp:Path, rows:int, seed:int) -> Path:
-    "A data set of some of the rows, with copies of its pictures"
-    from har_fastai.tables import read_har
+    "A data set of some of the rows, with copies of its images"
+    from har_fastai.data.tables import read_har
     df = read_har(data).sample(rows, random_state=seed)
     (tmp/'data'/'train').mkdir(parents=True)
     for f, p in zip(df.filename, df.path): shutil.copyfile(p, tmp/'data'/'train'/f)
@@ -170,10 +170,10 @@ def main():
         tmp = Path(tmp)
         if a.data: data = subset(a.data, tmp, a.rows, a.seed)
         else:
-            from har_fastai.sample import draw_har
+            from har_fastai.drawing.dataset import draw_har
             data = draw_har(tmp/'data', n=a.rows, size=96)
         res = campaign(data, tmp, a.kills, a.seed, size=a.size, epochs=a.epochs, bs=16, num_ops=2, erase=.25)
-    print(json.dumps(dict(what='kills of one run, and what became of it', **res, pictures=a.rows, real=bool(a.data), size=a.size, epochs=a.epochs, seed=a.seed, seconds=round(time.perf_counter() - start))))
+    print(json.dumps(dict(what='kills of one run, and what became of it', **res, images=a.rows, real=bool(a.data), size=a.size, epochs=a.epochs, seed=a.seed, seconds=round(time.perf_counter() - start))))
     sys.exit(0 if res['equal'] and not res['half_written'] and res['kills'] == a.kills else 1)
 
 

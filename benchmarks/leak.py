@@ -1,9 +1,9 @@
-"""How much too good is a score on pictures that were trained on? A random split against an honest one, scored on the same pictures.
+"""How much too good is a score on images that were trained on? A random split against an honest one, scored on the same images.
 
 As the course report did, one side trains on a random 80 % of all rows, and the last 20 % of the rows are scored with it: about four in five of
 them were trained on. The other side trains on rows before the last 20 %, without copies of those. Both sides see the same number of training
-pictures and epochs, by the same recipe, and are scored after the last epoch, so that nothing is chosen on anybody's pictures. The intervals
-come from drawing the scored pictures anew (for all seeds and both sides at once). Finished runs are kept in --keep, so that it can go on after
+images and epochs, by the same recipe, and are scored after the last epoch, so that nothing is chosen on anybody's images. The intervals
+come from drawing the scored images anew (for all seeds and both sides at once). Finished runs are kept in --keep, so that it can go on after
 an interruption. Prints one JSON line. Without --data the drawn sample is used.
 """
 import argparse
@@ -15,14 +15,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from har_fastai.core import embedded_sample, recipe_dls
-from har_fastai.data import check_har, tail_split, usable
-from har_fastai.evaluate import learner_table
-from har_fastai.metrics import confusion, macro_f1
-from har_fastai.runs import find_recipe, machine
-from har_fastai.score import codes, keep_predictions
-from har_fastai.tables import read_har
-from har_fastai.training import har_learner
+from har_fastai.core import drawn_sample, recipe_dls
+from har_fastai.data.checks import check_har, usable
+from har_fastai.data.splits import tail_split
+from har_fastai.evaluate.interpretation import learner_table
+from har_fastai.evaluate.metrics import confusion, macro_f1
+from har_fastai.train.recipes import find_recipe
+from har_fastai.train.runs import machine
+from har_fastai.evaluate.scoring import class_indices, portable_columns
+from har_fastai.data.tables import read_har
+from har_fastai.train.learner import har_learner
 
 
 def training_rows(df, side, seed):
@@ -39,17 +41,17 @@ def scored(df, side, recipe):
     learn = har_learner(recipe_dls(pd.concat([train.assign(part='train'), tail.assign(part='valid')], ignore_index=True), recipe, torch.device('cpu'), 0), recipe)
     with learn.no_bar(), learn.no_logging(): learn.fit_recipe()
     in_training = learn.recorder.values[-1][list(learn.recorder.metric_names).index('train_macro_f1') - 1]
-    return keep_predictions(learner_table(learn)).assign(seen=tail.sha256.isin(train.sha256).to_numpy(), train_f1=in_training)
+    return portable_columns(learner_table(learn)).assign(seen=tail.sha256.isin(train.sha256).to_numpy(), train_f1=in_training)
 
 
 def f1(preds, rows=slice(None)):
     vocab = list(preds.columns[preds.columns.get_loc('predicted') + 1:-2])
-    y, p = codes(preds, vocab)
+    y, p = class_indices(preds, vocab)
     return float(macro_f1(confusion(y[rows], p[rows], len(vocab))))
 
 
 def mean_difference(sides, n_boot=1000):
-    "Random less honest, on average over the seeds, and its 95 % interval over draws of the scored pictures"
+    "Random less honest, on average over the seeds, and its 95 % confidence interval over draws of the scored images"
     rng, n = np.random.default_rng(0), len(sides['random'][0])
     mean = lambda rows: np.mean([f1(r, rows) - f1(h, rows) for r, h in zip(sides['random'], sides['honest'])])
     return mean(np.arange(n)), *np.quantile([mean(rng.integers(0, n, n)) for _ in range(n_boot)], [0.025, 0.975])
@@ -57,14 +59,14 @@ def mean_difference(sides, n_boot=1000):
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--data', help='folder or table of labelled pictures')
-    p.add_argument('--size', type=int, default=48, help='side of the pictures, px')
+    p.add_argument('--data', help='folder or table of labelled images')
+    p.add_argument('--size', type=int, default=48, help='side of the images, px')
     p.add_argument('--epochs', type=int, default=20)
     p.add_argument('--seeds', type=int, default=3)
     p.add_argument('--keep', help='folder for the answers of finished runs')
     p.add_argument('--quick', action='store_true', help='under a minute; proves nothing')
     a = p.parse_args()
-    df = usable(check_har(read_har(a.data or embedded_sample()))).reset_index(drop=True)
+    df = usable(check_har(read_har(a.data or drawn_sample()))).reset_index(drop=True)
     if a.quick: df, a.epochs, a.seeds = df.iloc[::max(1, len(df) // 600)].reset_index(drop=True), 4, 1
     mark = hashlib.sha256(f'{a.size} {a.epochs} {"".join(df.sha256)}'.encode()).hexdigest()[:16] # no other data or settings have it
     sides = dict(random=[], honest=[])
@@ -78,6 +80,6 @@ if __name__ == '__main__':
     seen = [r.seen.to_numpy() for r in sides['random']]
     diff, low, high = mean_difference(sides)
     r4 = lambda values: [round(float(v), 4) for v in values]
-    print(json.dumps(dict(what='leak: macro-F1 of the last 20 % of rows', pictures='own' if a.data else 'drawn', trained=len(training_rows(df, 'random', 0)), scored=len(seen[0]), size=a.size, epochs=a.epochs, seeds=a.seeds,
+    print(json.dumps(dict(what='leak: macro-F1 of the last 20 % of rows', images='own' if a.data else 'drawn', trained=len(training_rows(df, 'random', 0)), scored=len(seen[0]), size=a.size, epochs=a.epochs, seeds=a.seeds,
                           random=r4(map(f1, sides['random'])), honest=r4(map(f1, sides['honest'])), random_seen=r4(f1(r, s) for r, s in zip(sides['random'], seen)), random_unseen=r4(f1(r, ~s) for r, s in zip(sides['random'], seen)),
                           share_seen=round(float(np.mean(seen)), 4), in_training=r4(r.train_f1[0] for r in sides['random']), difference=round(float(diff), 4), low=round(float(low), 4), high=round(float(high), 4), **machine())))

@@ -5,12 +5,12 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 
-from har_fastai.files import IMAGENET_MEAN, IMAGENET_STD
-from har_fastai.loaders import class_weights
+from har_fastai.images import IMAGENET_MEAN, IMAGENET_STD
+from har_fastai.data.loaders import class_weights
 
 
-class Pictures(Dataset):
-    "The pictures of one part as the report opens and transforms them"
+class Images(Dataset):
+    "The images of one part as the report opens and transforms them"
     def __init__(self, df, size, part='train'):
         vocab = sorted(df.label.unique())
         rows = df[df.part == part]
@@ -33,7 +33,7 @@ def report_cnn(n_out):
 class PlainLoop:
     "The report's loop; `epoch` trains on all rows of a table once and validates"
     def __init__(self, df, size, bs, device='cpu'):
-        self.train, self.valid, self.bs, self.device = Pictures(df, size), Pictures(df, size, 'valid'), bs, device
+        self.train, self.valid, self.bs, self.device = Images(df, size), Images(df, size, 'valid'), bs, device
         self.model, self.loss_func = report_cnn(15).to(device), nn.CrossEntropyLoss(label_smoothing=0.1)
         self.opt = torch.optim.AdamW(self.model.parameters(), lr=3e-4, weight_decay=1e-4)
 

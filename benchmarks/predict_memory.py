@@ -1,7 +1,7 @@
-"""How much memory `har_predict` needs for many pictures, against few, each in a process of its own.
+"""How much memory `har_predict` needs for many images, against few, each in a process of its own.
 
-The network is a run's, or the baseline with random weights (memory does not depend on them); the pictures are drawn, or yours with --data.
-The answers are written as a table and as JSON lines. One line of JSON is printed; a ratio near 1 means that memory does not grow with the number of pictures.
+The network is a run's, or the baseline with random weights (memory does not depend on them); the images are drawn, or yours with --data.
+The answers are written as a table and as JSON lines. One line of JSON is printed; a ratio near 1 means that memory does not grow with the number of images.
 """
 from __future__ import annotations
 import argparse, contextlib, json, os, subprocess, sys, tempfile, time
@@ -10,15 +10,15 @@ from pathlib import Path
 
 RUN = 'import sys; from har_fastai.cli import har_predict; har_predict()'
 MAKE = '''import sys; from har_fastai.files import IMAGENET_MEAN as m, IMAGENET_STD as s
-from har_fastai.data import ACTIONS; from har_fastai.inference import Card, save_bundle; from har_fastai.models import create_model
+from har_fastai.data.tables import ACTIONS; from har_fastai.inference import Card, save_bundle; from har_fastai.models import create_model
 save_bundle(sys.argv[1], create_model('baseline', 15), Card('baseline', sorted(ACTIONS), int(sys.argv[2]), list(m), list(s)))'''
-DRAW = 'import sys; from har_fastai.sample import draw_har; draw_har(sys.argv[1], n=int(sys.argv[2]), size=96, test=0)'
+DRAW = 'import sys; from har_fastai.drawing.dataset import draw_har; draw_har(sys.argv[1], n=int(sys.argv[2]), size=96, test=0)'
 
 def options():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--data', metavar='DIR', help='a folder of pictures; drawn ones by default')
+    p.add_argument('--data', metavar='DIR', help='a folder of images; drawn ones by default')
     p.add_argument('--model', metavar='RUN', help='a run; random weights by default')
-    p.add_argument('--size', type=int, default=128, metavar='PX', help="side of the random network's pictures (default: 128)")
+    p.add_argument('--size', type=int, default=128, metavar='PX', help="side of the random network's images (default: 128)")
     p.add_argument('--few', type=int, default=300, help='how many are few (default: 300)')
     p.add_argument('--many', type=int, default=10_080, help='how many are many, at most (default: 10080)')
     p.add_argument('--quick', action='store_true', help='under a minute: 30 and 300 drawings at 48 px')
@@ -46,8 +46,8 @@ def main(a, tmp):
     if not a.model: subprocess.run([sys.executable, '-c', MAKE, tmp/'run', str(a.size)], check=True)
     files = sorted(f for f in Path(a.data).rglob('*') if f.suffix.lower() in ('.jpg', '.png'))[:a.many]
     (few, few_later, few_s), (many, many_later, many_s) = (measured(f, a.model or tmp/'run', tmp) for f in (files[:a.few], files))
-    return dict(what='peak memory of har_predict, many pictures / few', ratio=round(many / few, 3), ratio_later=round(many_later / few_later, 3), few=len(files[:a.few]), many=len(files),
-                few_mb=round(few), many_mb=round(many), few_later_mb=round(few_later), many_later_mb=round(many_later), few_s=round(few_s, 1), many_s=round(many_s, 1), pictures='drawn' if a.data == tmp/'drawn' else 'own', python=sys.version.split()[0], torch=version('torch'))
+    return dict(what='peak memory of har_predict, many images / few', ratio=round(many / few, 3), ratio_later=round(many_later / few_later, 3), few=len(files[:a.few]), many=len(files),
+                few_mb=round(few), many_mb=round(many), few_later_mb=round(few_later), many_later_mb=round(many_later), few_s=round(few_s, 1), many_s=round(many_s, 1), images='drawn' if a.data == tmp/'drawn' else 'own', python=sys.version.split()[0], torch=version('torch'))
 
 if __name__ == '__main__':
     args = options()

@@ -1,37 +1,38 @@
 """How fast a `Predictor` answers, against fastai's `Learner.predict` and plain PyTorch, all in one process.
 
 The sides take turns in rounds and their medians are compared, so that a machine which slows down slows them all down. The network is the
-baseline with random weights (speed does not depend on them); the pictures are drawn, or yours with --data. All sides begin with the bytes
-of a picture file, except `batches_network`, which is given arrays. One line of JSON is printed; ratios above 1 mean that the predictor is faster.
+baseline with random weights (speed does not depend on them); the images are drawn, or yours with --data. All sides begin with the bytes
+of an image file, except `batches_network`, which is given arrays. One line of JSON is printed; ratios above 1 mean that the predictor is faster.
 """
 from __future__ import annotations
 import argparse, contextlib, importlib.util, json, os, subprocess, sys, tempfile, time
 from pathlib import Path
 from statistics import median
 import fastai, numpy as np, torch
-from har_fastai.files import IMAGENET_MEAN, IMAGENET_STD, eval_array, find_pictures, open_picture
-from har_fastai.inference import Card, Predictor, save_bundle
-from har_fastai.loaders import HARImage
-from har_fastai.sample import draw_har
-from har_fastai.test_utils import synth_har_learner
+from har_fastai.images import IMAGENET_MEAN, IMAGENET_STD, preprocess, find_images, open_image
+from har_fastai.predict.bundle import Card, save_bundle
+from har_fastai.predict.predictor import Predictor
+from har_fastai.data.loaders import HARImage
+from har_fastai.drawing.dataset import draw_har
+from har_fastai.testing import synth_har_learner
 
 def options():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--data', metavar='DIR', help='a folder of pictures; drawn ones by default')
-    p.add_argument('--size', type=int, default=256, metavar='PX', help="side of the network's pictures (default: 256)")
-    p.add_argument('--n', type=int, default=192, metavar='N', help='pictures a round of the many (default: 192)')
+    p.add_argument('--data', metavar='DIR', help='a folder of images; drawn ones by default')
+    p.add_argument('--size', type=int, default=256, metavar='PX', help="side of the network's images (default: 256)")
+    p.add_argument('--n', type=int, default=192, metavar='N', help='images a round of the many (default: 192)')
     p.add_argument('--rounds', type=int, default=9, help='times that each side has its turn (default: 9)')
     p.add_argument('--bs', type=int, default=32, help='batch of the plain side (default: 32)')
     p.add_argument('--threads', type=int, help="PyTorch's threads; its own default otherwise")
-    p.add_argument('--quick', action='store_true', help='under a minute: 64 pictures, 3 rounds')
+    p.add_argument('--quick', action='store_true', help='under a minute: 64 images, 3 rounds')
     a = p.parse_args()
     if a.quick: a.n, a.rounds = min(a.n, 64), min(a.rounds, 3)
     return a
 
-def read_pictures(a, tmp):
-    "The bytes of `a.n` picture files"
+def read_images(a, tmp):
+    "The bytes of `a.n` image files"
     folder = a.data or draw_har(tmp/'har', n=60, size=240)
-    files = find_pictures(folder)[:a.n]
+    files = find_images(folder)[:a.n]
     return [files[i % len(files)].read_bytes() for i in range(a.n)]
 
 def plain_batches(model, arrays, bs):
@@ -61,20 +62,20 @@ def turns(sides, rounds, repeat, per):
     return {k: median(v) for k, v in times.items()}
 
 def cold_start(run, data, tmp, times):
-    "Seconds of whole processes: `har_predict` on one picture, and an `import torch` and nothing else"
+    "Seconds of whole processes: `har_predict` on one image, and an `import torch` and nothing else"
     (tmp/'one.jpg').write_bytes(data)
-    codes = dict(har_predict=['from har_fastai.cli import har_predict; har_predict()', str(tmp/'one.jpg'), '--model', str(run)], import_torch=['import torch'])
-    sides = {k: lambda i, c=c: subprocess.run([sys.executable, '-c', *c], check=True, capture_output=True) for k, c in codes.items()}
+    class_indices = dict(har_predict=['from har_fastai.cli import har_predict; har_predict()', str(tmp/'one.jpg'), '--model', str(run)], import_torch=['import torch'])
+    sides = {k: lambda i, c=c: subprocess.run([sys.executable, '-c', *c], check=True, capture_output=True) for k, c in class_indices.items()}
     return turns(sides, times, 1, 1)
 
 def main(a, tmp):
     if a.threads: torch.set_num_threads(a.threads)
-    data = read_pictures(a, tmp)
+    data = read_images(a, tmp)
     learn = synth_har_learner(n=60, size=a.size)
     plain = learn.model.eval()
     save_bundle(tmp/'run', plain, Card('baseline', list(learn.dls.vocab), a.size, list(IMAGENET_MEAN), list(IMAGENET_STD)))
     predictor, session, vocab = Predictor(tmp/'run'), onnx_session(plain, a.size, tmp), learn.dls.vocab
-    openers = [lambda d=d: eval_array(open_picture(d), a.size) for d in data]
+    openers = [lambda d=d: preprocess(open_image(d), a.size) for d in data]
     ready = [lambda x=f(): x for f in openers]
     def eager(i):
         with torch.no_grad(): return vocab[plain(torch.from_numpy(openers[i]()[None])).softmax(1).argmax()]
@@ -91,9 +92,9 @@ def main(a, tmp):
     return dict(what='time of a prediction, other / Predictor', ratios=dict(one_vs_learner=one['learner'] / one['predictor'], one_vs_eager=one['eager'] / one['predictor'],
                     **({'one_vs_onnx': one['onnx'] / one['predictor']} if session else {}), many_vs_batches=many['batches'] / many['predictor'],
                     many_vs_batches_network=many['batches_network'] / many['predictor']),
-                one_p50_ms={k: 1e3 * v for k, v in one.items()}, many_pictures_per_s={k: 1 / v for k, v in many.items()}, cold_start_s=cold,
+                one_p50_ms={k: 1e3 * v for k, v in one.items()}, many_images_per_s={k: 1 / v for k, v in many.items()}, cold_start_s=cold,
                 same_labels=labels, largest_difference=diff, n=len(data), rounds=a.rounds, bs=a.bs, size=a.size, arch='baseline',
-                pictures=a.data and 'own' or 'drawn', threads=torch.get_num_threads(), cores=os.cpu_count(), load_1min=os.getloadavg()[0],
+                images=a.data and 'own' or 'drawn', threads=torch.get_num_threads(), cores=os.cpu_count(), load_1min=os.getloadavg()[0],
                 versions=dict(python=sys.version.split()[0], torch=torch.__version__, fastai=fastai.__version__, numpy=np.__version__))
 
 def rounded(x):

@@ -1,6 +1,6 @@
 """What do an evaluation and its report cost beside the network's own work? Seconds of all, over seconds of the forward passes alone.
 
-One side runs the network over the pictures, already decoded and normalised in memory, in the same threads and as many at a time; the other reads the pictures
+One side runs the network over the images, already decoded and normalised in memory, in the same threads and as many at a time; the other reads the images
 from their files, predicts, scores, fits nothing, and writes report.html with all figures and heat-maps, but for the test of the heat-maps
 (`faithful=0`). The network is the baseline at 256 px with the report's recipe, untrained: the time does not depend on the weights. Prints one
 JSON line with the ratio. Without --data the drawn sample is used.
@@ -16,22 +16,25 @@ import numpy as np
 import pandas as pd
 import torch
 
-from har_fastai.core import embedded_sample
-from har_fastai.data import check_har, usable, write_split
-from har_fastai.files import IMAGENET_MEAN, IMAGENET_STD
-from har_fastai.inference import Card, Predictor, save_bundle
+from har_fastai.core import drawn_sample
+from har_fastai.data.checks import check_har, usable
+from har_fastai.data.splits import write_split
+from har_fastai.images import IMAGENET_MEAN, IMAGENET_STD
+from har_fastai.predict.bundle import Card, save_bundle
+from har_fastai.predict.predictor import Predictor
 from har_fastai.models import create_model
-from har_fastai.predictor import AHEAD, work_ahead
-from har_fastai.report import write_report
-from har_fastai.runs import Run, begin_run, find_recipe, machine
-from har_fastai.score import evaluate_run
-from har_fastai.tables import read_har
+from har_fastai.predict.base import PREFETCH, prefetch_map
+from har_fastai.report.run import write_report
+from har_fastai.train.recipes import find_recipe
+from har_fastai.train.runs import Run, begin_run, machine
+from har_fastai.evaluate.scoring import evaluate_run
+from har_fastai.data.tables import read_har
 
 
 def untrained_run(folder, df, size):
     "A run whose network has learnt nothing, with `df` as its test part"
     run = Run(folder); run.path.mkdir()
-    begin_run(run, find_recipe('report', size=size), data='pictures', split='tail', device='cpu')
+    begin_run(run, find_recipe('report', size=size), data='images', split='tail', device='cpu')
     torch.manual_seed(0)
     save_bundle(run.path, create_model('baseline', df.label.nunique()), Card('baseline', sorted(df.label.unique()), size, list(IMAGENET_MEAN), list(IMAGENET_STD)))
     write_split(df.assign(part='test'), run.file('split.csv'))
@@ -40,23 +43,23 @@ def untrained_run(folder, df, size):
 
 
 def forward_seconds(predictor, arrays, n):
-    "Seconds to run the network over `n` prepared pictures in as many threads as the predictor has, each as it computes them"
+    "Seconds to run the network over `n` prepared images in as many threads as the predictor has, each as it computes them"
     start, threads = time.perf_counter(), torch.get_num_threads()
     with predictor._pool(threads) as pool:
-        for _ in work_ahead(lambda some: [*predictor._compute(some, True)], itertools.islice(itertools.cycle(arrays), n), 1, pool, AHEAD * threads): pass
+        for _ in prefetch_map(lambda some: [*predictor._compute(some, True)], itertools.islice(itertools.cycle(arrays), n), 1, pool, PREFETCH * threads): pass
     return time.perf_counter() - start
 
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--data', help='folder or table of labelled pictures')
-    p.add_argument('--n', type=int, default=2016, help='pictures')
-    p.add_argument('--size', type=int, default=256, help='side of the pictures, px')
+    p.add_argument('--data', help='folder or table of labelled images')
+    p.add_argument('--n', type=int, default=2016, help='images')
+    p.add_argument('--size', type=int, default=256, help='side of the images, px')
     p.add_argument('--rounds', type=int, default=3)
     p.add_argument('--quick', action='store_true', help='under a minute; proves nothing')
     a = p.parse_args()
     if a.quick: a.n, a.rounds = 200, 1
-    df, ratios, shares = usable(check_har(read_har(a.data or embedded_sample()))).tail(a.n), [], []
+    df, ratios, shares = usable(check_har(read_har(a.data or drawn_sample()))).tail(a.n), [], []
     with tempfile.TemporaryDirectory() as tmp:
         for i in range(a.rounds):
             run = untrained_run(Path(tmp)/str(i), df, a.size); predictor = Predictor(run.path, half=False)
@@ -67,5 +70,5 @@ if __name__ == '__main__':
             write_report(run, preds, faithful=0)
             ratios.append((time.perf_counter() - start) / alone); shares.append(evaluated / alone)
             print(f'round {i}: evaluation {shares[-1]:.2f}x, with the report {ratios[-1]:.2f}x the forward passes', flush=True)
-    print(json.dumps(dict(what='evaluation and report, over the forward passes alone', pictures='own' if a.data else 'drawn', scored=len(df), size=a.size, rounds=a.rounds,
+    print(json.dumps(dict(what='evaluation and report, over the forward passes alone', images='own' if a.data else 'drawn', scored=len(df), size=a.size, rounds=a.rounds,
                           evaluation=round(float(np.median(shares)), 3), ratio=round(float(np.median(ratios)), 3), least=round(min(ratios), 3), most=round(max(ratios), 3), **machine())))

@@ -2,9 +2,9 @@
 
 Each seed has a run of its own in --out; a finished one is not trained again and an interrupted one goes on from its checkpoint, so the script may be
 stopped and started at will, on another machine too if the folder is taken along. Seeds change weights, sampling and augmentation, and which rows are valid; the test rows are
-always the same. The interval of the mean is a bootstrap over the test pictures, with all seeds scored on the same draws; the spread over seeds stands beside it.
-Prints one JSON line, which holds each seed's learning curve, its answer to every test picture, whether the right one was among its first three, and the confusion matrix of all seeds together as well. Seeds of the same recipe that an earlier line
-holds may be taken from there (--earlier results.jsonl), so that they need not be trained again where their runs are gone. Needs --data, real pictures.
+always the same. The interval of the mean is a bootstrap over the test images, with all seeds scored on the same draws; the spread over seeds stands beside it.
+Prints one JSON line, which holds each seed's learning curve, its answer to every test image, whether the right one was among its first three, and the confusion matrix of all seeds together as well. Seeds of the same recipe that an earlier line
+holds may be taken from there (--earlier results.jsonl), so that they need not be trained again where their runs are gone. Needs --data, real images.
 
 The recipes: `report` (R1), `best` (R2, the same network), `scratch` (R3, a residual network; these want a GPU), `cpu` (R4), any other with --changes, as in explore.py.
 """
@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 from har_fastai.core import train_baseline
-from har_fastai.data import read_split
+from har_fastai.data.splits import read_split
 from har_fastai.files import HARError
-from har_fastai.inference import read_card
-from har_fastai.metrics import confusion, in_top, macro_f1
-from har_fastai.runs import Recipe, Run, find_recipe
-from har_fastai.score import codes
+from har_fastai.predict.bundle import read_card
+from har_fastai.evaluate.metrics import confusion, top_k_hits, macro_f1
+from har_fastai.train.recipes import Recipe, find_recipe
+from har_fastai.train.runs import Run
+from har_fastai.evaluate.scoring import class_indices
 
 from explore import settings, value
 
@@ -35,7 +36,7 @@ def trained(data, recipe, seed, out, device, changes):
 
 
 def mean_interval(answers, n_classes, draws=2000, seed=0):
-    "95 % interval of the seeds' mean macro-F1, over draws of the pictures"
+    "95 % confidence interval of the seeds' mean macro-F1, over draws of the images"
     rng, n = np.random.default_rng(seed), len(answers[0][0])
     means = []
     for _ in range(draws):
@@ -55,7 +56,7 @@ def unpacked(text):
 
 
 def test_table(run):
-    "A run's answers to the test pictures, in the order of their file names"
+    "A run's answers to the test images, in the order of their file names"
     return run.predictions.query('part == "test"').sort_values('filename')
 
 
@@ -66,9 +67,9 @@ def same_recipe(line, own):
 
 
 def row(run, answers):
-    "What one run reached, its learning curve and its answers to the test pictures in the order of their file names"
+    "What one run reached, its learning curve and its answers to the test images in the order of their file names"
     m, h, card, table = run.metrics, run.history, read_card(run.path), test_table(run)
-    f, near = m['test']['macro_f1'], in_top(codes(table, card.vocab)[0], table[card.vocab].to_numpy(), 3)
+    f, near = m['test']['macro_f1'], top_k_hits(class_indices(table, card.vocab)[0], table[card.vocab].to_numpy(), 3)
     return dict(seed=run.recipe.seed, macro_f1=round(f['value'], 6), low=round(f['low'], 4), high=round(f['high'], 4), accuracy=round(m['test']['accuracy']['value'], 6), valid=round(m['valid']['macro_f1']['value'], 4),
                 best_epoch=m['best_epoch'] + 1, minutes=round(h.seconds.sum() / 60, 1), threads=run.info['machine']['threads'], gpu=run.info['machine']['gpu'],
                 trained=int((read_split(run.file('split.csv')).part == 'train').sum()), temperature=card.temperature, calibration={k: round(float(m['test']['calibration'][k]), 6) for k in ('ece', 'ece_before', 'nll', 'nll_before')},
@@ -76,7 +77,7 @@ def row(run, answers):
 
 
 def earlier_rows(file, line, seeds):
-    "Rows of other seeds of the same recipe, scored on the same pictures, that a file of such lines holds; the last of each seed"
+    "Rows of other seeds of the same recipe, scored on the same images, that a file of such lines holds; the last of each seed"
     said = [json.loads(t) for t in file.read_text(encoding='utf-8').splitlines() if t.startswith('{')] if file else []
     same = [r for e in said if all(e.get(k) == line[k] for k in ('what', 'vocab', 'truth')) and same_recipe(e, line['settings']) for r in e['seeds']]
     return [r for s, r in {r['seed']: r for r in same}.items() if s not in seeds]
@@ -84,7 +85,7 @@ def earlier_rows(file, line, seeds):
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--data', required=True, help='folder or table of labelled pictures')
+    p.add_argument('--data', required=True, help='folder or table of labelled images')
     p.add_argument('--recipe', default='best')
     p.add_argument('--changes', nargs='*', default=[], metavar='FIELD=VALUE', help='fields of the recipe to set otherwise')
     p.add_argument('--seeds', nargs='+', type=int, default=[42, 43, 44])
@@ -96,8 +97,8 @@ if __name__ == '__main__':
     changes = {k: value(v) for k, v in (c.split('=', 1) for c in a.changes)}
     runs = [trained(a.data, a.recipe, s, a.out, a.device, changes) for s in a.seeds]
     vocab = read_card(runs[0].path).vocab
-    truth, answers = zip(*(codes(test_table(r), vocab) for r in runs))
-    line = dict(what='reproduced', name=a.name, recipe=a.recipe, changes=changes, settings=settings(runs[0].recipe), pictures='own', split='tail', n=len(truth[0]), vocab=vocab, truth=packed(truth[0]))
+    truth, answers = zip(*(class_indices(test_table(r), vocab) for r in runs))
+    line = dict(what='reproduced', name=a.name, recipe=a.recipe, changes=changes, settings=settings(runs[0].recipe), images='own', split='tail', n=len(truth[0]), vocab=vocab, truth=packed(truth[0]))
     rows = sorted([*map(row, runs, answers), *earlier_rows(a.earlier, line, a.seeds)], key=lambda r: r['seed'])
     f1, pairs = [r['macro_f1'] for r in rows], [(truth[0], unpacked(r['answers'])) for r in rows]
     low, high = mean_interval(pairs, len(vocab))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 MACHINE = ('threads', 'gpu', 'torch', 'python', 'torchvision', 'fastai', 'pillow', 'har_fastai') # what a line says of where it was measured
-TITLES = dict(reproduced='Recipes, on the last 20 % of rows', experiment='Experiments with recipes', explored='Changes of recipes, scored on pictures that no figure is claimed for', shipped='The model that comes with the package')
+TITLES = dict(reproduced='Recipes, on the last 20 % of rows', experiment='Experiments with recipes', explored='Changes of recipes, scored on images that no figure is claimed for', shipped_model='The model that comes with the package')
 NOTE = '<!-- Rendered from results.jsonl by results.py: change neither by hand. -->\n\n'
 
 
@@ -28,7 +28,7 @@ def table(rows):
 def reproduced(line):
     "A recipe's figures, a row a seed"
     changes = ', '.join(f'{k}={v}' for k, v in line['changes'].items())
-    head = f'**{line["name"] or line["recipe"]}**: recipe `{line["recipe"]}`{" with " + changes if changes else ""}, {len(line["seeds"])} seed{"s" * (len(line["seeds"]) > 1)}: macro-F1 {line["mean"]:.4f} (95 % interval over the {line["n"]:,} test pictures {line["low"]:.4f}–{line["high"]:.4f}' + (f'; sd over seeds {line["sd"]:.4f}' if line['sd'] is not None else '; one seed, so its spread is unknown') + ')' + (f'. Note: {line["note"]}' if line.get('note') else '')
+    head = f'**{line["name"] or line["recipe"]}**: recipe `{line["recipe"]}`{" with " + changes if changes else ""}, {len(line["seeds"])} seed{"s" * (len(line["seeds"]) > 1)}: macro-F1 {line["mean"]:.4f} (95 % confidence interval over the {line["n"]:,} test images {line["low"]:.4f}–{line["high"]:.4f}' + (f'; sd over seeds {line["sd"]:.4f}' if line['sd'] is not None else '; one seed, so its spread is unknown') + ')' + (f'. Note: {line["note"]}' if line.get('note') else '')
     cols = ('seed', 'macro_f1', 'low', 'high', 'accuracy', 'valid', 'best_epoch', 'minutes', 'threads', 'gpu')
     rows = ['| ' + ' | '.join(c.replace('_', ' ') for c in cols) + ' |', '|---' * len(cols) + '|', *('| ' + ' | '.join(cell(s.get(c)) for c in cols) + ' |' for s in line['seeds'])]
     return head + '\n\n' + '\n'.join(rows)
@@ -37,7 +37,7 @@ def reproduced(line):
 def steps(line):
     "What each step of an ablation gained, a row a step"
     about = table((k, v) for k, v in line.items() if k not in ('what', 'steps', 'seconds') and k not in MACHINE)
-    head = '| step | macro-F1 | 95 % interval | seeds | gain | 95 % interval | seconds a training |\n' + '|---' * 7 + '|'
+    head = '| step | macro-F1 | 95 % confidence interval | seeds | gain | 95 % confidence interval | seconds a training |\n' + '|---' * 7 + '|'
     rows = [f'| {s["step"]} | {s["f1"]:.3f} | {s["interval"][0]:.3f}–{s["interval"][1]:.3f} | {", ".join(f"{v:.3f}" for v in s["seeds"])} | '
             + (f'{s["gain"]:+.3f} | {s["gain_interval"][0]:+.3f} – {s["gain_interval"][1]:+.3f}' if 'gain' in s else ' | ') + f' | {t} |' for s, t in zip(line['steps'], [*line['seconds'], ''])]
     return about + '\n\n' + '\n'.join([head, *rows])
@@ -50,11 +50,11 @@ def explored(lines, spread):
         others = ', '.join(f'{k.removeprefix("flip ")} {v["f1"]:.3f}' for k, v in l.items() if k.startswith('flip '))
         changes = ', '.join(f'{k}={v}' for k, v in l['changes'].items() if k != 'seed')
         rows.append(f'| {cell(l["name"])} | {l["recipe"]} | {cell(changes)} | {l["seed"]} | {l["epochs"]} | {l["train_accuracy"]:.3f} | {l["flip"]["f1"]:.3f} | {l["flip"]["nll"]:.3f} | {others} |')
-    return f'Scored on {lines[0]["n"]:,} pictures after the last epoch, mirror image included; one seed each. Over seeds, macro-F1 of the recipes above had standard deviations of {min(spread):.3f} to {max(spread):.3f}.\n\n' + '\n'.join(rows)
+    return f'Scored on {lines[0]["n"]:,} images after the last epoch, mirror image included; one seed each. Over seeds, macro-F1 of the recipes above had standard deviations of {min(spread):.3f} to {max(spread):.3f}.\n\n' + '\n'.join(rows)
 
 
 def tables(lines):
-    "Experiments that can stand in one table: on as many pictures and the same machine"
+    "Experiments that can stand in one table: on as many images and the same machine"
     groups = {}
     for l in lines: groups.setdefault(tuple(l.get(k) for k in ('n', *MACHINE)), []).append(l)
     return groups.values()

@@ -2,8 +2,8 @@
 
 Four servers run, each in a process of its own, and take turns under load: the service as `har_serve` starts it; the same service gathering
 batches of up to 32 for a few milliseconds; a plain FastAPI handler with eager PyTorch (`async def`, as most examples have it); and the same
-as `def`, which FastAPI runs in threads. Clients send one picture a request over connections that stay open, as fast as they're answered, and
-check that each answer is that of `Predictor` for their own picture. Then 500 uploads come from 32 clients, some of them hostile.
+as `def`, which FastAPI runs in threads. Clients send one image a request over connections that stay open, as fast as they're answered, and
+check that each answer is that of `Predictor` for their own image. Then 500 uploads come from 32 clients, some of them hostile.
 Clients and server share the cores, so the figures are those of a small machine. One line of JSON is printed; ratios above 1 mean that the
 service is faster than the other.
 """
@@ -12,10 +12,11 @@ import argparse, contextlib, http.client, json, os, random, re, socket, subproce
 from pathlib import Path
 from statistics import median
 import fastapi, numpy as np, torch
-from har_fastai.files import eval_array, find_pictures, open_picture
-from har_fastai.inference import Predictor, load_bundle, shipped
-from har_fastai.sample import draw_har
-from har_fastai.service import listen, make_service, serve
+from har_fastai.images import preprocess, find_images, open_image
+from har_fastai.predict.bundle import load_bundle, shipped_model
+from har_fastai.predict.predictor import Predictor
+from har_fastai.drawing.dataset import draw_har
+from har_fastai.serve.service import listen, make_service, serve
 
 SIDES = ('service', 'gathered', 'plain', 'plain_threads')
 CLIENTS = (1, 8, 32)
@@ -24,7 +25,7 @@ HOSTILE = ('empty', 'text', 'cut', 'bomb', 'too long', 'hangs up', 'no HTTP', 'n
 def options():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--model', metavar='RUN', help='a trained run (default: the model that comes with the package; where there is none, one is trained on drawings)')
-    p.add_argument('--data', metavar='DIR', help='a folder of pictures (default: drawn ones)')
+    p.add_argument('--data', metavar='DIR', help='a folder of images (default: drawn ones)')
     p.add_argument('--n', type=int, default=200, help='how many of them (default: 200)')
     p.add_argument('--seconds', type=float, default=6, help='of each turn (default: 6)')
     p.add_argument('--rounds', type=int, default=5, help='turns of each server at each number of clients (default: 5)')
@@ -36,11 +37,11 @@ def options():
     return a
 
 def plain_app(run, threads:bool):
-    "What most examples do: open, resize, normalise, one picture at a time through eager PyTorch"
+    "What most examples do: open, resize, normalise, one image at a time through eager PyTorch"
     model, card = load_bundle(run)
     app = fastapi.FastAPI()
     def answer(data):
-        x = torch.from_numpy(eval_array(open_picture(data), card.size, tuple(card.mean), tuple(card.std), card.resize))[None]
+        x = torch.from_numpy(preprocess(open_image(data), card.size, tuple(card.mean), tuple(card.std), card.resize))[None]
         with torch.no_grad(): z = model(torch.cat([x, x.flip(-1)])).mean(0) if card.tta else model(x)[0]
         p = (z / card.temperature).softmax(0)
         return dict(label=card.vocab[int(p.argmax())], probability=float(p.max()))
@@ -70,12 +71,12 @@ class Server:
     def stop(self): self.process.terminate(); self.process.wait(60)
 
 def form(data:bytes) -> tuple[bytes, dict]:
-    "A picture as a browser would send it: body and headers"
+    "An image as a browser would send it: body and headers"
     body = b'--xxBORDERxx\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\nContent-Type: image/jpeg\r\n\r\n' + data + b'\r\n--xxBORDERxx--\r\n'
     return body, {'Content-Type': 'multipart/form-data; boundary=xxBORDERxx'}
 
 def right(body, truth) -> bool:
-    "Is this the answer of `Predictor` for the picture that was sent?"
+    "Is this the answer of `Predictor` for the image that was sent?"
     a = json.loads(body)
     a = a['answers'][0] if 'answers' in a else a
     return a['label'] == truth[0] and abs(a['probability'] - truth[1]) < 1e-3
@@ -86,11 +87,11 @@ class Load:
     def add(self, times, wrong, failed):
         with self.lock: self.times += times; self.wrong += wrong; self.failed += failed
 
-def client(server, pictures, truth, until, seed, load):
-    "Send one picture after the other until it's time"
+def client(server, images, truth, until, seed, load):
+    "Send one image after the other until it's time"
     rng, c, times, wrong, failed = random.Random(seed), server.connect(), [], 0, 0
     while time.perf_counter() < until:
-        i = rng.randrange(len(pictures)); body, head = pictures[i]
+        i = rng.randrange(len(images)); body, head = images[i]
         start = time.perf_counter()
         try:
             c.request('POST', '/predict', body, head); r = c.getresponse(); said = r.read()
@@ -99,10 +100,10 @@ def client(server, pictures, truth, until, seed, load):
         except (OSError, http.client.HTTPException): failed += 1; c.close()
     c.close(); load.add(times, wrong, failed)
 
-def turn(server, clients, seconds, pictures, truth, seed=0):
+def turn(server, clients, seconds, images, truth, seed=0):
     "Some clients at once"
     load, began = Load(), time.perf_counter()
-    threads = [threading.Thread(target=client, args=(server, pictures, truth, began + seconds, seed + k, load)) for k in range(clients)]
+    threads = [threading.Thread(target=client, args=(server, images, truth, began + seconds, seed + k, load)) for k in range(clients)]
     for t in threads: t.start()
     for t in threads: t.join()
     load.seconds = time.perf_counter() - began
@@ -121,13 +122,13 @@ def attack(server, kind, data, evil):
             body, head = form(data)
             s.sendall(b'\x16\x03\x01' * 50 if kind == 'no HTTP' else f'POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {head["Content-Type"]}\r\nContent-Length: {len(body)}\r\n\r\n'.encode() + body[:len(body) // 2])
         return 0
-    body, head = form({'empty': b'', 'text': b'<html>no picture', 'cut': data[:len(data) // 2], 'bomb': evil, 'too long': bytes(40_000_000), 'no form': data}[kind])
+    body, head = form({'empty': b'', 'text': b'<html>no image', 'cut': data[:len(data) // 2], 'bomb': evil, 'too long': bytes(40_000_000), 'no form': data}[kind])
     c = server.connect()
     try: c.request('POST', '/predict', data if kind == 'no form' else body, {'Content-Type': 'image/jpeg'} if kind == 'no form' else head); return c.getresponse().status
     except (OSError, http.client.HTTPException): return 0
     finally: c.close()
 
-def siege(server, pictures, raw, truth, uploads, clients=32):
+def siege(server, images, raw, truth, uploads, clients=32):
     "Many uploads, every fifth of them hostile; what became of them"
     load, seen, evil, todo, lock = Load(), {}, bomb(), iter(range(uploads)), threading.Lock()
     def take():
@@ -136,11 +137,11 @@ def siege(server, pictures, raw, truth, uploads, clients=32):
         kind = HOSTILE[i // 5 % len(HOSTILE)]; status = attack(server, kind, raw[i % len(raw)], evil)
         with lock: seen.setdefault(kind, set()).add(status)
     def good(i):
-        c, (body, head), start = server.connect(), pictures[i % len(pictures)], time.perf_counter()
+        c, (body, head), start = server.connect(), images[i % len(images)], time.perf_counter()
         try: c.request('POST', '/predict', body, head); r = c.getresponse(); said = r.read(); ok = r.status == 200
         except (OSError, http.client.HTTPException): ok = False
         finally: c.close()
-        load.add([time.perf_counter() - start] if ok else [], ok and not right(said, truth[i % len(pictures)]), not ok)
+        load.add([time.perf_counter() - start] if ok else [], ok and not right(said, truth[i % len(images)]), not ok)
     def work():
         while (i := take()) is not None: (good if i % 5 else hostile)(i)
     threads = [threading.Thread(target=work) for _ in range(clients)]
@@ -152,7 +153,7 @@ def siege(server, pictures, raw, truth, uploads, clients=32):
 def trained(a, tmp):
     "The run to serve"
     if a.model: return Path(a.model)
-    if (shipped()/'model.json').is_file(): return shipped()
+    if (shipped_model()/'model.json').is_file(): return shipped_model()
     from har_fastai.core import train_baseline
     train_baseline(out=tmp/'run', faithful=0)
     return tmp/'run'
@@ -161,22 +162,22 @@ def percentile(times, p): return 1e3 * float(np.percentile(times, p)) if times e
 
 def main(a, tmp):
     run = trained(a, tmp)
-    files = find_pictures(a.data or draw_har(tmp/'har', n=60, size=240))[:a.n]
+    files = find_images(a.data or draw_har(tmp/'har', n=60, size=240))[:a.n]
     raw = [f.read_bytes() for f in files]
-    predictor, pictures = Predictor(run), [form(d) for d in raw]
+    predictor, images = Predictor(run), [form(d) for d in raw]
     def says(p): return [(p.vocab[q.argmax()], float(q.max())) for q in p.probs(raw)]
     truth = dict.fromkeys(SIDES[:2], says(predictor)) | dict.fromkeys(SIDES[2:], says(Predictor(run, half=False))) # a plain handler computes in full
     servers = {s: Server(s, run) for s in SIDES}
     try:
         loads = {(s, n): [] for s in SIDES for n in CLIENTS}
         for s, server in servers.items():
-            warm = turn(server, 4, 1, pictures, truth[s])
+            warm = turn(server, 4, 1, images, truth[s])
             if warm.failed or warm.wrong or not warm.times: raise SystemExit(f'{s} does not answer as it should: {len(warm.times)} answers, {warm.wrong} wrong, {warm.failed} lost')
         for r in range(a.rounds):
             for n in CLIENTS:
-                for s in SIDES: loads[s, n].append(turn(servers[s], n, a.seconds, pictures, truth[s], 1000 * r))
+                for s in SIDES: loads[s, n].append(turn(servers[s], n, a.seconds, images, truth[s], 1000 * r))
         idle = servers['service'].memory('VmRSS')
-        besieged = siege(servers['service'], pictures, raw, truth['service'], a.uploads)
+        besieged = siege(servers['service'], images, raw, truth['service'], a.uploads)
         peak = servers['service'].memory('VmHWM')
     finally:
         for s in servers.values(): s.stop()
@@ -185,7 +186,7 @@ def main(a, tmp):
     ours = [l for (s, n), v in loads.items() if s == 'service' for l in v]
     return dict(what='requests per second of the service, over those of other servers', ratios={f'{o}_{n}': rate['service', n] / rate[o, n] for o in SIDES[1:] for n in CLIENTS}, servers=figures,
                 answered=sum(len(l.times) for l in ours), wrong=sum(l.wrong for l in ours), lost=sum(l.failed for l in ours), wrong_elsewhere=sum(l.wrong for (s, _), v in loads.items() if s != 'service' for l in v),
-                siege=besieged, memory_mb=dict(before_siege=idle, peak=peak), uploads=a.uploads, arch=predictor.card.arch, size=predictor.card.size, tta=predictor.card.tta, short_numbers=predictor.dtype is torch.bfloat16, pictures=a.data and 'own' or 'drawn',
+                siege=besieged, memory_mb=dict(before_siege=idle, peak=peak), uploads=a.uploads, arch=predictor.card.arch, size=predictor.card.size, tta=predictor.card.tta, short_numbers=predictor.dtype is torch.bfloat16, images=a.data and 'own' or 'drawn',
                 n=len(raw), mean_kb=sum(map(len, raw)) / len(raw) / 1e3, seconds=a.seconds, rounds=a.rounds, threads=torch.get_num_threads(), cores=os.cpu_count(), load_1min=os.getloadavg()[0], python=sys.version.split()[0], torch=torch.__version__)
 
 def rounded(x):

@@ -1,9 +1,9 @@
-"""Seconds of training until a valid macro-F1 on real pictures: a recipe of har_fastai against the report's recipe in a plain loop.
+"""Seconds of training until a valid macro-F1 on real images: a recipe of har_fastai against the report's recipe in a plain loop.
 
-The report's side is not trained to the end, which would take hours: its pictures per second are measured in this same process, half before and
-half after our training, and multiplied by the pictures that it needs by its own log (29 epochs until 0.45, on augmented pictures). Our side is a real training; its clock
+The report's side is not trained to the end, which would take hours: its images per second are measured in this same process, half before and
+half after our training, and multiplied by the images that it needs by its own log (29 epochs until 0.45, on augmented images). Our side is a real training; its clock
 runs from the first step, loading, validation and all callbacks included, and stops at the end of the first epoch that reaches the goal.
-Decoding the pictures once is counted, too, where the cache does not hold them yet. Prints one JSON line. Needs --data, real pictures.
+Decoding the images once is counted, too, where the cache does not hold them yet. Prints one JSON line. Needs --data, real images.
 """
 import argparse
 import itertools
@@ -12,8 +12,9 @@ import time
 
 import torch
 from har_fastai.core import prepare, recipe_dls
-from har_fastai.runs import find_recipe, machine
-from har_fastai.training import har_learner
+from har_fastai.train.recipes import find_recipe
+from har_fastai.train.runs import machine
+from har_fastai.train.learner import har_learner
 from fastai.vision.all import Callback, CancelFitException
 
 from plain import PlainLoop
@@ -31,7 +32,7 @@ class Until(Callback):
 
 
 def plain_rate(loop, steps):
-    "Training pictures a second of the plain loop, after two steps to warm up"
+    "Training images a second of the plain loop, after two steps to warm up"
     it = itertools.islice(loop.steps(), steps + 2)
     next(it); next(it)
     start = time.perf_counter()
@@ -41,12 +42,12 @@ def plain_rate(loop, steps):
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--data', required=True, help='folder or table of labelled pictures')
+    p.add_argument('--data', required=True, help='folder or table of labelled images')
     p.add_argument('--recipe', default='cpu')
     p.add_argument('--goal', type=float, default=0.45, help='valid macro-F1')
     p.add_argument('--epochs', type=int, help="of our training (default: the recipe's)")
     p.add_argument('--report-epochs', type=int, default=29, help='epochs that the report needs to the goal, by its log')
-    p.add_argument('--steps', type=int, default=24, help='steps of 32 pictures that the plain loop is timed for, each time')
+    p.add_argument('--steps', type=int, default=24, help='steps of 32 images that the plain loop is timed for, each time')
     p.add_argument('--seed', type=int, default=42)
     p.add_argument('--device', default='cpu')
     p.add_argument('--on', action='store_true', help='train on to the end of the recipe when the goal is reached')
@@ -66,5 +67,5 @@ if __name__ == '__main__':
     rate = sum(rates) / 2
     theirs = a.report_epochs * int((df.part == 'train').sum()) / rate
     print(json.dumps(dict(what="seconds to a valid macro-F1: report's recipe at 256 px in the plain loop / ours", goal=a.goal, recipe=recipe.name, epochs=recipe.epochs, seed=a.seed,
-                          reached=ours is not None, ratio=ours and round(theirs / ours, 1), seconds=ours and round(ours), report_seconds=round(theirs), plain_pictures_per_s=[round(r, 2) for r in rates],
+                          reached=ours is not None, ratio=ours and round(theirs / ours, 1), seconds=ours and round(ours), report_seconds=round(theirs), plain_images_per_s=[round(r, 2) for r in rates],
                           setup_seconds=round(setup, 1), curve=until.curve, n_valid=int((df.part == 'valid').sum()), **machine())))

@@ -1,6 +1,6 @@
-"""Training pictures a second of whole epochs, loading and validation included: har_fastai against a plain loop and against its own `DataBlock` path.
+"""Training images a second of whole epochs, loading and validation included: har_fastai against a plain loop and against its own `DataBlock` path.
 
-The plain loop is the report's recipe in PyTorch and torchvision (`plain.py`): pictures opened with Pillow, torchvision's transforms, no
+The plain loop is the report's recipe in PyTorch and torchvision (`plain.py`): images opened with Pillow, torchvision's transforms, no
 workers, PyTorch's own memory order. The library's side is `Learner.fit` as `train_baseline` calls it, with all callbacks but those that write files.
 Each round trains all sides for one epoch on the same rows, an eighth as many of them for validation. Prints one JSON line. Without --data the drawn sample is used.
 """
@@ -10,9 +10,10 @@ import statistics
 import time
 
 import torch
-from har_fastai.core import embedded_sample, prepare, recipe_dls
-from har_fastai.runs import find_recipe, machine
-from har_fastai.training import har_learner
+from har_fastai.core import drawn_sample, prepare, recipe_dls
+from har_fastai.train.recipes import find_recipe
+from har_fastai.train.runs import machine
+from har_fastai.train.learner import har_learner
 
 from plain import PlainLoop
 
@@ -34,16 +35,16 @@ def library(df, a, packed):
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--data', help='folder or table of labelled pictures')
-    p.add_argument('--size', type=int, default=128, help='side of the pictures, px')
-    p.add_argument('--bs', type=int, default=32, help='pictures a batch')
-    p.add_argument('--rows', type=int, default=512, help='training pictures of a round')
+    p.add_argument('--data', help='folder or table of labelled images')
+    p.add_argument('--size', type=int, default=128, help='side of the images, px')
+    p.add_argument('--bs', type=int, default=32, help='images a batch')
+    p.add_argument('--rows', type=int, default=512, help='training images of a round')
     p.add_argument('--rounds', type=int, default=5)
     p.add_argument('--device', default='cpu')
     p.add_argument('--quick', action='store_true', help='under a minute')
     a = p.parse_args()
     if a.quick: a.rows, a.rounds = 128, 3
-    df = prepare(a.data or embedded_sample(), 'grouped', 42)
+    df = prepare(a.data or drawn_sample(), 'grouped', 42)
     few = [df[df.part == part].groupby('label').head(max(1, n // 15)) for part, n in (('train', a.rows), ('valid', a.rows // 8))]
     df = df.loc[[i for d in few for i in d.index]].reset_index(drop=True)
     n = int((df.part == 'train').sum()) // a.bs * a.bs
@@ -53,4 +54,4 @@ if __name__ == '__main__':
     ratio = {k: sorted(t[k] / t['packed'] for t in times) for k in ('plain', 'datablock')}
     print(json.dumps(dict(what='time of a training epoch, other / packed', size=a.size, bs=a.bs, rows=n, rounds=a.rounds,
                           **{f'vs_{k}': dict(ratio=round(statistics.median(v), 3), least=round(v[0], 3), most=round(v[-1], 3)) for k, v in ratio.items()},
-                          pictures_per_s={k: round(n / statistics.median(t[k] for t in times), 1) for k in sides}, **machine())))
+                          images_per_s={k: round(n / statistics.median(t[k] for t in times), 1) for k in sides}, **machine())))

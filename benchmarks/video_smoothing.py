@@ -1,7 +1,7 @@
 """What smoothing over time, and the shortest time of an action, do to a run's answers to clips.
 
-Each clip shows a few pictures of different classes, one after the other, as an unsteady hand would film them (drifting view, zoom, changing light, grain),
-written as MPEG-4 and read back through `watch`'s own `Frames`. No picture is one that the run was trained on, as far as its split.csv knows.
+Each clip shows a few images of different classes, one after the other, as an unsteady hand would film them (drifting view, zoom, changing light, grain),
+written as MPEG-4 and read back through `watch`'s own `Frames`. No image is one that the run was trained on, as far as its split.csv knows.
 Two figures are told: the share of frames that are right, and the segmental F1 at an overlap of one half (Lea et al., 2017, doi:10.1109/CVPR.2017.113), which asks
 whether the actions of a timeline are those that took place. Intervals are those of a bootstrap over clips. The defaults of `watch` were chosen on clips of --seed 0;
 report those of another seed. One line of JSON is printed.
@@ -10,19 +10,20 @@ from __future__ import annotations
 import argparse, contextlib, json, os, sys, tempfile
 from pathlib import Path
 import numpy as np, pandas as pd, torch
-from har_fastai.files import open_picture, sha256_file
-from har_fastai.inference import Predictor
-from har_fastai.sample import draw_har
-from har_fastai.tables import read_har
-from har_fastai.test_utils import shake, write_clip
-from har_fastai.video import LEAST, WIDTH, Frames, find_segments, smooth_probs
+from har_fastai.files import sha256_file
+from har_fastai.images import open_image
+from har_fastai.predict.predictor import Predictor
+from har_fastai.drawing.dataset import draw_har
+from har_fastai.data.tables import read_har
+from har_fastai.testing import shake, write_clip
+from har_fastai.predict.video import LEAST, WIDTH, Frames, find_segments, smooth_probs
 
 WIDTHS, LEASTS = (0, .25, .5, .75, 1.), (0, 1., 1.5, 2.) # seconds
 
 def options():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--model', required=True, metavar='RUN', help='a run, or any folder with a model')
-    p.add_argument('--data', metavar='DIR', help='labelled pictures; new drawings by default')
+    p.add_argument('--data', metavar='DIR', help='labelled images; new drawings by default')
     p.add_argument('--clips', type=int, default=120, help='how many clips (default: 120)')
     p.add_argument('--fps', type=float, default=2., help='frames a second that are looked at (default: 2)')
     p.add_argument('--noise', type=float, default=12., help='standard deviation of the grain, in steps of 0-255 (default: 12)')
@@ -35,7 +36,7 @@ def options():
     return a
 
 def unseen(a, tmp):
-    "Labelled pictures that the run did not learn from"
+    "Labelled images that the run did not learn from"
     df, split = read_har(a.data or draw_har(tmp/'har', n=600, size=160, seed=99, test=0)), Path(a.model)/'split.csv'
     if not split.is_file(): return df
     s = pd.read_csv(split, dtype=str)
@@ -43,15 +44,15 @@ def unseen(a, tmp):
     return df[[sha256_file(p) not in known for p in df.path]] if a.data is None else df[df.filename.isin(set(s.filename[s.part == 'test']))]
 
 def film(a, df, rng, file):
-    "A clip of 3 or 4 pictures of different classes, 2 to 6 seconds each; what is to be seen when, and the pictures"
+    "A clip of 3 or 4 images of different classes, 2 to 6 seconds each; what is to be seen when, and the images"
     labels = rng.choice(sorted(df.label.unique()), rng.integers(3, 5), replace=False)
-    pictures, lengths, frames = [rng.choice(df.path[df.label == l].to_numpy(str)) for l in labels], rng.integers(20, 61, len(labels)), []
-    for f, n in zip(pictures, lengths): frames += shake(open_picture(f), int(n), rng, (320, 240), a.noise, a.room)
+    images, lengths, frames = [rng.choice(df.path[df.label == l].to_numpy(str)) for l in labels], rng.integers(20, 61, len(labels)), []
+    for f, n in zip(images, lengths): frames += shake(open_image(f), int(n), rng, (320, 240), a.noise, a.room)
     write_clip(file, frames, 10)
-    return labels, np.cumsum(lengths) / 10, pictures
+    return labels, np.cumsum(lengths) / 10, images
 
 def answered(a, tmp):
-    "For each clip the times, the true classes and the probabilities of its frames, its end, the classes, and whether each of its pictures is told rightly as it is"
+    "For each clip the times, the true classes and the probabilities of its frames, its end, the classes, and whether each of its images is told rightly as it is"
     rng, predictor = np.random.default_rng(a.seed), Predictor(a.model)
     df = unseen(a, tmp); df = df[df.label.isin(predictor.vocab)]
     for i in range(a.clips):
@@ -91,7 +92,7 @@ def main(a, tmp):
     frames, pick = np.array([len(c[0]) for c in clips]), np.random.default_rng(1).integers(0, len(clips), (2000, len(clips)))
     ways = dict(single=(0, 0), smoothed=(WIDTH, 0), no_short=(0, LEAST), both=(WIDTH, LEAST))
     scores = {k: np.array([scored(c, *w) for c in clips]) for k, w in ways.items()}
-    out = dict(what='timelines of clips, against single frames', pictures='own' if a.data else 'drawn', clips=len(clips), frames=int(frames.sum()), fps=a.fps, noise=a.noise, room=a.room, seed=a.seed, width=WIDTH, least=LEAST)
+    out = dict(what='timelines of clips, against single frames', images='own' if a.data else 'drawn', clips=len(clips), frames=int(frames.sum()), fps=a.fps, noise=a.noise, room=a.room, seed=a.seed, width=WIDTH, least=LEAST)
     for k, s in scores.items():
         acc, f1 = figures(s, frames)
         lows = [np.quantile(x - y, [.025, .975]).round(4).tolist() for x, y in zip(figures(s[pick], frames[pick]), figures(scores['single'][pick], frames[pick]))]

@@ -1,17 +1,17 @@
-"Picture files that are wrong in one way each"
+"Image files that are wrong in one way each"
 import io, os, struct, zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from helpers import picture
+from helpers import image
 
 
 def jpeg(seed:int=1, size:int=64) -> bytes:
     "The bytes of a good JPEG"
     b = io.BytesIO()
-    picture(seed, size).save(b, 'JPEG', quality=90)
+    image(seed, size).save(b, 'JPEG', quality=90)
     return b.getvalue()
 
 
@@ -41,10 +41,10 @@ def link_loop(path:Path): os.symlink(path.name, path)
 
 # fault -> (ending, what makes the file, what the reason must say)
 UNREADABLE = {
-    'zero bytes':         ('jpg', lambda p: p.write_bytes(b''), 'not a picture'),
-    'HTML':               ('jpg', lambda p: p.write_text('<!doctype html><title>404</title>'), 'not a picture'),
-    'SVG':                ('png', lambda p: p.write_text('<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'), 'not a picture'),
-    'EPS':                ('jpg', lambda p: Image.new('RGB', (9, 9)).save(p, 'EPS'), 'not a picture'), # a program, which Pillow would let Ghostscript run
+    'zero bytes':         ('jpg', lambda p: p.write_bytes(b''), 'not an image'),
+    'HTML':               ('jpg', lambda p: p.write_text('<!doctype html><title>404</title>'), 'not an image'),
+    'SVG':                ('png', lambda p: p.write_text('<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'), 'not an image'),
+    'EPS':                ('jpg', lambda p: Image.new('RGB', (9, 9)).save(p, 'EPS'), 'not an image'), # a program, which Pillow would let Ghostscript run
     'truncated':          ('jpg', lambda p: p.write_bytes(jpeg()[:len(jpeg()) // 2]), 'truncated'),
     'truncated header':   ('jpg', lambda p: p.write_bytes(jpeg()[:300]), 'runcated'),
     '200 megapixels':     ('png', lambda p: p.write_bytes(png(20000, 10000)), '200 megapixels'),
@@ -57,7 +57,7 @@ UNREADABLE = {
 
 
 def make(path:Path, fault:str) -> Path:
-    "Make a broken picture at `path` without its ending; gives the file"
+    "Make a broken image at `path` without its ending; gives the file"
     ending, maker, _ = UNREADABLE[fault]
     file = path.with_suffix(f'.{ending}')
     maker(file)

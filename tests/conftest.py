@@ -19,7 +19,7 @@ OPTIONS = ['--recipe', 'demo', '--size', 32, '--bs', 8, '--epochs', EPOCHS, '--d
 @pytest.fixture(scope='session')
 def drawn(tmp_path_factory):
     "90 drawings of the 15 actions"
-    from har_fastai.sample import draw_har
+    from har_fastai.drawing.dataset import draw_har
     return draw_har(tmp_path_factory.mktemp('drawn')/'har', n=90, size=64, test=4)
 
 

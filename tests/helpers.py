@@ -1,4 +1,4 @@
-"What several test files need: the repository, its commands, pictures and tables made on the spot"
+"What several test files need: the repository, its commands, images and tables made on the spot"
 import csv, os, subprocess, sys
 from configparser import ConfigParser
 from pathlib import Path
@@ -38,8 +38,8 @@ def run(name, *args, timeout=900, **kwargs) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess([name, *args], p.returncode, out.decode(), err.decode()) # text=True would hide each \r
 
 
-def picture(seed:int, size:int=48) -> Image.Image:
-    "A picture of coloured clouds that resembles no other seed's"
+def image(seed:int, size:int=48) -> Image.Image:
+    "An image of coloured clouds that resembles no other seed's"
     a = np.random.default_rng(seed).integers(0, 256, (24, 24, 3), dtype=np.uint8)
     return Image.fromarray(a).resize((size, size), Image.Resampling.BICUBIC)
 
@@ -51,10 +51,10 @@ def write_table(file:Path, rows:list, columns=('filename', 'label')) -> Path:
 
 
 def dataset(folder:Path, n:int=24, labels=('running', 'sitting', 'texting'), extra=()) -> Path:
-    "A data set in Kaggle's layout: n pictures, each label in turn, and then the rows `extra`"
+    "A data set in Kaggle's layout: n images, each label in turn, and then the rows `extra`"
     (folder/'train').mkdir(parents=True)
     rows = [(f'Image_{i}.png', labels[i % len(labels)]) for i in range(n)]
-    for i, (name, _) in enumerate(rows): picture(i).save(folder/'train'/name)
+    for i, (name, _) in enumerate(rows): image(i).save(folder/'train'/name)
     write_table(folder/'Training_set.csv', [*rows, *extra])
     return folder
 
@@ -64,15 +64,15 @@ def unlike(a:dict, b:dict) -> list:
     return sorted({k for k in a.keys() & b.keys() if a[k].dtype != b[k].dtype or not a[k].equal(b[k])} | (a.keys() ^ b.keys()))
 
 
-def random_run(folder:Path, pictures:list, arch:str='baseline', size:int=64, vocab=('running', 'sitting', 'texting'), **card) -> Path:
-    "A saved network with random weights, but with the batch norms of a trained one, and answers that differ from picture to picture"
+def random_run(folder:Path, images:list, arch:str='baseline', size:int=64, vocab=('running', 'sitting', 'texting'), **card) -> Path:
+    "A saved network with random weights, but with the batch norms of a trained one, and answers that differ from image to image"
     import torch
-    from har_fastai.files import eval_array, open_picture
-    from har_fastai.inference import Card, save_bundle
+    from har_fastai.images import preprocess, open_image
+    from har_fastai.predict.bundle import Card, save_bundle
     from har_fastai.models import create_model, find_arch
     torch.manual_seed(1)
     a, model = find_arch(arch), create_model(arch, len(vocab)).eval()
-    x = torch.from_numpy(np.stack([eval_array(open_picture(p), size, a.mean, a.std) for p in pictures]))
+    x = torch.from_numpy(np.stack([preprocess(open_image(p), size, a.mean, a.std) for p in images]))
     x = torch.cat([x, x.flip(-1)])
     for m in model.modules():
         if isinstance(m, torch.nn.BatchNorm2d): m.train(); m.momentum = None

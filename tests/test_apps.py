@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 
 from helpers import start
-from har_fastai.apps import MOST_BYTES, MOST_PICTURES, Queue, percent, say
-from har_fastai.inference import Predictor
+from har_fastai.serve.models import MAX_BYTES, MAX_IMAGES, Queue, percent, say
+from har_fastai.predict.predictor import Predictor
 
 pytest.importorskip('streamlit', reason='streamlit is not installed: pip install "har_fastai[app]"')
 from streamlit.testing.v1 import AppTest
-from har_fastai.webapp import ALL, LAUNCHER, app_models
+from har_fastai.serve.web import ALL, LAUNCHER, app_models
 
 PHOTOS = os.environ.get('HAR_DATA')
 
@@ -36,14 +36,14 @@ def runs(trained, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def files(drawn):
-    "Files of pictures: photographs where HAR_DATA names some, else drawings"
+    "Files of images: photographs where HAR_DATA names some, else drawings"
     if PHOTOS: return sorted((Path(PHOTOS)/'test').glob('*.jpg'))[:6]
     return sorted((drawn/'train').glob('*.jpg'))[:6]
 
 
 @pytest.fixture(scope='module')
 def expected(runs, files):
-    "What every other way of asking says of the first picture"
+    "What every other way of asking says of the first image"
     label, i, probs = Predictor(runs[0], half=False).predict(files[0])
     return label, percent(probs[i])
 
@@ -92,9 +92,9 @@ def test_example_drawings(runs):
     assert unhurt(at) and len(told(at)) == 3
 
 
-BAD = dict(text=('text.jpg', b'This is no picture.', 'not a picture'), nothing=('nothing.jpg', b'', 'is empty'), bomb=('bomb.png', BOMB, '200 megapixels'),
-           long=('long.jpg', bytes(MOST_BYTES + 1), 'MB and the limit is 20'), cut=('cut.jpg', as_file(Image.effect_noise((300, 300), 60), 'JPEG')[:5000], 'truncated'),
-           markdown=('![x](http://example.invalid/x.png)<b>.jpg', b'no', 'not a picture'))
+BAD = dict(text=('text.jpg', b'This is no image.', 'not an image'), nothing=('nothing.jpg', b'', 'is empty'), bomb=('bomb.png', BOMB, '200 megapixels'),
+           long=('long.jpg', bytes(MAX_BYTES + 1), 'MB and the limit is 20'), cut=('cut.jpg', as_file(Image.effect_noise((300, 300), 60), 'JPEG')[:5000], 'truncated'),
+           markdown=('![x](http://example.invalid/x.png)<b>.jpg', b'no', 'not an image'))
 
 
 @pytest.mark.parametrize('case', BAD)
@@ -108,7 +108,7 @@ def test_bad_uploads_get_a_sentence(runs, files, case):
 def test_too_many_files(runs, files):
     many = [(f'{i}.png', as_file(Image.new('RGB', (40, 30), (i * 10, 80, 200)))) for i in range(25)]
     at = send(app(runs[0]), *many)
-    assert unhurt(at) and len(told(at)) == MOST_PICTURES and '25 pictures are too many' in at.warning[0].value and '13 are left out' in at.warning[0].value
+    assert unhurt(at) and len(told(at)) == MAX_IMAGES and '25 images are too many' in at.warning[0].value and '13 are left out' in at.warning[0].value
 
 
 def test_two_files_of_one_name(runs, files):
@@ -137,7 +137,7 @@ def test_every_widget_has_a_label(runs, files):
     assert all(alt for alt in re.findall(r'<img alt="(.*?)"', html(at)))
 
 
-PAGE = 'from har_fastai.webapp import *\n{page}(app_models({runs}, "cpu"))'
+PAGE = 'from har_fastai.serve.web import *\n{page}(app_models({runs}, "cpu"))'
 def page(name, *runs) -> AppTest: return AppTest.from_string(PAGE.format(page=name, runs=tuple(map(str, runs))), default_timeout=120).run()
 def frames(at) -> list: return [f.proto.srcdoc for f in at.get('iframe')]
 
@@ -162,7 +162,7 @@ CROWD = '''
 import io, json, resource, sys
 from concurrent.futures import ThreadPoolExecutor
 from PIL import Image
-from har_fastai.apps import Models, open_upload
+from har_fastai.serve.models import Models, open_upload
 def file(i):
     Image.new('1', (5000, 5000), i % 2).save(out := io.BytesIO(), 'PNG'); return out.getvalue() + bytes([i])
 models, files = Models([sys.argv[1]]), [file(i) for i in range(20)]
@@ -177,7 +177,7 @@ print(json.dumps([len(answers), len({a.answers.popitem()[1].probs.tobytes() for 
 
 
 def test_twenty_at_once_take_the_memory_of_one(runs):
-    "Pictures of 25 megapixels; without the queue they take gigabytes, as is shown last"
+    "Images of 25 megapixels; without the queue they take gigabytes, as is shown last"
     done = subprocess.run([sys.executable, '-c', CROWD, str(runs[0])], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     n, kinds, one, crowd, without = json.loads(done.stdout)
@@ -305,12 +305,12 @@ def test_the_camera(tab):
 
 
 def test_bad_files_in_the_browser(tab, tmp_path, files):
-    (tmp_path/'text.jpg').write_text('no picture'); (tmp_path/'bomb.png').write_bytes(BOMB); (tmp_path/'long.jpg').write_bytes(bytes(MOST_BYTES + 1_000_000))
+    (tmp_path/'text.jpg').write_text('no image'); (tmp_path/'bomb.png').write_bytes(BOMB); (tmp_path/'long.jpg').write_bytes(bytes(MAX_BYTES + 1_000_000))
     p = tab()
     p.get_by_role('heading', name='What is the person doing?').wait_for()
     p.set_input_files('input[type=file]', [tmp_path/'text.jpg', tmp_path/'bomb.png', tmp_path/'long.jpg', files[0]])
     p.locator('.har-answer').wait_for()
-    assert sorted(a.split(' ')[0] for a in p.get_by_role('alert').all_inner_texts() if 'picture' in a) == ['bomb.png', 'text.jpg']
+    assert sorted(a.split(' ')[0] for a in p.get_by_role('alert').all_inner_texts() if 'image' in a) == ['bomb.png', 'text.jpg']
     assert p.get_by_text('File must be 20').count() or p.get_by_text('20MB or smaller').count() or p.get_by_text('exceed').count(), p.inner_text('body')
 
 
@@ -333,7 +333,7 @@ def test_runs_are_compared(tab):
 # the notebook app
 
 
-NOTEBOOK = '''{{"cells": [{{"cell_type": "code", "execution_count": null, "id": "a", "metadata": {{}}, "outputs": [], "source": "from har_fastai.apps import ActionApp\\nActionApp({run!r})"}}],
+NOTEBOOK = '''{{"cells": [{{"cell_type": "code", "execution_count": null, "id": "a", "metadata": {{}}, "outputs": [], "source": "from har_fastai.serve.models import ActionApp\\nActionApp({run!r})"}}],
 "metadata": {{"kernelspec": {{"display_name": "python3", "language": "python", "name": "python3"}}}}, "nbformat": 4, "nbformat_minor": 5}}'''
 
 
@@ -344,7 +344,7 @@ def test_the_notebook_app_under_voila(browser, runs, files, expected, tmp_path):
     with subprocess.Popen([sys.executable, '-m', 'voila', 'app.ipynb', '--no-browser', f'--port={port}', '--Voila.ip=127.0.0.1'], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         try:
             p = browser.new_page(); p.goto(wait_for(port, '/voila/static/', process), timeout=120_000)
-            with p.expect_file_chooser(timeout=60_000) as chooser: p.get_by_role('button', name='Upload a picture').click(timeout=60_000)
+            with p.expect_file_chooser(timeout=60_000) as chooser: p.get_by_role('button', name='Upload an image').click(timeout=60_000)
             chooser.value.set_files(files[0])
             p.locator('.har-answer').wait_for(timeout=60_000); p.locator('img[alt^="Heat-map"]').wait_for()
             assert p.locator('.har-answer').inner_text() == say(expected[0]) and p.locator('.har-bars tbody tr').count() == 5

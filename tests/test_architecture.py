@@ -1,4 +1,4 @@
-"Arrows between rooms point one way, light rooms stay light, and nothing grows too long"
+"Imports point one way, light packages stay light, and nothing grows too long"
 import ast, json, re, subprocess, sys
 from pathlib import Path
 
@@ -6,88 +6,126 @@ import pytest
 
 from helpers import NBS, PACKAGE
 
-FASTAI_ROOMS = {'augment', 'batch_augment', 'loaders', 'speed', 'schedule', 'training', 'evaluate', 'explain', 'report', 'core'} # every other room must be light
-APART = {'inference', 'apps', 'webapp', 'service'} # must work without what trains
+# each imports from those before it only; within a package, modules import from those with a lower number
+LAYERS = ['files', 'images', 'figures', 'models', 'drawing', 'data', 'train', 'predict', 'evaluate', 'explain', 'report', 'serve', 'core', 'cli']
+APART = {'testing', 'docs'} # for tests and the site: nothing that users call imports them
+PREDICTS = {'predict', 'explain', 'serve'} # must work without what trains
+FASTAI = {'data.augment', 'data.batch_augment', 'data.loaders', 'train.optim', 'train.callbacks', 'train.learner', 'evaluate.interpretation', 'core'}
 HEAVY = {'fastai', 'torchvision'}
-MAX_CELL, MAX_MODULE = 60, 350 # lines
+MAX_CELL, MAX_MODULE, MAX_LINE, MAX_FUNCTION = 60, 500, 140, 50 # lines, lines, columns, lines
 
 
 def code_cells(nb:Path) -> list[str]:
     return [''.join(c['source']) for c in json.loads(nb.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
 
 
-def numbers(nbs:Path) -> dict[str, int]:
-    "The number of each module, from the name of the notebook that exports it"
-    return {m[1]: int(nb.name.split('_')[0]) for nb in sorted(nbs.glob('[0-9]*.ipynb'))
-            for c in code_cells(nb) if (m := re.search(r'^#\| *default_exp +(\S+)', c, re.M))}
+def notebooks(nbs:Path) -> dict[str, Path]:
+    "The notebook of each module, such as data/01_checks.ipynb of data.checks"
+    return {m[1]: nb for nb in sorted(nbs.rglob('[0-9]*.ipynb')) for c in code_cells(nb) if (m := re.search(r'^#\| *default_exp +(\S+)', c, re.M))}
 
 
-def imported(file:Path, package='har_fastai') -> set[str]:
-    "The modules of the package that `file` imports, at the top or inside functions"
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
-        names = []
-        if isinstance(node, ast.Import): names = [a.name for a in node.names]
+def modules(package:Path) -> dict[str, Path]:
+    "The file of each module, by its dotted name within the package"
+    files = (f for f in package.rglob('*.py') if f.name not in ('__init__.py', '_modidx.py'))
+    return {'.'.join(f.relative_to(package).with_suffix('').parts): f for f in files}
+
+
+def imported(package:Path, module:str) -> set[str]:
+    "The modules of the package that `module` imports, at the top or inside functions"
+    here, known, found = ['har_fastai', *module.split('.')[:-1]], modules(package), set()
+    for node in ast.walk(ast.parse(known[module].read_text(encoding='utf-8'))):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
-            base = package + ('.' + node.module if node.module else '') if node.level else node.module
-            names = [f'{base}.{a.name}' for a in node.names] if base == package else [base]
-        found |= {n.split('.')[1] for n in names if n.startswith(package + '.')}
+            base = '.'.join([*here[:len(here) - node.level + 1], *([node.module] if node.module else [])]) if node.level else node.module
+            names = [base] if base.removeprefix('har_fastai.') in known else [f'{base}.{a.name}' for a in node.names]
+        found |= {n.removeprefix('har_fastai.') for n in names if n.startswith('har_fastai.')}
     return found - {'__version__'}
 
 
-def upward(package:Path, number:dict[str, int]) -> list[str]:
-    "Imports that do not go to a lower number"
-    return [f'{m} ({number[m]}) imports {to} ({number.get(to, "no notebook")})' for m in number
-            for to in sorted(imported(package/f'{m}.py')) if number.get(to, 999) >= number[m]]
+def place(module:str, numbers:dict[str, int]) -> tuple:
+    "Where a module stands: its layer, and its number within the package"
+    top = module.split('.')[0]
+    return (LAYERS.index(top) if top in LAYERS else len(LAYERS), numbers.get(module, 999))
 
 
-def test_each_module_has_one_notebook():
-    modules = {f.stem for f in PACKAGE.glob('*.py')} - {'__init__', '_modidx'}
-    assert modules == set(numbers(NBS))
+def upward(package:Path, numbers:dict[str, int]) -> list[str]:
+    "Imports that do not lead to a lower place"
+    return [f'{m} imports {to}' for m in modules(package) if m.split('.')[0] not in APART
+            for to in sorted(imported(package, m)) if place(to, numbers) >= place(m, numbers)]
 
 
-def test_imports_go_to_lower_numbers(): assert upward(PACKAGE, numbers(NBS)) == []
+def numbers() -> dict[str, int]: return {m: int(nb.name.split('_')[0]) for m, nb in notebooks(NBS).items()}
 
 
-@pytest.mark.parametrize('line', ['from .training import Recipe', 'from har_fastai.training import Recipe', 'import har_fastai.training', 'from . import training',
-                                  'def f():\n    from har_fastai import training', 'from .data import x', 'from .unknown import x'])
-def test_the_check_sees_an_upward_import(tmp_path, line):
-    (tmp_path/'data.py').write_text(f'from .files import HARError\n{line}\n')
-    (tmp_path/'training.py').write_text('from .data import read_har\n'); (tmp_path/'files.py').write_text('import os\n')
-    assert len(upward(tmp_path, dict(files=0, data=3, training=25))) == 1
+def test_a_module_and_its_notebook_are_found_from_each_other():
+    expected = {m: '/'.join([*m.split('.')[:-1], f'{nb.name[:2]}_{m.split(".")[-1]}.ipynb']) for m, nb in notebooks(NBS).items()}
+    assert {m: nb.relative_to(NBS).as_posix() for m, nb in notebooks(NBS).items()} == expected
+    assert set(modules(PACKAGE)) == set(expected)
 
 
-def test_rooms_apart_import_nothing_that_trains():
-    wrong = {m: bad for m in APART if (PACKAGE/f'{m}.py').exists() and (bad := imported(PACKAGE/f'{m}.py') & {'core', 'training', 'loaders', 'augment'})}
+def test_imports_point_one_way(): assert upward(PACKAGE, numbers()) == []
+
+
+@pytest.mark.parametrize('line', ['from ..train.learner import f', 'from har_fastai.train.learner import f', 'import har_fastai.train.learner', 'from ..train import learner',
+                                  'from .. import core', 'def f():\n    from har_fastai.train import learner', 'from .splits import x', 'from .unknown import x'])
+def test_an_upward_import_is_seen(tmp_path, line):
+    for d in ('data', 'train'): (tmp_path/d).mkdir()
+    (tmp_path/'files.py').write_text('import os\n'); (tmp_path/'core.py').write_text('from .train.learner import f\n')
+    (tmp_path/'train'/'learner.py').write_text('from ..data.tables import g\n'); (tmp_path/'data'/'splits.py').write_text('from .tables import g\n')
+    (tmp_path/'data'/'tables.py').write_text(f'from ..files import HARError\n{line}\n')
+    assert len(upward(tmp_path, {'data.tables': 0, 'data.splits': 2, 'train.learner': 4})) == 1
+
+
+def test_prediction_imports_nothing_that_trains():
+    of = {m: imported(PACKAGE, m) for m in modules(PACKAGE) if m.split('.')[0] in PREDICTS}
+    wrong = {m: bad for m, found in of.items() if (bad := {f for f in found if f.split('.')[0] in ('train', 'core') or f in FASTAI})}
     assert wrong == {}
 
 
-def test_nothing_imports_the_commands():
-    assert [f.stem for f in PACKAGE.glob('*.py') if 'cli' in imported(f)] == []
+def test_nothing_imports_the_commands_or_the_tools_of_tests():
+    wrong = {m: bad for m in modules(PACKAGE) if m not in APART if (bad := imported(PACKAGE, m) & {'cli', *APART})}
+    assert wrong == {}
 
 
-def arrivals(modules:list[str], watch:set[str]) -> dict[str, list[str]]:
+def loaded(names:list[str], watch:set[str]) -> dict[str, list[str]]:
     "Which packages of `watch` are in memory after importing each module in turn, in a process of its own"
-    code = (f'import importlib, json, sys\nseen = {{}}\nfor m in {modules!r}:\n    importlib.import_module(m)\n'
+    code = (f'import importlib, json, sys\nseen = {{}}\nfor m in {names!r}:\n    importlib.import_module(m)\n'
             f'    seen[m] = sorted({watch!r} & set(sys.modules))\nprint(json.dumps(seen))')
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 
-def test_light_rooms_load_no_fastai():
-    light = [f'har_fastai.{m}' for m, _ in sorted(numbers(NBS).items(), key=lambda kv: kv[1]) if m not in FASTAI_ROOMS]
-    assert {'har_fastai.files', 'har_fastai.data', 'har_fastai.sample', 'har_fastai.models', 'har_fastai.runs', 'har_fastai.inference', 'har_fastai.cli'} <= set(light)
-    arrived = arrivals(light, HEAVY) # together: if none of them brings fastai, then each of them is light
-    assert {m: a for m, a in arrived.items() if a} == {}
+def test_light_modules_load_no_fastai():
+    light = [f'har_fastai.{m}' for m in sorted(modules(PACKAGE), key=lambda m: place(m, numbers())) if m not in FASTAI]
+    needed = {'files', 'data.checks', 'drawing.dataset', 'models', 'train.runs', 'predict.predictor', 'explain.gradcam', 'serve.web', 'cli'}
+    assert {f'har_fastai.{m}' for m in needed} <= set(light)
+    found = loaded(light, HEAVY) # together: if none of them brings fastai, then each of them is light
+    assert {m: a for m, a in found.items() if a} == {}
 
 
-def test_the_rooms_apart_bring_no_training():
-    apart = [f'har_fastai.{m}' for m in sorted(APART) if (PACKAGE/f'{m}.py').exists()]
-    assert not any(arrivals(apart, {'har_fastai.core', 'har_fastai.training'}).values())
+def test_a_heavy_import_is_seen():
+    assert loaded(['har_fastai.files', 'torchvision'], HEAVY) == {'har_fastai.files': [], 'torchvision': ['torchvision']}
 
 
-def test_the_watch_sees_a_heavy_import():
-    assert arrivals(['har_fastai.files', 'torchvision'], HEAVY) == {'har_fastai.files': [], 'torchvision': ['torchvision']}
+def long_things(package:Path) -> list[str]:
+    "Modules, lines and functions that are longer than they may be"
+    found = []
+    for m, file in modules(package).items():
+        text = file.read_text(encoding='utf-8'); lines = text.splitlines()
+        if len(lines) > MAX_MODULE: found.append(f'{m}: {len(lines)} lines')
+        found += [f'{m}, line {i}: {len(l)} columns' for i, l in enumerate(lines, 1) if len(l) > MAX_LINE]
+        functions = (n for n in ast.walk(ast.parse(text)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)))
+        found += [f'{m}.{n.name}: {k} lines' for n in functions if (k := n.end_lineno - n.lineno + 1) > MAX_FUNCTION]
+    return found
+
+
+def test_nothing_is_long(): assert long_things(PACKAGE) == []
+
+
+def test_long_things_are_seen(tmp_path):
+    (tmp_path/'a.py').write_text('x = 1\n' * 501); (tmp_path/'b.py').write_text(f'x = {"1" * 137}\n')
+    (tmp_path/'c.py').write_text('def f():\n' + '    pass\n' * 50)
+    assert [t.split(':')[0] for t in sorted(long_things(tmp_path))] == ['a', 'b, line 1', 'c.f']
 
 
 def test_no_exported_cell_is_long():
@@ -96,24 +134,19 @@ def test_no_exported_cell_is_long():
     assert long == {}
 
 
-def test_no_module_is_long():
-    long = {f.name: n for f in PACKAGE.glob('*.py') if f.name != '_modidx.py' and (n := len(f.read_text(encoding='utf-8').splitlines())) > MAX_MODULE}
-    assert long == {}
-
-
 def public_names(package:Path) -> dict[str, list[str]]:
-    "Each public name, and the modules that have it"
+    "Each public name, and the modules that define it"
     found = {}
-    for file in sorted(package.glob('*.py')):
-        told = re.search(r'__all__ = (\[.*?\])', file.read_text(encoding='utf-8'), re.S)
-        for name in ast.literal_eval(told[1]) if told else (): found.setdefault(name, []).append(file.stem)
+    for m, file in sorted(modules(package).items()):
+        names = re.search(r'__all__ = (\[.*?\])', file.read_text(encoding='utf-8'), re.S)
+        for name in ast.literal_eval(names[1]) if names else (): found.setdefault(name, []).append(m)
     return found
 
 
-def test_a_public_name_means_one_thing():
+def test_a_public_name_is_defined_once():
     assert {n: ms for n, ms in public_names(PACKAGE).items() if len(ms) > 1} == {}, 'the site links a name to one place'
 
 
-def test_a_name_twice_is_seen(tmp_path):
+def test_a_name_defined_twice_is_seen(tmp_path):
     for m in 'ab': (tmp_path/f'{m}.py').write_text("__all__ = ['one',\n           'two']\n" if m == 'a' else "__all__ = ['two']\n")
     assert public_names(tmp_path) == {'one': ['a'], 'two': ['a', 'b']}

@@ -10,17 +10,19 @@ from safetensors.torch import load_file
 from torchvision.models import get_model
 
 from har_fastai import cli
-from har_fastai.cam import GradCAM
+from har_fastai.explain.gradcam import GradCAM
 from har_fastai.core import load_run, train_baseline
-from har_fastai.evaluate import learner_table
+from har_fastai.evaluate.interpretation import learner_table
 from har_fastai.files import HARError, write_json
-from har_fastai.inference import Predictor, load_bundle, read_card
+from har_fastai.predict.bundle import load_bundle, read_card
+from har_fastai.predict.predictor import Predictor
 from har_fastai.models import ARCHS, check_size, create_model, find_arch
-from har_fastai.runs import RECIPES, Run, find_recipe
-from har_fastai.tables import read_har
+from har_fastai.train.recipes import RECIPES, find_recipe
+from har_fastai.train.runs import Run
+from har_fastai.data.tables import read_har
 from helpers import write_table
 
-SIZES = dict(inception_v3=96, vit_b_16=224) # of the pictures; 64 px for the others
+SIZES = dict(inception_v3=96, vit_b_16=224) # of the images; 64 px for the others
 
 
 class Stop(Callback):
@@ -30,7 +32,7 @@ class Stop(Callback):
 
 @pytest.fixture(scope='module')
 def photos(drawn, tmp_path_factory):
-    "45 pictures of three actions, real ones where there are some"
+    "45 images of three actions, real ones where there are some"
     home, df = tmp_path_factory.mktemp('photos')/'har', read_har(os.environ.get('HAR_DATA') or drawn)
     df = pd.concat([g.head(15 if os.environ.get('HAR_DATA') else 6) for _, g in df.groupby('label')][:3])
     (home/'train').mkdir(parents=True)
@@ -45,7 +47,7 @@ def train(photos, out, *options): cli.har_train([*map(str, ('--data', photos, '-
 
 
 @pytest.mark.parametrize('arch', [*ARCHS, 'resnet10t'])
-def test_from_pictures_to_answers(arch, photos, tmp_path, capsys):
+def test_from_images_to_answers(arch, photos, tmp_path, capsys):
     run, size, one = tmp_path/'run', SIZES.get(arch, 64), next((photos/'train').iterdir())
     train(photos, run, '--arch', arch, '--pretrained', 'no', '--epochs', 1, '--size', size)
     model, card = load_bundle(run)
@@ -73,7 +75,7 @@ def test_every_recipe_can_be_cooked(recipe, photos, tmp_path):
 
 
 @pytest.mark.parametrize('packed', ['yes', 'no'])
-def test_pictures_in_their_own_proportions(packed, photos, tmp_path, capsys):
+def test_images_in_their_own_proportions(packed, photos, tmp_path, capsys):
     "What is validated, saved, scored again, explained and shown are the same answers, whatever shapes come together"
     run = tmp_path/'run'
     train(photos, run, '--arch', 'baseline', '--resize', 'keep', '--size', 64, '--epochs', 2, '--packed', packed)

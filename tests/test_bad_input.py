@@ -4,7 +4,7 @@ import struct
 import pytest
 
 from har_fastai import cli
-from helpers import dataset, picture
+from helpers import dataset, image
 
 
 @pytest.fixture(params=['check', 'train', 'evaluate'])
@@ -25,7 +25,7 @@ def test_no_data_set(tmp_path, what, says, read_by):
     read_by(tmp_path/what, [what, says])
 
 
-def test_a_data_set_of_broken_pictures_only(tmp_path, refuse):
+def test_a_data_set_of_broken_images_only(tmp_path, refuse):
     data = dataset(tmp_path/'d', n=8)
     for f in (data/'train').iterdir(): f.write_bytes(b'')
     code, told = refuse(cli.har_train, '--data', data, '--out', tmp_path/'run', '--device', 'cpu')
@@ -40,7 +40,7 @@ def copied(trained, tmp_path):
 
 
 def told_by_predict(refuse, model, tmp_path):
-    picture(0).save(tmp_path/'p.png')
+    image(0).save(tmp_path/'p.png')
     code, told = refuse(cli.har_predict, tmp_path/'p.png', '--model', model)
     assert code == 2
     return told

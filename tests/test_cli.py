@@ -4,7 +4,7 @@ from importlib import import_module
 
 import pytest
 
-from helpers import picture, run, scripts, start
+from helpers import image, run, scripts, start
 
 BAR = '\r\x1b█▏░' # what a progress bar leaves behind
 
@@ -70,11 +70,11 @@ def test_evaluation_repeats_the_figures_exactly(trained, tmp_path):
     assert got['split'] == 'test' and 'trained_on' not in got and 'WARNING' not in done.stdout
     mine = {(r['filename'], r['predicted']) for r in csv.DictReader(open(tmp_path/'preds.csv'))}
     assert mine == {(r['filename'], r['predicted']) for r in csv.DictReader(open(trained.run/'predictions.csv')) if r['part'] == 'test'}
-    assert f'{got["n"]:,} pictures' in done.stdout.splitlines()[-2] and done.stdout.splitlines()[-1].startswith('Report: ') and plain(done.stdout + done.stderr)
+    assert f'{got["n"]:,} images' in done.stdout.splitlines()[-2] and done.stdout.splitlines()[-1].startswith('Report: ') and plain(done.stdout + done.stderr)
 
 
 @pytest.mark.parametrize('split', ['all', 'tail'])
-def test_evaluation_tells_of_pictures_trained_on(trained, tmp_path, capsys, split):
+def test_evaluation_tells_of_images_trained_on(trained, tmp_path, capsys, split):
     from har_fastai.cli import har_evaluate
     har_evaluate([str(trained.run), '--data', str(trained.data), '--split', split, '--json', str(tmp_path/'f.json')])
     out, got = capsys.readouterr().out, json.loads((tmp_path/'f.json').read_text())
@@ -87,15 +87,15 @@ def test_evaluation_tells_of_pictures_trained_on(trained, tmp_path, capsys, spli
     assert 'WARNING' in out and 'trained on' in out and f'{got["unseen"]["macro_f1"]["value"]:.3f}' in out
 
 
-def test_evaluation_on_foreign_pictures_says_so(trained, tmp_path, refuse):
+def test_evaluation_on_foreign_images_says_so(trained, tmp_path, refuse):
     from har_fastai.cli import har_evaluate
-    from har_fastai.sample import draw_har
+    from har_fastai.drawing.dataset import draw_har
     other = draw_har(tmp_path/'other', n=30, size=32, seed=7, test=0)
     code, told = refuse(har_evaluate, trained.run, '--data', other)
     assert code == 2 and 'none of the' in told and '--split all' in told
 
 
-def test_prediction_survives_broken_pictures(trained, tmp_path):
+def test_prediction_survives_broken_images(trained, tmp_path):
     good = sorted((trained.data/'test').iterdir())
     (tmp_path/'broken.jpg').write_bytes(good[0].read_bytes()[:200])
     done = run('har_predict', good[0], tmp_path/'broken.jpg', trained.data/'test', '--model', trained.run, '--csv', tmp_path/'t.csv', '--top', 3)
@@ -109,18 +109,18 @@ def test_prediction_survives_broken_pictures(trained, tmp_path):
     assert len(done.stdout.splitlines()) == len(good) and plain(done.stdout + done.stderr)
 
 
-def test_prediction_of_broken_pictures_only(trained, tmp_path, refuse):
+def test_prediction_of_broken_images_only(trained, tmp_path, refuse):
     from har_fastai.cli import har_predict
     (tmp_path/'a.jpg').write_bytes(b'')
     code, told = refuse(har_predict, tmp_path/'a.jpg', '--model', trained.run)
     assert code == 2 and 'could not be read' in told
 
 
-@pytest.mark.parametrize('argv, words', [(['missing.jpg'], ['missing.jpg', 'does not exist']), (['empty'], ['empty', 'no pictures']), (['empty', '--top', '0'], ['--top', '0']),
+@pytest.mark.parametrize('argv, words', [(['missing.jpg'], ['missing.jpg', 'does not exist']), (['empty'], ['empty', 'no images']), (['empty', '--top', '0'], ['--top', '0']),
                                          (['a.png', '--device', 'abacus'], ['abacus'])])
 def test_prediction_refuses_what_it_cannot_do(trained, tmp_path, refuse, monkeypatch, argv, words):
     from har_fastai.cli import har_predict
-    monkeypatch.chdir(tmp_path); (tmp_path/'empty').mkdir(); picture(1).save('a.png')
+    monkeypatch.chdir(tmp_path); (tmp_path/'empty').mkdir(); image(1).save('a.png')
     code, told = refuse(har_predict, *argv, '--model', trained.run)
     assert code == 2 and all(w in told for w in words), told
 
@@ -129,7 +129,7 @@ def test_check_and_draw(tmp_path):
     drawn = run('har_draw', tmp_path/'d', '--n', 30, '--size', 32)
     assert drawn.returncode == 0 and len(list((tmp_path/'d'/'train').iterdir())) == 30, drawn.stderr
     checked = run('har_check', tmp_path/'d')
-    assert checked.returncode == 0 and '30 pictures of 15 classes' in checked.stdout and 'cannot be used: 0' in checked.stdout
+    assert checked.returncode == 0 and '30 images of 15 classes' in checked.stdout and 'cannot be used: 0' in checked.stdout
     assert plain(drawn.stdout + drawn.stderr + checked.stdout + checked.stderr)
     again = run('har_draw', tmp_path/'d', '--n', 30)
     assert again.returncode == 2 and 'not empty' in again.stderr and len(again.stderr.splitlines()) == 1

@@ -6,7 +6,8 @@ from torch import nn
 
 from har_fastai import cli
 from har_fastai.models import ARCHS, Arch
-from har_fastai.runs import RECIPES, Run
+from har_fastai.train.recipes import RECIPES
+from har_fastai.train.runs import Run
 from helpers import ROOT
 
 

@@ -7,12 +7,12 @@ import torch
 from captum.attr import LayerGradCam
 from torch import nn
 
-from har_fastai.cam import GradCAM
-from har_fastai.files import eval_array, open_picture
+from har_fastai.explain.gradcam import GradCAM
+from har_fastai.images import preprocess, open_image
 from har_fastai.models import ARCHS, create_model
-from har_fastai.tables import read_har
+from har_fastai.data.tables import read_har
 
-SIZES = dict(baseline=128, inception_v3=149, vit_b_16=224) # of the pictures; 96 px for the others: the arithmetic is the same, the time is not
+SIZES = dict(baseline=128, inception_v3=149, vit_b_16=224) # of the images; 96 px for the others: the arithmetic is the same, the time is not
 
 
 @pytest.fixture(scope='module')
@@ -26,11 +26,11 @@ def lively(arch:str, x:torch.Tensor) -> nn.Module:
     for m in model.modules():
         if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, nonlinearity='relu')
         if isinstance(m, nn.BatchNorm2d): m.reset_running_stats(); m.momentum = None
-    with torch.no_grad(): model.train()(x) # batch norm takes the statistics of these pictures
+    with torch.no_grad(): model.train()(x) # batch norm takes the statistics of these images
     return model.eval()
 
 
-def batch(files, size): return torch.from_numpy(np.stack([eval_array(open_picture(f), size) for f in files]))
+def batch(files, size): return torch.from_numpy(np.stack([preprocess(open_image(f), size) for f in files]))
 def hooks(model): return sum(len(m._forward_hooks) + len(m._backward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 

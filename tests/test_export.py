@@ -7,33 +7,35 @@ import pytest
 import torch
 
 from har_fastai import cli
-from har_fastai.export import TOLERANCE, export_onnx, export_pt2, largest_difference
-from har_fastai.files import HARError, find_pictures
-from har_fastai.inference import Predictor, load_bundle
+from har_fastai.predict.export import TOLERANCE, export_onnx, export_pt2, largest_difference
+from har_fastai.files import HARError
+from har_fastai.images import find_images
+from har_fastai.predict.bundle import load_bundle
+from har_fastai.predict.predictor import Predictor
 from har_fastai.models import ARCHS, find_arch
-from har_fastai.portable import OnnxPredictor
-from har_fastai.sample import SCENES, draw_action
+from har_fastai.predict.onnx import OnnxPredictor
+from har_fastai.drawing.dataset import SCENES, draw_action
 from helpers import random_run
 
-PICTURES = [draw_action(l, np.random.default_rng(i), 64) for i, l in enumerate(list(SCENES)[:6])]
+IMAGES = [draw_action(l, np.random.default_rng(i), 64) for i, l in enumerate(list(SCENES)[:6])]
 
 
 @pytest.fixture(scope='module')
-def tta(tmp_path_factory): return random_run(tmp_path_factory.mktemp('tta')/'run', PICTURES, temperature=.7, tta=True)
+def tta(tmp_path_factory): return random_run(tmp_path_factory.mktemp('tta')/'run', IMAGES, temperature=.7, tta=True)
 
 
 @pytest.mark.parametrize('arch', [*ARCHS, 'resnet10t'])
 def test_every_architecture(arch, tmp_path):
-    "Both forms, one picture and several, against the predictor; the temperature and mirror images are part of the file"
+    "Both forms, one image and several, against the predictor; the temperature and horizontal flips are part of the file"
     if arch == 'resnet10t': pytest.importorskip('timm')
     a = find_arch(arch)
-    run = random_run(tmp_path/'run', PICTURES, arch, a.size if a.fixed else max(64, a.min_size), temperature=1.5, tta=True)
+    run = random_run(tmp_path/'run', IMAGES, arch, a.size if a.fixed else max(64, a.min_size), temperature=1.5, tta=True)
     torch_one = Predictor(run, half=False)
-    want = torch_one.probs(PICTURES)
-    assert want.std(0).max() > .03, 'all pictures have the same answer: the comparison would prove little'
+    want = torch_one.probs(IMAGES)
+    assert want.std(0).max() > .03, 'all images have the same answer: the comparison would prove little'
     onnx_one = OnnxPredictor(export_onnx(run, tmp_path/'m.onnx'), threads=1)
-    assert np.abs(onnx_one.probs(PICTURES) - want).max() < 1e-4
-    x = np.stack([onnx_one.array(f) for f in PICTURES])
+    assert np.abs(onnx_one.probs(IMAGES) - want).max() < 1e-4
+    x = np.stack([onnx_one.array(f) for f in IMAGES])
     z = torch_one.logits(x).numpy()
     assert np.abs(onnx_one.logits(x) - z).max() < 3e-4 * max(1, np.abs(z).max()) # a deep network's last digits depend on the processor
     (tmp_path/'m.onnx').unlink() # some are half a gigabyte
@@ -62,7 +64,7 @@ def test_no_batch_norm_is_left(tta, tmp_path):
 
 def test_the_comparison_sees_a_wrong_export(tta, tmp_path, monkeypatch):
     "With the temperature left out, the file is not kept"
-    import har_fastai.export as ex
+    import har_fastai.predict.export as ex
     class Forgetful(ex.AnswerModule):
         def __init__(self, model, temperature, tta): super().__init__(model, 1., tta)
     monkeypatch.setattr(ex, 'AnswerModule', Forgetful)
@@ -80,12 +82,12 @@ def test_a_full_disk_leaves_nothing(tta, tmp_path, monkeypatch):
 
 def test_the_reader_needs_no_torch(tta, tmp_path, drawn):
     "In a process where neither PyTorch nor fastai can be imported"
-    file, pictures = export_onnx(tta, tmp_path/'m.onnx'), [str(f) for f in find_pictures(drawn/'test')]
+    file, images = export_onnx(tta, tmp_path/'m.onnx'), [str(f) for f in find_images(drawn/'test')]
     code = ('import sys, json\nfor m in ("torch", "fastai", "torchvision", "pandas", "onnx"): sys.modules[m] = None\n'
-            f'from har_fastai.portable import OnnxPredictor\np = OnnxPredictor({str(file)!r})\nprint(json.dumps(p.probs({pictures!r}).tolist()))')
+            f'from har_fastai.predict.onnx import OnnxPredictor\np = OnnxPredictor({str(file)!r})\nprint(json.dumps(p.probs({images!r}).tolist()))')
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert np.abs(np.array(json.loads(done.stdout)) - Predictor(tta, half=False).probs(pictures)).max() < 1e-4
+    assert np.abs(np.array(json.loads(done.stdout)) - Predictor(tta, half=False).probs(images)).max() < 1e-4
 
 
 @pytest.mark.parametrize('change, told', [(lambda d: d[:-2000], 'cannot be read as an ONNX model'), (lambda d: b'', 'cannot be read as an ONNX model'), (lambda d: b'\x80\x04.' * 9, 'cannot be read as an ONNX model')])
@@ -97,8 +99,8 @@ def test_broken_files_are_refused(tta, tmp_path, change, told):
 def foreign(file, **props):
     "A sound ONNX model that har_export did not write"
     from onnx import TensorProto, helper
-    x, y, z = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ['n', 3, 64, 64]) for n in ('pictures', 'logits', 'probs'))
-    model = helper.make_model(helper.make_graph([helper.make_node('Identity', ['pictures'], [o]) for o in ('logits', 'probs')], 'g', [x], [y, z]), opset_imports=[helper.make_opsetid('', 17)], ir_version=10)
+    x, y, z = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ['n', 3, 64, 64]) for n in ('images', 'logits', 'probs'))
+    model = helper.make_model(helper.make_graph([helper.make_node('Identity', ['images'], [o]) for o in ('logits', 'probs')], 'g', [x], [y, z]), opset_imports=[helper.make_opsetid('', 17)], ir_version=10)
     for k, v in props.items(): model.metadata_props.add(key=k, value=v)
     file.write_bytes(model.SerializeToString())
     return file
@@ -158,7 +160,7 @@ def test_reading_without_onnxruntime(monkeypatch):
 
 
 def test_what_has_no_fixed_graph_is_refused(tta, tmp_path, monkeypatch, capfd):
-    import har_fastai.export as ex
+    import har_fastai.predict.export as ex
     class Choosy(torch.nn.Module):
         def forward(self, x): return x.mean((2, 3)) if x.sum() > 0 else -x.mean((2, 3))
     class Odd(Predictor):

@@ -6,8 +6,9 @@ from PIL import Image
 
 from har_fastai import cli
 from har_fastai.core import load_run
-from har_fastai.files import HARError, PictureError, find_pictures, open_picture
-from helpers import dataset, picture
+from har_fastai.files import HARError
+from har_fastai.images import ImageError, find_images, open_image
+from helpers import dataset, image
 from killing import contents
 
 SECRET = 'the-secret-of-this-machine'
@@ -15,9 +16,9 @@ SECRET = 'the-secret-of-this-machine'
 
 @pytest.fixture
 def hostile(trained, tmp_path):
-    "A copy of a run, and a secret picture outside of it; gives both"
+    "A copy of a run, and a secret image outside of it; gives both"
     shutil.copytree(trained.run, tmp_path/'run'); (tmp_path/'private').mkdir()
-    picture(77).save(tmp_path/'private'/'secret.png', pnginfo=None); (tmp_path/'private'/'secret.txt').write_text(SECRET)
+    image(77).save(tmp_path/'private'/'secret.png', pnginfo=None); (tmp_path/'private'/'secret.txt').write_text(SECRET)
     return tmp_path/'run', tmp_path/'private'
 
 
@@ -39,7 +40,7 @@ def refuses(f, *args, **kw) -> str:
 
 @pytest.mark.parametrize('arch', ['hf-hub:evil/model', 'local-dir:/etc', '../../evil', '/etc/passwd', 'resnet18.evil', '__import__("os").system("true")', 7, None, ['baseline']], ids=str)
 def test_an_architecture_is_one_of_those_known(hostile, tmp_path, refuse, arch):
-    run, _ = hostile; picture(0).save(tmp_path/'p.png')
+    run, _ = hostile; image(0).save(tmp_path/'p.png')
     edit(run/'model.json', lambda d: d.update(arch=arch))
     code, told = refuse(cli.har_predict, tmp_path/'p.png', '--model', run)
     assert code == 2 and 'unknown architecture' in told
@@ -47,14 +48,14 @@ def test_an_architecture_is_one_of_those_known(hostile, tmp_path, refuse, arch):
 
 @pytest.mark.parametrize('changes', [dict(vocab=['a']), dict(vocab='calling'), dict(size=10**9), dict(size=-1), dict(size='48'), dict(mean=['x'] * 3), dict(std=[0, 0, 0]), dict(temperature=0), dict(temperature=None), dict(resize='../x'), dict(tta='yes'), dict(path='/etc/passwd')], ids=str)
 def test_a_card_that_makes_no_sense_is_refused(hostile, tmp_path, refuse, changes):
-    run, _ = hostile; picture(0).save(tmp_path/'p.png')
+    run, _ = hostile; image(0).save(tmp_path/'p.png')
     edit(run/'model.json', lambda d: d.update(changes))
     code, told = refuse(cli.har_predict, tmp_path/'p.png', '--model', run)
     assert code == 2 and 'model.json' in told
 
 
 def test_weights_stay_in_their_folder(hostile, tmp_path, refuse):
-    run, private = hostile; picture(0).save(tmp_path/'p.png')
+    run, private = hostile; image(0).save(tmp_path/'p.png')
     os.replace(run/'model.safetensors', private/'w.safetensors')
     edit(run/'model.json', lambda d: d.update(sha256='../private/w.safetensors'))
     code, told = refuse(cli.har_predict, tmp_path/'p.png', '--model', run)
@@ -62,7 +63,7 @@ def test_weights_stay_in_their_folder(hostile, tmp_path, refuse):
 
 
 @pytest.mark.parametrize('name', ['../../private/secret.png', '{private}/secret.png', '..\\..\\private\\secret.png'])
-def test_a_split_that_names_pictures_outside(hostile, trained, tmp_path, name):
+def test_a_split_that_names_images_outside(hostile, trained, tmp_path, name):
     run, private = hostile
     rewrite(run/'split.csv', 'filename', name.format(private=private))
     for f, args in ((load_run, (run, trained.data)),): refuses(f, *args, device='cpu')
@@ -79,8 +80,8 @@ def test_a_recipe_of_a_stranger(hostile, changes):
     assert contents(private) == before and not list(run.parent.glob('x*'))
 
 
-def test_predictions_that_name_pictures_outside(hostile, trained, tmp_path):
-    "A comparison reads runs' predictions: it opens no picture that they name"
+def test_predictions_that_name_images_outside(hostile, trained, tmp_path):
+    "A comparison reads runs' predictions: it opens no image that they name"
     run, private = hostile
     rewrite(run/'predictions.csv', 'filename', f'{private}/secret.png', part='test')
     shutil.copytree(trained.run, tmp_path/'other')
@@ -98,9 +99,9 @@ def test_a_comparison_shows_names_as_text(hostile, trained, tmp_path):
 @pytest.mark.parametrize('name, data', [('a.svg.png', b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"><image href="file:///etc/passwd"/></svg>'), ('a.jpg', b'<!doctype html><script>alert(1)</script>'),
                                         ('xxe.png', b'<?xml version="1.0"?><!DOCTYPE r [<!ENTITY x SYSTEM "file:///etc/passwd">]><svg>&x;</svg>'), ('zip.jpg', b'PK\3\4' + bytes(60)),
                                         ('pickle.jpg', b'cos\nsystem\n(S"true"\ntR.'), ('elf.png', b'\x7fELF' + bytes(60)), ('wmf.bmp', b'\xd7\xcd\xc6\x9a' + bytes(60)), ('pdf.jpg', b'%PDF-1.4\n' + bytes(60))])
-def test_what_poses_as_a_picture(tmp_path, name, data):
+def test_what_poses_as_a_image(tmp_path, name, data):
     (tmp_path/name).write_bytes(data)
-    assert 'not a picture' in refuses(open_picture, tmp_path/name)
+    assert 'not an image' in refuses(open_image, tmp_path/name)
 
 
 def test_an_eps_runs_no_interpreter(tmp_path):
@@ -109,19 +110,19 @@ def test_an_eps_runs_no_interpreter(tmp_path):
     Image.new('RGB', (9, 9)).save(tmp_path/'a.jpg', 'EPS')
     env = {**os.environ, 'PATH': f'{gs.parent}:{os.environ["PATH"]}'}
     def call(code): subprocess.run([sys.executable, '-c', code], env=env, capture_output=True); return (tmp_path/'ran').exists()
-    ours = f'from har_fastai.files import open_picture; open_picture({str(tmp_path/"a.jpg")!r})'
+    ours = f'from har_fastai.files import open_image; open_image({str(tmp_path/"a.jpg")!r})'
     assert not call(ours)
     assert call(f'from PIL import Image; Image.open({str(tmp_path/"a.jpg")!r}).load()'), 'the stand-in would not have been noticed'
 
 
 def test_har_predict_stays_in_the_folder_that_it_was_given(tmp_path):
-    (tmp_path/'given').mkdir(); picture(1).save(tmp_path/'given'/'a.png'); picture(2).save(tmp_path/'secret.png')
-    (tmp_path/'elsewhere').mkdir(); picture(3).save(tmp_path/'elsewhere'/'b.png'); (tmp_path/'given'/'folder').symlink_to(tmp_path/'elsewhere')
+    (tmp_path/'given').mkdir(); image(1).save(tmp_path/'given'/'a.png'); image(2).save(tmp_path/'secret.png')
+    (tmp_path/'elsewhere').mkdir(); image(3).save(tmp_path/'elsewhere'/'b.png'); (tmp_path/'given'/'folder').symlink_to(tmp_path/'elsewhere')
     (tmp_path/'given'/'loop').symlink_to(tmp_path/'given')
-    assert [f.name for f in find_pictures(tmp_path/'given')] == ['a.png']
+    assert [f.name for f in find_images(tmp_path/'given')] == ['a.png']
     shutil.make_archive(str(tmp_path/'given'/'archive'), 'zip', tmp_path/'elsewhere') # archives are not looked into, so nothing can slip out of one
-    assert [f.name for f in find_pictures(tmp_path/'given')] == ['a.png'] and not list((tmp_path/'given').rglob('b.png'))
-    with pytest.raises(PictureError): open_picture(find_pictures(tmp_path/'given'/'archive.zip')[0])
+    assert [f.name for f in find_images(tmp_path/'given')] == ['a.png'] and not list((tmp_path/'given').rglob('b.png'))
+    with pytest.raises(ImageError): open_image(find_images(tmp_path/'given'/'archive.zip')[0])
 
 
 def test_names_in_a_report_are_text(trained, tmp_path):

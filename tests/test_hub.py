@@ -6,8 +6,9 @@ import pytest
 import torch
 import yaml
 
-from har_fastai.hub import FILES, model_page, push_to_hub
-from har_fastai.inference import Card, Predictor, load_bundle, save_bundle
+from har_fastai.predict.hub import FILES, model_page, push_to_hub
+from har_fastai.predict.bundle import Card, load_bundle, save_bundle
+from har_fastai.predict.predictor import Predictor
 from har_fastai.files import HARError
 from har_fastai.models import create_model, find_arch
 from hub_server import TOKEN, standin
@@ -18,7 +19,7 @@ pytest.importorskip('huggingface_hub')
 CHILD = '''
 import json, os, sys
 from har_fastai.files import HARError
-from har_fastai.hub import from_hub, push_to_hub
+from har_fastai.predict.hub import from_hub, push_to_hub
 for line in sys.stdin:
     os.environ['HF_TOKEN'], code = json.loads(line)
     try: said = str(eval(code))

@@ -33,7 +33,7 @@ def build(source, to, kind):
 
 
 @pytest.fixture(scope='module')
-def shipped(source):
+def shipped_model(source):
     "A model to come with the package, whether or not the checkout has one, and a file that must not come"
     to = source/'har_fastai'/'shipped'; to.mkdir(exist_ok=True)
     for name in ('probe.safetensors', 'probe.json', 'probe.png'): (to/name).write_bytes(b'0')
@@ -41,7 +41,7 @@ def shipped(source):
 
 
 @pytest.fixture(scope='module')
-def packed(source, shipped, tmp_path_factory):
+def packed(source, shipped_model, tmp_path_factory):
     "The wheel and the sdist"
     return [build(source, tmp_path_factory.mktemp(kind), kind) for kind in ('wheel', 'sdist')]
 
@@ -56,15 +56,15 @@ def meta(wheel, name) -> str:
     return wheel.read(file).decode()
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(wheel, shipped):
+def test_the_wheel_holds_the_package_and_nothing_else(wheel, shipped_model):
     inside = {n for n in wheel.namelist() if '.dist-info/' not in n}
-    assert inside == {f'har_fastai/{m}' for m in MODULES} | shipped
+    assert inside == {f'har_fastai/{m}' for m in MODULES} | shipped_model
 
 
-def test_the_sdist_holds_what_a_build_needs_and_nothing_else(packed, shipped):
+def test_the_sdist_holds_what_a_build_needs_and_nothing_else(packed, shipped_model):
     with tarfile.open(packed[1]) as t: inside = {m.name.partition('/')[2] for m in t.getmembers() if m.isfile()}
     made = {n for n in inside if n.startswith('har_fastai.egg-info/')} | {'PKG-INFO', 'setup.cfg'}
-    assert inside - made == {f'har_fastai/{m}' for m in MODULES} | shipped | {'setup.py', 'settings.ini', 'MANIFEST.in', 'README.md', 'LICENSE', 'CHANGELOG.md', 'CITATION.cff'}
+    assert inside - made == {f'har_fastai/{m}' for m in MODULES} | shipped_model | {'setup.py', 'settings.ini', 'MANIFEST.in', 'README.md', 'LICENSE', 'CHANGELOG.md', 'CITATION.cff'}
 
 
 def test_twine_finds_nothing_to_complain_of(packed):
@@ -118,7 +118,7 @@ def test_the_wheel_works_elsewhere(wheel, tmp_path):
     wheel.extractall(tmp_path/'site'); (tmp_path/'elsewhere').mkdir()
     code = ('import importlib, pathlib, pkgutil, har_fastai\n'
             'for m in pkgutil.iter_modules(har_fastai.__path__): print(importlib.import_module(f"har_fastai.{m.name}").__file__)\n'
-            'from har_fastai.sample import draw_har; draw_har("d", n=15, size=32, test=0)\nprint(har_fastai.__version__)')
+            'from har_fastai.drawing.dataset import draw_har; draw_har("d", n=15, size=32, test=0)\nprint(har_fastai.__version__)')
     env = {**os.environ, 'PYTHONPATH': str(tmp_path/'site')}
     done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path/'elsewhere', env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -127,8 +127,8 @@ def test_the_wheel_works_elsewhere(wheel, tmp_path):
     assert len(list((tmp_path/'elsewhere'/'d'/'train').iterdir())) == 15
 
 
-def test_the_sdist_can_be_built_from(packed, shipped, tmp_path):
+def test_the_sdist_can_be_built_from(packed, shipped_model, tmp_path):
     (tmp_path/'again').mkdir()
     with tarfile.open(packed[1]) as t: t.extractall(tmp_path/'unpacked', filter='data')
     [folder] = (tmp_path/'unpacked').iterdir()
-    with zipfile.ZipFile(build(folder, tmp_path/'again', 'wheel')) as z: assert {f'har_fastai/{m}' for m in MODULES} | shipped <= set(z.namelist())
+    with zipfile.ZipFile(build(folder, tmp_path/'again', 'wheel')) as z: assert {f'har_fastai/{m}' for m in MODULES} | shipped_model <= set(z.namelist())

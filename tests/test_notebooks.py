@@ -16,7 +16,7 @@ def code(nb): return [c for c in load(nb)['cells'] if c['cell_type'] == 'code']
 
 
 def texts(cell) -> str:
-    "All text in the outputs of a cell, without the pictures in it"
+    "All text in the outputs of a cell, without the images in it"
     found = []
     for o in cell.get('outputs', []):
         found += [o.get('text', '')] + [v for k, v in o.get('data', {}).items() if not k.startswith('image/')]
@@ -49,12 +49,12 @@ def test_there_are_notebooks(): assert len(NOTEBOOKS) >= 13
 
 
 @pytest.mark.parametrize('page', ['README.md', 'MODEL_CARD.md'])
-def test_pictures_of_a_rendered_page_are_there(page):
+def test_images_of_a_rendered_page_are_there(page):
     "And in the repository, where this is one: what's ignored or was forgotten is no use to readers"
-    shown = re.findall(r'!\[.*?\]\((?!https?:)(.+?)\)', (ROOT/page).read_text(encoding='utf-8'))
-    assert shown and [s for s in shown if not (ROOT/s).is_file()] == []
+    display_name = re.findall(r'!\[.*?\]\((?!https?:)(.+?)\)', (ROOT/page).read_text(encoding='utf-8'))
+    assert display_name and [s for s in display_name if not (ROOT/s).is_file()] == []
     if (ROOT/'.git').exists():
-        ignored = subprocess.run(['git', 'check-ignore', *shown], cwd=ROOT, capture_output=True, text=True).stdout
+        ignored = subprocess.run(['git', 'check-ignore', *display_name], cwd=ROOT, capture_output=True, text=True).stdout
         assert ignored == ''
 
 
@@ -99,7 +99,7 @@ def test_no_error_outputs(nb):
 @each
 def test_figures_are_shown(nb):
     wrong = [i for i, c in enumerate(code(nb)) for o in c.get('outputs', []) if ''.join(o.get('data', {}).get('text/plain', '')).startswith('<Figure') and not any(k.startswith('image/') for k in o['data'])]
-    assert wrong == [], 'saved without their pictures: run the notebook in Jupyter, not with MPLBACKEND=Agg'
+    assert wrong == [], 'saved without their images: run the notebook in Jupyter, not with MPLBACKEND=Agg'
 
 
 @each

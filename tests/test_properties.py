@@ -1,4 +1,4 @@
-"Whatever a table, a recipe or a picture file holds: an answer, or one sentence"
+"Whatever a table, a recipe or an image file holds: an answer, or one sentence"
 import csv, sys, warnings
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -6,14 +6,16 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from har_fastai.check import check_data, fix_table
-from har_fastai.files import HARError, PictureError, natural_key, open_picture, read_json, write_json
-from har_fastai.runs import RECIPES, Recipe, recipe_of
-from har_fastai.tables import read_har
-from helpers import ROOT, picture
+from har_fastai.data.checks import check_data, fix_table
+from har_fastai.files import HARError, natural_key, read_json, write_json
+from har_fastai.images import ImageError, open_image
+from har_fastai.train.recipes import RECIPES, Recipe
+from har_fastai.train.runs import recipe_of
+from har_fastai.data.tables import read_har
+from helpers import ROOT, image
 
 sys.path.insert(0, str(ROOT/'benchmarks'))
-from fuzz_pictures import attempt, drawn, fuzz
+from fuzz_images import attempt, drawn, fuzz
 
 few = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 names = st.sampled_from(['a.png', 'b.png', 'c.png', 'sub/d.png', ' a.png ', 'sub\\d.png', './a.png', 'gone.png', '../secret.png', '/etc/passwd', 'C:\\x.png', 'sub/../../secret.png', 'way_out.png', 'sub', '', 'nan', 'NaN', '~/x.png', 'a.png\0', '%2e%2e/secret.png']) | st.text(max_size=8)
@@ -23,10 +25,10 @@ parts = st.sampled_from(['train', 'valid', 'test', 'Val', 'exam', ''])
 
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
-    "A folder with a few pictures, and a secret beside it"
+    "A folder with a few images, and a secret beside it"
     tmp = tmp_path_factory.mktemp('home'); data = tmp/'data'; (data/'sub').mkdir(parents=True)
-    for i, n in enumerate(('a.png', 'b.png', 'c.png', 'sub/d.png')): picture(i).save(data/n)
-    picture(9).save(tmp/'secret.png'); (data/'way_out.png').symlink_to(tmp/'secret.png')
+    for i, n in enumerate(('a.png', 'b.png', 'c.png', 'sub/d.png')): image(i).save(data/n)
+    image(9).save(tmp/'secret.png'); (data/'way_out.png').symlink_to(tmp/'secret.png')
     return data
 
 
@@ -103,24 +105,24 @@ def test_any_name_has_a_place_in_natural_order(name): assert natural_key(name) =
 @pytest.mark.filterwarnings('ignore')
 @settings(few, max_examples=100)
 @given(head=st.sampled_from([b'', b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n', b'GIF89a', b'RIFF\0\0\0\0WEBP', b'II*\0', b'MM\0*', b'BM', b'P6 ', b'%!PS-Adobe']), tail=st.binary(max_size=120))
-def test_any_bytes_are_a_picture_or_none(head, tail): assert attempt(head + tail) in ('picture', 'refused')
+def test_any_bytes_are_a_image_or_none(head, tail): assert attempt(head + tail) in ('image', 'refused')
 
 
-def test_mutated_pictures():
-    "A slice of benchmarks/fuzz_pictures.py, in a process with a cap on its memory and an alarm"
+def test_mutated_images():
+    "A slice of benchmarks/fuzz_images.py, in a process with a cap on its memory and an alarm"
     res = fuzz(drawn(), 1500, first=100_000)
-    assert res['broken'] == {} and res['inputs'] == 1500 and res['pictures'] > 200 and res['refused'] > 200
+    assert res['broken'] == {} and res['inputs'] == 1500 and res['images'] > 200 and res['refused'] > 200
 
 
 @pytest.mark.parametrize('data, why', [(b'', ''), (b'x', 'hang'), (b'y', 'crash')])
 def test_the_fuzz_sees_what_it_looks_for(monkeypatch, data, why):
-    import fuzz_pictures, os, signal
+    import fuzz_images, os, signal
     def opener(got):
         if why == 'hang':
             while True: pass
         if why == 'crash': os.kill(os.getpid(), signal.SIGSEGV)
         raise KeyError('not a sentence for people')
-    monkeypatch.setattr(fuzz_pictures, 'open_picture', opener); monkeypatch.setattr(fuzz_pictures, 'mutated', lambda pool, i: data)
+    monkeypatch.setattr(fuzz_images, 'open_image', opener); monkeypatch.setattr(fuzz_images, 'mutated', lambda pool, i: data)
     res = fuzz([b''], 1, seconds=.2)
     assert len(res['broken']) == 1 and {'hang': 'SIGPROF', 'crash': 'SIGSEGV', '': 'KeyError'}[why] in res['broken'][0]
 
@@ -128,12 +130,12 @@ def test_the_fuzz_sees_what_it_looks_for(monkeypatch, data, why):
 # ---- what these tests and the fuzz have found, each once more ----
 
 @pytest.mark.parametrize('name, size', [('notes_that_cannot_be_rewritten.webp', (36, 48)), ('offset_that_is_no_integer.tif', None)])
-def test_pictures_that_a_decoder_stumbled_over(name, size):
-    "Made from drawn pictures; Pillow raised struct.error while it wrote the EXIF notes anew, and TypeError while it decoded"
+def test_images_that_a_decoder_stumbled_over(name, size):
+    "Made from drawn images; Pillow raised struct.error while it wrote the EXIF notes anew, and TypeError while it decoded"
     data = (Path(__file__).parent/'regressions'/name).read_bytes()
-    if size: assert open_picture(data).size == size
+    if size: assert open_image(data).size == size
     else:
-        with pytest.raises(PictureError) as e: open_picture(data)
+        with pytest.raises(ImageError) as e: open_image(data)
         assert len(str(e.value).splitlines()) == 1
 
 

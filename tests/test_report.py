@@ -8,16 +8,16 @@ import sklearn.metrics as skm
 from PIL import Image
 
 from har_fastai import cli
-from har_fastai.data import ACTIONS
-from helpers import dataset, picture, run
+from har_fastai.data.tables import ACTIONS
+from helpers import dataset, image, run
 
-SECTIONS = ('trained', 'data', 'good', 'sure', 'pictures', 'looks', 'faithful', 'beside')
+SECTIONS = ('trained', 'data', 'good', 'sure', 'images', 'looks', 'faithful', 'beside')
 
 
 @pytest.fixture(scope='module')
 def folders(drawn, tmp_path_factory):
     "A folder for each class, with drawings that no run has seen"
-    from har_fastai.sample import draw_har
+    from har_fastai.drawing.dataset import draw_har
     fresh, home = draw_har(tmp_path_factory.mktemp('fresh')/'har', n=60, size=64, seed=7), tmp_path_factory.mktemp('folders')
     for r in csv.DictReader(open(fresh/'Training_set.csv')):
         (home/r['label']).mkdir(exist_ok=True); shutil.copy(fresh/'train'/r['filename'], home/r['label'])
@@ -33,7 +33,7 @@ def test_training_leaves_a_page(trained):
     assert f'{kept["macro_f1"]["value"]:.3f}' in html and {f.stem for f in (trained.run/'figures').glob('*.png')} >= {'history', 'confusion', 'classes', 'reliability', 'predictions', 'top_losses', 'heatmaps', 'atlas', 'faithfulness'}
 
 
-def test_pictures_never_seen_give_the_same_figures_everywhere(trained, folders, tmp_path):
+def test_images_never_seen_give_the_same_figures_everywhere(trained, folders, tmp_path):
     home = shutil.copytree(trained.run, tmp_path/'run')
     done = run('har_evaluate', home, '--data', folders, '--split', 'all', '--json', tmp_path/'f.json', '--csv', tmp_path/'p.csv', '--faithful', 0)
     assert done.returncode == 0, done.stderr
@@ -47,16 +47,16 @@ def test_pictures_never_seen_give_the_same_figures_everywhere(trained, folders, 
 
 
 def test_the_temperature_is_kept_and_changes_no_label(trained):
-    from har_fastai.metrics import nll, rescale
+    from har_fastai.evaluate.metrics import nll, apply_temperature
     t = json.loads((trained.run/'model.json').read_text())['temperature']
     preds = pd.read_csv(trained.run/'predictions.csv').query('part == "valid"')
     p, y = preds[list(ACTIONS)].to_numpy(), np.array([ACTIONS.index(l) for l in preds.label])
-    raw = rescale(p, 1 / t)
+    raw = apply_temperature(p, 1 / t)
     assert t > 0 and (raw.argmax(1) == p.argmax(1)).all() and nll(y, p).mean() <= nll(y, raw).mean() + 1e-6
 
 
 def test_heat_maps(trained, tmp_path):
-    picture(3).save(tmp_path/'a.png'); (tmp_path/'broken.png').write_bytes(b'no picture')
+    image(3).save(tmp_path/'a.png'); (tmp_path/'broken.png').write_bytes(b'no image')
     done = run('har_explain', tmp_path/'a.png', tmp_path/'broken.png', trained.data/'test', '--model', trained.run, '--out', tmp_path/'maps', '--class', 'running')
     assert done.returncode == 1 and 'note: ' in done.stderr and 'broken.png cannot be read' in done.stderr and 'broken.png' not in done.stdout, done.stderr
     assert len(list((tmp_path/'maps').iterdir())) == 1 + len(list((trained.data/'test').iterdir()))
@@ -75,8 +75,8 @@ def test_runs_are_compared(trained, tmp_path):
 
 
 def test_what_cannot_be_scored_is_told(trained, tmp_path, refuse):
-    for i in range(3): picture(i).save(tmp_path/f'{i}.png')
-    code, told = refuse(cli.har_evaluate, trained.run, '--data', tmp_path, '--split', 'all') # pictures, and no labels at all
+    for i in range(3): image(i).save(tmp_path/f'{i}.png')
+    code, told = refuse(cli.har_evaluate, trained.run, '--data', tmp_path, '--split', 'all') # images, and no labels at all
     assert code == 2 and 'har_predict' in told
     code, told = refuse(cli.har_evaluate, trained.run, '--data', dataset(tmp_path/'other', labels=('running', 'juggling')), '--split', 'all')
     assert code == 2 and 'juggling' in told and 'running' in told
@@ -89,11 +89,11 @@ def test_what_cannot_be_scored_is_told(trained, tmp_path, refuse):
     assert code == 2 and 'format' in told and '99' in told
 
 
-def test_one_picture_and_one_class(trained, tmp_path):
-    (tmp_path/'data'/'running').mkdir(parents=True); picture(1).save(tmp_path/'data'/'running'/'a.png')
+def test_one_image_and_one_class(trained, tmp_path):
+    (tmp_path/'data'/'running').mkdir(parents=True); image(1).save(tmp_path/'data'/'running'/'a.png')
     home = shutil.copytree(trained.run, tmp_path/'run')
     done = run('har_evaluate', home, '--data', tmp_path/'data', '--split', 'all', '--faithful', 0)
-    assert done.returncode == 0 and ', 1 picture' in done.stdout and '1 pictures' not in done.stdout, done.stderr
+    assert done.returncode == 0 and ', 1 image' in done.stdout and '1 images' not in done.stdout, done.stderr
 
 
 def test_a_run_that_held_nothing_back_has_a_report(trained, tmp_path):
@@ -103,4 +103,4 @@ def test_a_run_that_held_nothing_back_has_a_report(trained, tmp_path):
     unseen = dataset(tmp_path/'unseen', labels=('running', 'sitting', 'texting'))
     done = run('har_evaluate', out, '--data', unseen, '--split', 'all', '--faithful', 0); assert done.returncode == 0, done.stderr
     page = (out/'report-all.html').read_text(encoding='utf-8')
-    assert f'the network of epoch {trained.epochs} was kept' in page and 'nothing was held back' in page and 'on validation pictures' not in page and 'side of the split' not in page
+    assert f'the network of epoch {trained.epochs} was kept' in page and 'nothing was held back' in page and 'on validation images' not in page and 'side of the split' not in page

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from har_fastai import cli
 from har_fastai.core import train_baseline
 from har_fastai.files import RunError, lock_folder
-from har_fastai.inference import Predictor
-from har_fastai.loaders import PackedDL
+from har_fastai.predict.predictor import Predictor
+from har_fastai.data.loaders import CachedDL
 from har_fastai.models import BaselineCNN
 from helpers import run, start
 from killing import TINY, FillDisk, Poison, fill, history, leftovers, same_runs, small_disk, wait_for
@@ -57,7 +57,7 @@ def test_resume_needs_a_run_and_its_own_recipe(trained, tmp_path, refuse):
     assert code == 2 and 'recipe' in told
 
 
-def test_resume_notices_changed_pictures(trained, tmp_path, refuse):
+def test_resume_notices_changed_images(trained, tmp_path, refuse):
     import shutil
     run_, data = tmp_path/'run', tmp_path/'data'
     shutil.copytree(trained.run, run_); shutil.copytree(trained.data, data)
@@ -140,7 +140,7 @@ def test_a_cache_on_a_small_disk_is_done_without(trained, tmp_path, monkeypatch)
     with small_disk(tmp_path/'disk', 1) as disk:
         fill(disk, 300_000); monkeypatch.setenv('HAR_FASTAI_CACHE', str(disk/'cache'))
         with pytest.warns(UserWarning, match='No space left.*make room there'): learn = train_baseline(trained.data, out=tmp_path/'run', **{**TINY, 'epochs': 1})
-        assert not isinstance(learn.dls.train, PackedDL) and [f for f in (disk/'cache').rglob('*') if f.is_file()] == []
+        assert not isinstance(learn.dls.train, CachedDL) and [f for f in (disk/'cache').rglob('*') if f.is_file()] == []
 
 
 def test_ctrl_c_is_one_line(trained, tmp_path):

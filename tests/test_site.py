@@ -108,7 +108,7 @@ LOOK = '''() => ({ title: document.title, ids: [...document.querySelectorAll("[i
 
 @pytest.fixture(scope='session')
 def pages(site, browser):
-    "What the browser sees of every page: its title, anchors, links, pictures, complaints, and how far it's too wide"
+    "What the browser sees of every page: its title, anchors, links, images, complaints, and how far it's too wide"
     seen = {}
     for f in sorted(site.rglob('*.html')):
         page, complaints, too_wide = browser.new_page(), [], {}
@@ -135,7 +135,7 @@ def test_no_page_is_too_wide(pages): assert {n: p.too_wide for n, p in pages.ite
 def test_no_markup_is_left_over(pages): assert {n: p.raw for n, p in pages.items() if p.raw} == {}
 
 
-def test_all_pictures_show_and_say_what(pages):
+def test_all_images_show_and_say_what(pages):
     assert {n: bad for n, p in pages.items() if (bad := [i for i in p.images if not i[1] or not i[2]])} == {}
     assert sum(len(p.images) for p in pages.values()) > len(pages) + 40
 

@@ -21,7 +21,7 @@ def bench(request, tmp_path): return Bench(request, tmp_path)
 
 @pytest.fixture(scope='session')
 def broken_run(tmp_path_factory):
-    "A data set with every kind of broken picture, trained on and scored: which files were bad, and which were used"
+    "A data set with every kind of broken image, trained on and scored: which files were bad, and which were used"
     tmp = tmp_path_factory.mktemp('broken'); data, said = dataset(tmp/'d'), io.StringIO()
     bad = {fault: {make(data/'train'/f'bad_{i}', fault).name} for i, fault in enumerate(UNREADABLE)}
     rows = [*csv.reader(open(data/'Training_set.csv'))][1:]

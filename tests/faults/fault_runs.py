@@ -12,13 +12,15 @@ from safetensors.torch import load_file, save_file
 from broken import png
 from har_fastai import cli
 from har_fastai.core import prepare, recipe_dls, train_baseline
-from har_fastai.files import RunError, open_picture
-from har_fastai.inference import Predictor, load_bundle, save_bundle
-from har_fastai.loaders import PackedDL
-from har_fastai.pack import is_whole, pack_pictures
-from har_fastai.runs import find_recipe
-from har_fastai.training import har_learner
-from helpers import ROOT, dataset, picture, start, unlike
+from har_fastai.files import RunError
+from har_fastai.images import open_image
+from har_fastai.predict.bundle import load_bundle, save_bundle
+from har_fastai.predict.predictor import Predictor
+from har_fastai.data.loaders import CachedDL
+from har_fastai.data.cache import is_whole, cache_images
+from har_fastai.train.recipes import find_recipe
+from har_fastai.train.learner import har_learner
+from helpers import ROOT, dataset, image, start, unlike
 from killing import TINY, FillDisk, Poison, contents, file_limit, history, leftovers, mounted, same_runs, stop_in_epoch, weights
 from rows import row
 
@@ -34,7 +36,7 @@ def model_of(b) -> Path:
 
 
 def told_by_predict(b, model) -> str:
-    picture(0).save(b.tmp/'p.png')
+    image(0).save(b.tmp/'p.png')
     code, told = b.refuse(cli.har_predict, b.tmp/'p.png', '--model', model)
     assert code == 2
     return told
@@ -81,8 +83,8 @@ def full_disk(b):
     b.monkeypatch.setenv('HAR_FASTAI_CACHE', str(b.tmp/'cache'))
     df, recipe = prepare(b.trained.data, 'grouped', 42), find_recipe('demo', size=32, bs=8)
     with file_limit(100_000), pytest.warns(UserWarning, match='cannot be kept.*make room'): dls = recipe_dls(df, recipe, torch.device('cpu'), 0)
-    assert not isinstance(dls.train, PackedDL) and len(dls.train.one_batch()[0]) == 8 and not [f for f in (b.tmp/'cache').rglob('*') if f.is_file()]
-    assert isinstance(recipe_dls(df, recipe, torch.device('cpu')).train, PackedDL) # and once there is room, it's used
+    assert not isinstance(dls.train, CachedDL) and len(dls.train.one_batch()[0]) == 8 and not [f for f in (b.tmp/'cache').rglob('*') if f.is_file()]
+    assert isinstance(recipe_dls(df, recipe, torch.device('cpu')).train, CachedDL) # and once there is room, it's used
     return told.replace(str(b.tmp/'run'), 'RUN') + '; resumed, it ends in the same bits'
 
 
@@ -141,7 +143,7 @@ def uploads(b):
     "The service, by which the app's limits are the same; the browser's page has tests of its own (test_apps.py), and so has the rest of the service (test_service.py)"
     pytest.importorskip('fastapi')
     from starlette.testclient import TestClient
-    from har_fastai.service import Limits, make_service
+    from har_fastai.serve.service import Limits, make_service
     files = sorted((b.trained.data/'train').iterdir())[:20]; p = Predictor(b.trained.run)
     probs = p.probs(files)
     with TestClient(make_service(b.trained.run, limits=Limits(bytes=1_000_000))) as client:
@@ -152,9 +154,9 @@ def uploads(b):
         assert [a.status_code for a in answers] == [200] * 20
         for a, own in zip(answers, probs): # by probability: two classes may be equally likely
             for t in a.json()['answers'][0]['top']: assert abs(t['probability'] - own[p.vocab.index(t['label'])]) < 1e-5
-        assert np.ptp(probs, axis=0).max() > 1e-3 # else every picture would have the same answer
+        assert np.ptp(probs, axis=0).max() > 1e-3 # else every image would have the same answer
         assert client.get('/health').status_code == 200
-    return f'{huge.json()["detail"]}; a picture of 200 megapixels is refused unread; 20 requests at once are each answered, with their own picture\'s probabilities'
+    return f'{huge.json()["detail"]}; an image of 200 megapixels is refused unread; 20 requests at once are each answered, with their own image\'s probabilities'
 
 
 @row(37, 'the same seed twice', 'equal, with 0 workers and with 2 (each to itself)')
@@ -164,7 +166,7 @@ def same_seed(b):
     def trained(seed, **kw):
         recipe = find_recipe('demo', size=32, bs=16, epochs=2, num_ops=2, erase=.5, seed=seed)
         learn = har_learner(recipe_dls(df, recipe, torch.device('cpu'), **{'num_workers': 0, **kw}), recipe)
-        assert isinstance(learn.dls.train, PackedDL) == kw.get('packed', True) and learn.dls.train.fake_l.num_workers == kw.get('num_workers', 0)
+        assert isinstance(learn.dls.train, CachedDL) == kw.get('packed', True) and learn.dls.train.fake_l.num_workers == kw.get('num_workers', 0)
         learn.fit_recipe()
         torch.rand(7); np.random.rand(3) # what happens between two runs must not matter
         return {k: v.clone() for k, v in learn.model.state_dict().items()}, [list(map(float, r)) for r in learn.recorder.values]
@@ -223,18 +225,18 @@ def two_runs(b):
     return told.partition(': ')[2].replace(str(out), 'RUN')
 
 
-@row(40, 'a cache of decoded pictures that is stale, cut short, or of other pictures', 'noticed by fingerprint, rebuilt')
+@row(40, 'a cache of decoded images that is stale, cut short, or of other images', 'noticed by fingerprint, rebuilt')
 def stale_cache(b):
     b.monkeypatch.setenv('HAR_FASTAI_CACHE', str(b.tmp/'cache'))
-    for i in range(6): picture(i).save(b.tmp/f'{i}.png')
+    for i in range(6): image(i).save(b.tmp/f'{i}.png')
     paths = sorted(b.tmp.glob('?.png'))
-    def right(p): return all(np.array_equal(p.array(i), np.asarray(open_picture(f))) for i, f in enumerate(paths))
-    first = pack_pictures(paths).folder; other = pack_pictures(paths[::-1]).folder; assert first != other
+    def right(p): return all(np.array_equal(p.array(i), np.asarray(open_image(f))) for i, f in enumerate(paths))
+    first = cache_images(paths).folder; other = cache_images(paths[::-1]).folder; assert first != other
     def cut(name): (first/name).write_bytes((first/name).read_bytes()[:-10])
     def swap(): shutil.rmtree(first); shutil.copytree(other, first)
     def scramble(): (first/'index.npy').write_bytes(bytes(reversed((first/'index.npy').read_bytes())))
     for harm in (lambda: cut('pixels.bin'), lambda: cut('index.npy'), lambda: cut('pack.json'), lambda: (first/'pack.json').unlink(), swap, scramble):
         harm(); assert not is_whole(first)
-        assert right(pack_pictures(paths)) and is_whole(first)
-    picture(99).save(paths[2]); assert right(p := pack_pictures(paths)) and p.folder != first # a stale one
-    return 'noticed and made anew: cut short, of other pictures, with a damaged index, or older than a picture'
+        assert right(cache_images(paths)) and is_whole(first)
+    image(99).save(paths[2]); assert right(p := cache_images(paths)) and p.folder != first # a stale one
+    return 'noticed and made anew: cut short, of other images, with a damaged index, or older than an image'

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 
 from har_fastai import cli
-from har_fastai.check import check_data
-from har_fastai.data import check_har, find_copies, grouped_split, honour_parts, read_har, split_har, summarise_check, tail_split, usable
+from har_fastai.data.checks import check_data
+from har_fastai.data.tables import read_har
+from har_fastai.data.checks import check_har, find_duplicates, summarise_check, usable
+from har_fastai.data.splits import grouped_split, keep_parts, split_har, tail_split
 from har_fastai.files import HARError
-from helpers import dataset, picture, write_table
+from helpers import dataset, image, write_table
 from rows import row
 
 GOOD = [(f'Image_{i}.png', ('running', 'sitting')[i % 2]) for i in range(8)]
@@ -42,7 +44,7 @@ def missing(b):
 @row(17, '../../x.jpg', 'refused')
 def climbing(b):
     for name in ('a/../../x.png', '..\\x.png', 'a/..'): refused(b, 17, GOOD + [(name, 'sitting')], ['line 10', 'inside the folder'], where='line 10')
-    data = dataset(b.tmp/'linked', n=8); picture(7).save(b.tmp/'private.png'); (data/'train'/'way_out.png').symlink_to(b.tmp/'private.png')
+    data = dataset(b.tmp/'linked', n=8); image(7).save(b.tmp/'private.png'); (data/'train'/'way_out.png').symlink_to(b.tmp/'private.png')
     table(data, GOOD + [('way_out.png', 'sitting')])
     with pytest.raises(HARError, match='line 10: the file is a link that leads out'): read_har(data)
     return refused(b, 17, GOOD + [('../../x.png', 'sitting')], ['line 10', 'inside the folder'], where='line 10') + '; so is a link that leads out'
@@ -70,20 +72,20 @@ def blank(b):
     return 'spaces go; ' + refused(b, 20, GOOD[:2] + [('Image_2.png', '')] + GOOD[3:], ['line 4', 'label', 'empty'], where='line 4')
 
 
-@row(21, 'the same row or the same picture in two splits', 'cannot happen; the check says how many were moved')
+@row(21, 'the same row or the same image in two splits', 'cannot happen; the check says how many were moved')
 def copies(b):
     data = dataset(b.tmp/'d', n=60); rows = rows_of(data)
     for i in range(0, 40, 4): # ten exact and ten near copies
         (data/'train'/f'exact_{i}.png').write_bytes((data/'train'/f'Image_{i}.png').read_bytes())
-        picture(i).resize((44, 44)).save(data/'train'/f'near_{i}.jpg', quality=80)
+        image(i).resize((44, 44)).save(data/'train'/f'near_{i}.jpg', quality=80)
         rows += [(f'exact_{i}.png', rows[i][1]), (f'near_{i}.jpg', rows[i][1])]
     np.random.default_rng(0).shuffle(rows); table(data, rows)
-    df = checked(data); ids = find_copies(df)
+    df = checked(data); ids = find_duplicates(df)
     assert ids.nunique() == 60
     for split in ('grouped', 'tail'):
         with warnings.catch_warnings(record=True) as w:
             warnings.simplefilter('always'); cut = split_har(df, split)
-        assert all(len(p) <= 1 for p in parts_of(cut, ids).values()), 'a picture and its copy are in two parts'
+        assert all(len(p) <= 1 for p in parts_of(cut, ids).values()), 'an image and its copy are in two parts'
         assert set(cut.part) == {'train', 'valid', 'test'} | ({'unused'} if split == 'tail' else set())
     said = str(w[-1].message)
     assert (cut.part[-16:] == 'test').all() and said.endswith(f': {(cut.part == "unused").sum()}')
@@ -99,8 +101,8 @@ def given_parts(data, rows) -> None:
     "Parts that the table gives lose their copies"
     part = {f: 'test' if f.startswith('exact') else 'valid' if f in {f'Image_{i}.png' for i in range(40, 60)} else 'train' for f, _ in rows}
     table(data, [(f, l, part[f]) for f, l in rows], ('filename', 'label', 'part'))
-    with pytest.warns(UserWarning, match='not used, .*: 20'): df = honour_parts(checked(data))
-    assert all(len(p) <= 1 for p in parts_of(df, find_copies(df)).values()) and (df.part[df.filename.str.startswith('exact')] == 'test').all()
+    with pytest.warns(UserWarning, match='not used, .*: 20'): df = keep_parts(checked(data))
+    assert all(len(p) <= 1 for p in parts_of(df, find_duplicates(df)).values()) and (df.part[df.filename.str.startswith('exact')] == 'test').all()
     assert 'families in different parts: 10' in summarise_check(checked(data))
 
 
@@ -135,9 +137,9 @@ def no_table(b):
 
 @row(25, 'fewer rows than a batch', 'the batch shrinks, with a warning')
 def small(b):
-    from har_fastai.loaders import har_dls
+    from har_fastai.data.loaders import har_dls
     df = grouped_split(checked(dataset(b.tmp/'d', n=24))); n = (df.part == 'train').sum()
-    with pytest.warns(UserWarning, match=f'only {n} training pictures.*not 64') as w: dls = har_dls(df, size=32, bs=64, num_workers=0, device='cpu')
+    with pytest.warns(UserWarning, match=f'only {n} training images.*not 64') as w: dls = har_dls(df, size=32, bs=64, num_workers=0, device='cpu')
     assert len(dls.train) == 1 and len(dls.train.one_batch()[0]) == n
     assert 'a batch has' in b.broken_run.said and 'not 32' in b.broken_run.said # by the command as well, whose loss was a number
     return str(w[-1].message)
@@ -146,13 +148,13 @@ def small(b):
 @row(26, 'a single class', 'an error')
 def single(b):
     (b.tmp/'folders'/'running').mkdir(parents=True)
-    for i in range(4): picture(i).save(b.tmp/'folders'/'running'/f'{i}.png')
+    for i in range(4): image(i).save(b.tmp/'folders'/'running'/f'{i}.png')
     for command in ((cli.har_check, b.tmp/'folders'), (cli.har_train, '--data', b.tmp/'folders', '--out', b.tmp/'run')):
         code, told = b.refuse(*command); assert code == 2 and 'single class' in told and 'running' in told
     return refused(b, 26, [(f, 'running') for f, _ in GOOD], ['single class', 'running', 'two'], scored=False) # one class can be scored
 
 
-@row(27, 'a class with one picture', 'stays in train, warned of')
+@row(27, 'a class with one image', 'stays in train, warned of')
 def lonely(b):
     data = dataset(b.tmp/'d', n=40); table(data, rows_of(data)[:-1] + [(rows_of(data)[-1][0], 'flying')])
     for seed in range(6): # one seed could put it there by chance
@@ -167,7 +169,7 @@ def lonely(b):
 
 @row(28, 'weights that are NaN, negative or too few', 'an error')
 def weights(b):
-    from har_fastai.loaders import har_dls
+    from har_fastai.data.loaders import har_dls
     df, said = grouped_split(checked(dataset(b.tmp/'d', n=24))), []
     for values, says in ((np.r_[np.ones(23), np.nan], 'nan'), (np.r_[np.ones(23), np.inf], 'inf'), (np.r_[np.ones(23), -1], '-1'), (np.zeros(24), '0'), (np.ones(23), '23 weights')):
         with pytest.raises(HARError, match=says) as e: har_dls(df, size=32, bs=8, wgts=values, num_workers=0, device='cpu')

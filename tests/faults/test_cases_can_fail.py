@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-import har_fastai.data, har_fastai.files, har_fastai.inference, har_fastai.loaders, har_fastai.models, har_fastai.pack, har_fastai.tables, har_fastai.training
-import fault_pictures, fault_tables, fault_runs # each registers its rows
+import har_fastai.data.splits, har_fastai.files, har_fastai.predict.predictor, har_fastai.data.loaders, har_fastai.models, har_fastai.data.cache, har_fastai.data.tables, har_fastai.train.learner
+import fault_images, fault_tables, fault_runs # each registers its rows
 from rows import ROWS
 
 H = har_fastai
@@ -34,7 +34,7 @@ BROKEN = { # what is broken -> (the fault whose case must notice, where, the nam
     'floats are clipped':              (11, H.files, '_stretch', lambda img: Image.fromarray(np.nan_to_num(np.asarray(img)).clip(0, 255).astype(np.uint8))),
     'rows are not refused (17)':       (17, H.tables, '_refuse', lambda df, *args, **kw: df),
     'rows are not refused (20)':       (20, H.tables, '_refuse', lambda df, *args, **kw: df),
-    'copies are not found':            (21, H.data, 'copy_pairs', lambda df, *args: pd.DataFrame(dict(i=[], j=[], distance=[], exact=[]), dtype=int)),
+    'copies are not found':            (21, H.data, 'duplicate_pairs', lambda df, *args: pd.DataFrame(dict(i=[], j=[], distance=[], exact=[]), dtype=int)),
     'a split is not checked':          (22, H.data, '_scorable', lambda df: df),
     'batches do not shrink':           (25, H.loaders, '_fitting', lambda bs, n: bs),
     'a lonely class goes anywhere':    (27, H.data, '_keep_in_train', lambda labels, groups, part: part),

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-import fault_pictures, fault_tables, fault_runs # each registers its rows
+import fault_images, fault_tables, fault_runs # each registers its rows
 from conftest_of_faults import HAPPENED, PAGE, WRITE, record
 from rows import ROWS
 

@@ -1,36 +1,37 @@
-"Exported models answer to real pictures as the predictor does"
+"Exported models answer to real images as the predictor does"
 import os
 
 import numpy as np
 import pytest
 import torch
 
-from har_fastai.export import export_onnx, export_pt2
-from har_fastai.files import find_pictures
-from har_fastai.inference import Predictor, shipped
-from har_fastai.portable import OnnxPredictor
+from har_fastai.predict.export import export_onnx, export_pt2
+from har_fastai.images import find_images
+from har_fastai.predict.bundle import shipped_model
+from har_fastai.predict.predictor import Predictor
+from har_fastai.predict.onnx import OnnxPredictor
 from helpers import random_run
 
 DATA = os.environ.get('HAR_DATA')
-pytestmark = pytest.mark.skipif(not DATA, reason='HAR_DATA does not name the folder of the real pictures')
+pytestmark = pytest.mark.skipif(not DATA, reason='HAR_DATA does not name the folder of the real images')
 
 
 @pytest.fixture(scope='module')
-def pictures(): return find_pictures(DATA)[::100][:60]
+def images(): return find_images(DATA)[::100][:60]
 
 
 @pytest.mark.parametrize('what', ['random', 'shipped'])
-def test_parity(what, pictures, tmp_path):
-    if what == 'shipped' and not (shipped()/'model.json').is_file(): pytest.skip('no model comes with the package')
-    run = None if what == 'shipped' else random_run(tmp_path/'run', pictures[:16], size=128, temperature=.8, tta=True)
+def test_parity(what, images, tmp_path):
+    if what == 'shipped' and not (shipped_model()/'model.json').is_file(): pytest.skip('no model comes with the package')
+    run = None if what == 'shipped' else random_run(tmp_path/'run', images[:16], size=128, temperature=.8, tta=True)
     torch_one = Predictor(run, half=False)
-    want = torch_one.probs(pictures)
-    assert want.std(0).max() > .03 and len(set(want.argmax(1))) > 1, 'all pictures have the same answer: the comparison would prove little'
+    want = torch_one.probs(images)
+    assert want.std(0).max() > .03 and len(set(want.argmax(1))) > 1, 'all images have the same answer: the comparison would prove little'
     onnx_one = OnnxPredictor(export_onnx(run, tmp_path/'m.onnx'))
-    got = onnx_one.probs(pictures)
+    got = onnx_one.probs(images)
     assert np.abs(got - want).max() < 1e-4 and (got.argmax(1) == want.argmax(1)).all()
-    x = [torch_one.array(f) for f in pictures]
-    assert all(np.array_equal(a, onnx_one.array(f)) for a, f in zip(x, pictures)), 'the pictures are prepared alike'
+    x = [torch_one.array(f) for f in images]
+    assert all(np.array_equal(a, onnx_one.array(f)) for a, f in zip(x, images)), 'the images are prepared alike'
     assert len({a.shape for a in x}) > 5 or torch_one.card.resize == 'squash', 'photographs have many shapes'
     assert np.abs(onnx_one.logits(x) - torch_one.logits(x).numpy()).max() < 1e-4 * max(1, np.abs(torch_one.logits(x).numpy()).max())
     module = torch.export.load(export_pt2(run, tmp_path/'m.pt2')).module()

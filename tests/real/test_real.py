@@ -1,4 +1,4 @@
-"The same promises on real pictures: those in the folder that HAR_DATA names"
+"The same promises on real images: those in the folder that HAR_DATA names"
 import csv, os, shutil
 from pathlib import Path
 
@@ -11,9 +11,11 @@ import torchvision.transforms as T
 from helpers import run
 
 DATA = os.environ.get('HAR_DATA')
-pytestmark = pytest.mark.skipif(not DATA, reason='HAR_DATA does not name the folder of the real pictures')
-from har_fastai.data import ACTIONS, check_har, find_copies, grouped_split, read_har, tail_split, usable
-from har_fastai.files import IMAGENET_MEAN, IMAGENET_STD, eval_array, open_picture
+pytestmark = pytest.mark.skipif(not DATA, reason='HAR_DATA does not name the folder of the real images')
+from har_fastai.data.tables import ACTIONS, read_har
+from har_fastai.data.checks import check_har, find_duplicates, usable
+from har_fastai.data.splits import grouped_split, tail_split
+from har_fastai.images import IMAGENET_MEAN, IMAGENET_STD, preprocess, open_image
 
 
 def raw(): return list(csv.DictReader(open(Path(DATA)/'Training_set.csv', encoding='utf-8-sig')))
@@ -36,19 +38,19 @@ def test_the_table_is_read_whole(table):
 def test_the_parent_folder_will_do(table): pd.testing.assert_frame_equal(read_har(Path(DATA).parent), table)
 
 
-def test_every_picture_can_be_used(table, good):
+def test_every_image_can_be_used(table, good):
     assert len(good) == len(table) and (good.problem == '').all() and good.width.min() > 16 and good.height.min() > 16
 
 
 def test_exact_copies_are_found(good):
-    ids, sizes = find_copies(good), good.groupby('sha256').size()
+    ids, sizes = find_duplicates(good), good.groupby('sha256').size()
     assert (sizes > 1).sum() > 10, 'the data set is known for its copies'
     assert (ids.groupby(good.sha256).nunique() == 1).all()
     assert ids.nunique() <= good.sha256.nunique() < len(good)
 
 
 def leaks(df, bits=20) -> int:
-    "Pairs of pictures in two parts with the same bytes or with hashes at most `bits` apart, counted by brute force"
+    "Pairs of images in two parts with the same bytes or with hashes at most `bits` apart, counted by brute force"
     hashes = np.frombuffer(bytes.fromhex(''.join(df.phash)), dtype='>u8').astype(np.uint64).reshape(len(df), -1)
     sha, part, n = df.sha256.to_numpy(str), df.part.to_numpy(str), 0
     for a, b in (('test', 'train'), ('test', 'valid'), ('valid', 'train')):
@@ -98,12 +100,12 @@ def test_training_on_other_layouts(few, tmp_path, layout):
     assert len(history) == 1 and np.isfinite(history.to_numpy()).all() and len(pd.read_csv(tmp_path/'run'/'predictions.csv')) == (split.part != 'train').sum()
 
 
-def fifty(table): return [open_picture(p) for p in table.path.sample(50, random_state=1)]
+def fifty(table): return [open_image(p) for p in table.path.sample(50, random_state=1)]
 
 
 def test_augmentation_is_that_of_torchvision(table):
     from fastai.vision.all import Pipeline, PILImage
-    from har_fastai.augment import tensor_tfms, train_tfms
+    from har_fastai.data.augment import tensor_tfms, train_tfms
     ours = Pipeline(train_tfms(96) + tensor_tfms(), split_idx=0)
     theirs = T.Compose([T.RandomResizedCrop(96, scale=(.75, 1)), T.RandAugment(2, 9), T.RandomHorizontalFlip(.5), T.ToTensor(),
                         T.Normalize(IMAGENET_MEAN, IMAGENET_STD), T.RandomErasing(.25, scale=(.02, .2))])
@@ -120,18 +122,18 @@ def test_augmentation_is_that_of_torchvision(table):
 def test_evaluation_is_that_of_torchvision(table):
     theirs = T.Compose([T.Resize((128, 128), antialias=True), T.ToTensor(), T.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
     for img in fifty(table):
-        assert np.allclose(eval_array(img, 128), theirs(img).numpy(), atol=1e-6)
+        assert np.allclose(preprocess(img, 128), theirs(img).numpy(), atol=1e-6)
 
 
 @pytest.fixture(scope='module')
 def loaders(good, tmp_path_factory):
-    "Both ways of loading 400 of the pictures, at 96 px"
-    from har_fastai.loaders import har_dls, packed_dls
-    from har_fastai.pack import pack_pictures
+    "Both ways of loading 400 of the images, at 96 px"
+    from har_fastai.data.loaders import har_dls, cached_dls
+    from har_fastai.data.cache import cache_images
     df = grouped_split(good.sample(400, random_state=2).reset_index(drop=True), seed=1)
     with pytest.MonkeyPatch.context() as m:
         m.setenv('HAR_FASTAI_CACHE', str(tmp_path_factory.mktemp('cache')))
-        return df, packed_dls(df, pack_pictures(df.path, df.sha256), 96, device='cpu', num_ops=0, flip=0, erase=0), har_dls(df, 96, device='cpu', num_workers=0)
+        return df, cached_dls(df, cache_images(df.path, df.sha256), 96, device='cpu', num_ops=0, flip=0, erase=0), har_dls(df, 96, device='cpu', num_workers=0)
 
 
 def test_both_ways_of_loading_evaluate_alike(loaders):
@@ -141,19 +143,19 @@ def test_both_ways_of_loading_evaluate_alike(loaders):
 
 
 def test_packed_crops_are_those_of_torchvision(loaders):
-    from har_fastai.crop import crop_boxes
+    from har_fastai.data.batch_augment import random_crops
     df, fast, _ = loaders
     fast.train.get_idxs = lambda: list(range(64))
     torch.manual_seed(3); x = torch.cat([x for x, _ in fast.train])
-    torch.manual_seed(3); torch.empty((), dtype=torch.int64).random_(); boxes = crop_boxes(fast.train.height[:64], fast.train.width[:64])
+    torch.manual_seed(3); torch.empty((), dtype=torch.int64).random_(); boxes = random_crops(fast.train.height[:64], fast.train.width[:64])
     for path, (l, t, r, b), got in zip(df.path[df.part == 'train'], boxes.tolist(), x, strict=False):
-        want = T.functional.to_tensor(T.functional.resized_crop(open_picture(path), t, l, b - t, r - l, [96, 96]))
+        want = T.functional.to_tensor(T.functional.resized_crop(open_image(path), t, l, b - t, r - l, [96, 96]))
         assert (got - T.functional.normalize(want, IMAGENET_MEAN, IMAGENET_STD)).abs().max() < 1.01 / 255 / min(IMAGENET_STD), path
 
 
 @pytest.mark.parametrize('mode', ['nearest', 'bilinear'])
 def test_batch_operations_are_those_of_torchvision(table, mode):
-    from har_fastai.batch_augment import OPS, op_levels, rand_augment
+    from har_fastai.data.batch_augment import OPS, op_levels, rand_augment
     from torchvision.transforms.autoaugment import _apply_op
     from torchvision.transforms.functional import pil_to_tensor, resize
     pics = [resize(img, [128, 128]) for img in fifty(table)[:24]]

@@ -1,4 +1,4 @@
-"Predicting real pictures: those in the folder that HAR_DATA names"
+"Predicting real images: those in the folder that HAR_DATA names"
 import csv, json, os, shutil, subprocess, sys, zipfile
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from helpers import ROOT, run
 
 DATA = os.environ.get('HAR_DATA')
-pytestmark = pytest.mark.skipif(not DATA, reason='HAR_DATA does not name the folder of the real pictures')
+pytestmark = pytest.mark.skipif(not DATA, reason='HAR_DATA does not name the folder of the real images')
 
 
 def rows(file): return list(csv.DictReader(open(file, encoding='utf-8')))
@@ -15,8 +15,8 @@ def rows(file): return list(csv.DictReader(open(file, encoding='utf-8')))
 
 @pytest.fixture(scope='module')
 def model(tmp_path_factory):
-    "A network that learned a little from 450 pictures, enough to say different things of different ones"
-    from har_fastai.tables import read_har
+    "A network that learned a little from 450 images, enough to say different things of different ones"
+    from har_fastai.data.tables import read_har
     to = tmp_path_factory.mktemp('model')
     for r in read_har(DATA).groupby('label').head(30).itertuples():
         (to/'d'/r.label).mkdir(parents=True, exist_ok=True); shutil.copy(r.path, to/'d'/r.label)
@@ -43,16 +43,16 @@ def test_an_archive_answers_like_its_files(model, tmp_path):
     assert told[0] == told[1] and len(told[0]) == 40
 
 
-def test_memory_does_not_grow_with_the_number_of_pictures(model):
+def test_memory_does_not_grow_with_the_number_of_images(model):
     done = subprocess.run([sys.executable, ROOT/'benchmarks'/'predict_memory.py', '--data', Path(DATA)/'train', '--model', model, '--few', '150', '--many', '1500'], capture_output=True, text=True)
     told = json.loads(done.stdout)
-    assert told['many'] == 1500 and told['ratio'] < 1.1 and told['ratio_later'] < 1.15, told # 1,350 decoded pictures would be 700 MB
+    assert told['many'] == 1500 and told['ratio'] < 1.1 and told['ratio_later'] < 1.15, told # 1,350 decoded images would be 700 MB
 
 
-def test_a_clip_of_real_pictures(model, tmp_path):
+def test_a_clip_of_real_images(model, tmp_path):
     pytest.importorskip('av', reason='clips need PyAV: pip install "har_fastai[video]"')
     if not shutil.which('ffmpeg'): pytest.skip('ffmpeg is not installed')
-    from har_fastai.inference import Predictor
+    from har_fastai.predict.predictor import Predictor
     p, files = Predictor(model), sorted((Path(DATA)/'test').iterdir())[:100]
     probs = p.probs(files); said = probs.argmax(1)
     first = int(probs.max(1).argmax()); second = max((i for i in range(100) if said[i] != said[first]), key=lambda i: probs[i].max())
