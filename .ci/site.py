@@ -1,8 +1,8 @@
 """Build the documentation site: python .ci/site.py [FOLDER], by default _docs/
 
-With Quarto, where it is installed. Otherwise a preview of the same pages, made by nbdev and nbconvert: front matter,
-directives, links and anchors are treated as Quarto treats them, so that what a test sees in it holds for the real site.
-Only the theme is not Quarto's."""
+Uses Quarto if it is installed. Otherwise it builds a preview of the same pages with nbdev and nbconvert. The preview handles
+front matter, directives, links and anchors as Quarto does, so tests of the preview also hold for the real site. It has its
+own theme."""
 import json
 import os
 import re
@@ -28,7 +28,7 @@ site_url = settings['DEFAULT']['doc_host'] + settings['DEFAULT']['doc_baseurl']
 
 
 class Renderer(IPythonRenderer):
-    "Markdown as Quarto renders it: its anchors, formulas without scripts, links to pages instead of notebooks"
+    "Render Markdown as Quarto does: the same anchors, formulas as MathML, links to pages instead of notebooks"
     def __init__(self, pages, base):
         super().__init__(escape=False)
         self.pages, self.base, self.headings, self.seen = pages, base, [], {}
@@ -40,15 +40,16 @@ class Renderer(IPythonRenderer):
         n = self.seen[slug] = self.seen.get(slug, -1) + 1
         slug += f'-{n}' if n else ''
         self.headings.append((level, slug, plain))
-        return f'<h{level} id="{slug}">{text}<a class="anchor" href="#{slug}" aria-label="Link to this place">#</a></h{level}>\n'
+        anchor = f'<a class="anchor" href="#{slug}" aria-label="Link to this section">#</a>'
+        return f'<h{level} id="{slug}">{text}{anchor}</h{level}>\n'
 
     def link(self, text, url, title=None):
         html = super().link(text, self.target(url), title)
         return html.replace('<a ', '<a class="source" ', 1) if text == 'source' else html
 
     def target(self, url):
-        "Where a link leads on the site"
-        if url.startswith(site_url): # what nbdev links to: pages of this site, by their address
+        "The address of a link on the site"
+        if url.startswith(site_url): # nbdev's links to pages of this site are absolute
             return os.path.relpath(url.removeprefix(site_url).lstrip('/') or 'index.html', self.base or '.')
         path, _, anchor = url.partition('#')
         page = self.pages.get(os.path.normpath(os.path.join(self.base, path)))
@@ -59,7 +60,7 @@ class Renderer(IPythonRenderer):
 
 
 def prepared(nb):
-    "The front matter of a processed notebook, and the notebook with its directives read and taken out"
+    "The front matter of a processed notebook, and the notebook with its directives moved to the metadata"
     front = yaml.safe_load(nb.cells.pop(0).source.strip().strip('-')) if nb.cells[0].cell_type == 'raw' else {}
     for cell in nb.cells:
         if cell.cell_type != 'code': continue
@@ -72,69 +73,101 @@ def prepared(nb):
 
 
 def read(path):
-    "A processed notebook, or a Quarto document as a notebook of one cell"
+    "Read a processed notebook, or a Quarto document as a notebook with one cell"
     if path.suffix == '.ipynb': return nbformat.read(path, 4)
     _, front, text = path.read_text(encoding='utf-8').split('---\n', 2)
-    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_raw_cell(f'---\n{front}---'), nbformat.v4.new_markdown_cell(text)])
+    cells = [nbformat.v4.new_raw_cell(f'---\n{front}---'), nbformat.v4.new_markdown_cell(text)]
+    return nbformat.v4.new_notebook(cells=cells)
 
 
 def tree(contents, pages, titles):
-    "The sidebar's items with titles and addresses of pages"
+    "The items of the sidebar or the navigation bar, with the titles and addresses of their pages"
     items = []
     for c in contents:
         if isinstance(c, dict) and 'section' in c:
             inner = tree(c['contents'], pages, titles)
-            items.append(dict(section=c['section'], contents=inner, hrefs=[h for i in inner for h in i.get('hrefs', [i.get('href')])]))
+            hrefs = [h for i in inner for h in i.get('hrefs', [i.get('href')])]
+            items.append(dict(section=c['section'], contents=inner, hrefs=hrefs))
         else:
             source = c if isinstance(c, str) else c['href']
-            items.append(dict(href=pages.get(source, source), text=titles.get(source, source) if isinstance(c, str) else c['text']))
+            text = titles.get(source, source) if isinstance(c, str) else c['text']
+            items.append(dict(href=pages.get(source, source), text=text))
     return items
 
 
-def leaves(items): return [l for i in items for l in (leaves(i['contents']) if 'section' in i else [i])]
+def leaves(items):
+    "The pages of a tree, in order"
+    return [l for i in items for l in (leaves(i['contents']) if 'section' in i else [i])]
 
 
 def processed():
-    "The notebooks as nbdev hands them to Quarto: hidden cells gone, exported ones replaced by their documentation"
+    "Process the notebooks with nbdev for Quarto: without hidden cells, and with documentation in place of exported cells"
     from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
     refresh_quarto_yml()
     return proc_nbs(n_workers=min(2, os.cpu_count()))
 
 
+def sources():
+    "All pages: notebooks and Quarto documents, by their path in nbs"
+    found = [p.relative_to(root/'nbs') for ext in ('ipynb', 'qmd') for p in (root/'nbs').rglob('*.' + ext)]
+    return sorted(p.as_posix() for p in found if not any(part[0] in '._' for part in p.parts))
+
+
+def body_of(nb, renderer):
+    "The cells of a notebook as HTML"
+    exporter = HTMLExporter(template_name='site', extra_template_basedirs=[str(root/'.ci')],
+                            filters={'markdown2html': lambda text: markdown(text, renderer)})
+    exporter.display_data_priority = ['text/html', 'text/markdown', 'image/svg+xml', 'image/png', 'image/jpeg', 'text/plain']
+    return exporter.from_notebook_node(nb)[0]
+
+
+def markdown(text, renderer):
+    "Markdown as HTML; attributes of links, which only Quarto knows, are removed"
+    return MarkdownWithMath(renderer=renderer).render(re.sub(r'(\]\([^)\s]*\))\{[^}]*\}', r'\1', text))
+
+
+def neighbours(href, order):
+    "The pages before and after a page in the sidebar"
+    at = next((i for i, o in enumerate(order) if o['href'] == href), None)
+    if at is None: return dict(before=None, after=None)
+    return dict(before=order[at - 1] if at else None, after=order[at + 1] if at + 1 < len(order) else None)
+
+
 def preview(out):
+    "Build the preview in a folder, which is emptied first"
     cache = processed()
-    sources = sorted(p.relative_to(root/'nbs').as_posix() for ext in ('ipynb', 'qmd') for p in (root/'nbs').rglob('*.' + ext) if not any(q[0] in '._' for q in p.relative_to(root/'nbs').parts))
-    docs = {s: prepared(read(cache/s)) for s in sources}
+    docs = {s: prepared(read(cache/s)) for s in sources()}
     pages = {s: (Path(s).parent/front.get('output-file', Path(s).stem + '.html')).as_posix() for s, (front, _) in docs.items()}
     titles = {s: front['title'] for s, (front, _) in docs.items()}
-    config = yaml.safe_load((root/'_quarto.yml').read_text(encoding='utf-8')); web = config['website']
-    sidebar = tree(web['sidebar']['contents'], pages, titles); order = leaves(sidebar)
+    config = yaml.safe_load((root/'_quarto.yml').read_text(encoding='utf-8'))
+    web, css = config['website'], config['format']['html']['css']
+    sidebar = tree(web['sidebar']['contents'], pages, titles)
     bar = tree([i for side in ('left', 'right') for i in web['navbar'].get(side, [])], pages, titles)
+    order, index = leaves(sidebar), []
     env = Environment(loader=FileSystemLoader(templates), autoescape=True)
+    env.globals.update(web=web, css=css, repo=web['repo-url'], site_url=site_url, sidebar=sidebar, bar=bar)
     shutil.rmtree(out, ignore_errors=True); (out/'site').mkdir(parents=True)
-    index = []
     for source, (front, nb) in docs.items():
-        href = pages[source]; base = Path(href).parent.as_posix().replace('.', '')
+        href, base = pages[source], Path(source).parent.as_posix().replace('.', '')
         renderer = Renderer(pages, base)
-        def markdown(text): return MarkdownWithMath(renderer=renderer).render(re.sub(r'(\]\([^)\s]*\))\{[^}]*\}', r'\1', text))
-        exporter = HTMLExporter(template_name='site', extra_template_basedirs=[str(root/'.ci')], filters={'markdown2html': markdown})
-        exporter.display_data_priority = ['text/html', 'text/markdown', 'image/svg+xml', 'image/png', 'image/jpeg', 'text/plain']
-        body, _ = exporter.from_notebook_node(nb)
-        at = next((i for i, o in enumerate(order) if o['href'] == href), None)
-        around = dict(before=order[at - 1] if at else None, after=order[at + 1] if at is not None and at + 1 < len(order) else None)
-        page = dict(front, href=href, source=source)
-        env.globals.update(web=web, css=config['format']['html']['css'], repo=web['repo-url'], site_url=site_url, sidebar=sidebar, bar=bar)
-        text = env.get_template('page.html.j2').render(page=page, body=Markup(body), description=Markup(markdown(front.get('description', ''))), headings=renderer.headings, up='../' * (base.count('/') + 1 if base else 0), **around)
-        (out/href).parent.mkdir(parents=True, exist_ok=True); (out/href).write_text(text, encoding='utf-8')
-        if at is not None: index += [(titles[source], '', href)] + [(titles[source], t, f'{href}#{i}') for _, i, t in renderer.headings]
+        body, description = body_of(nb, renderer), markdown(front.get('description', ''), Renderer(pages, base))
+        page = env.get_template('page.html.j2').render(
+            page=dict(front, href=href, source=source), body=Markup(body), description=Markup(description),
+            headings=renderer.headings, up='../' * (base.count('/') + 1 if base else 0), **neighbours(href, order))
+        (out/href).parent.mkdir(parents=True, exist_ok=True)
+        (out/href).write_text(page, encoding='utf-8')
+        if any(o['href'] == href for o in order):
+            index += [(titles[source], '', href), *((titles[source], t, f'{href}#{i}') for _, i, t in renderer.headings)]
     (out/'site'/'search.js').write_text('const SEARCH = ' + json.dumps(index, ensure_ascii=False), encoding='utf-8')
     for name in ('site.css', 'site.js'): shutil.copy(templates/name, out/'site')
-    shutil.copy(root/'nbs'/config['format']['html']['css'], out); shutil.copytree(root/'nbs'/'images', out/'images')
+    shutil.copy(root/'nbs'/css, out)
+    shutil.copytree(root/'nbs'/'images', out/'images')
     print(f'{len(docs)} pages in {out}')
 
 
 def quarto(out):
+    "Build the site with Quarto"
     cache = processed()
     subprocess.run(['quarto', 'render', '--no-cache'], cwd=cache, check=True)
     shutil.rmtree(out, ignore_errors=True); shutil.move(cache/'_docs', out)
@@ -142,6 +175,6 @@ def quarto(out):
 
 if __name__ == '__main__':
     out = Path(sys.argv[1] if len(sys.argv) > 1 else root/'_docs').resolve()
-    os.environ['PYTHONWARNINGS'] = 'ignore:Found cells' # nbdev, about cells that are hidden anyway
+    os.environ['PYTHONWARNINGS'] = 'ignore:Found cells' # nbdev's warning about cells that are hidden anyway
     os.chdir(root); sys.path.insert(0, str(root))
     (quarto if shutil.which('quarto') else preview)(out)

@@ -1,31 +1,33 @@
-"""Does a 95 % confidence interval hold the truth 95 times in 100? Every interval of `metrics`, by simulation.
+"""Coverage of the 95 % confidence intervals of `metrics`, by simulation.
 
-A population of images is made, with classes of unequal difficulty and a second model that is a little better than the first; its true figures
-are known. Test sets are drawn from it, and each interval either holds the truth or does not. Prints one JSON line with the shares that did.
+A population of images is simulated, with classes of different difficulty and a second model that is slightly better than the
+first, so the true metrics are known. Test sets are sampled from it; each interval either contains the true value or does not.
+Prints one JSON line with the fraction that did.
 """
 import argparse
 import json
 
 import numpy as np
 
-from har_fastai.evaluate.metrics import accuracy, bootstrap_interval, confusion, macro_f1, mean_interval, paired_bootstrap, weighted_f1, wilson_interval
+from har_fastai.evaluate.metrics import (accuracy, bootstrap_interval, confusion, macro_f1, mean_interval, paired_bootstrap,
+                                         weighted_f1, wilson_interval)
 
 CLASSES = 15
 
 
 def population(n=1_000_000, seed=0):
-    "True classes, the answers of two models (classes are found with probability 0.3 to 0.9), and how sure a guess of the true class was"
+    "True classes, predictions of two models (recalls from 0.3 to 0.9), and whether the true class is among the top 3"
     rng = np.random.default_rng(seed)
     y = rng.integers(0, CLASSES, n); ease = np.linspace(0.3, 0.9, CLASSES)[y]
-    luck, wrong = rng.random(n), (y + rng.geometric(0.3, n)) % CLASSES
-    a = np.where(luck < ease, y, wrong)
-    b = np.where(luck + 0.2 * rng.normal(size=n) < ease + 0.03, y, (y + rng.geometric(0.4, n)) % CLASSES)
-    return y, a, b, (luck < ease + 0.15).astype(float)
+    draw, wrong = rng.random(n), (y + rng.geometric(0.3, n)) % CLASSES
+    a = np.where(draw < ease, y, wrong)
+    b = np.where(draw + 0.2 * rng.normal(size=n) < ease + 0.03, y, (y + rng.geometric(0.4, n)) % CLASSES)
+    return y, a, b, (draw < ease + 0.15).astype(float)
 
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--n', type=int, default=1000, help='images a test set')
+    p.add_argument('--n', type=int, default=1000, help='images per test set')
     p.add_argument('--simulations', type=int, default=2000)
     p.add_argument('--quick', action='store_true', help='200 simulations: under a minute')
     args = p.parse_args()
@@ -33,7 +35,8 @@ if __name__ == '__main__':
     y, a, b, top = population()
     whole, other = confusion(y, a, CLASSES), confusion(y, b, CLASSES)
     stats = dict(macro_f1=macro_f1, weighted_f1=weighted_f1, accuracy=accuracy)
-    truth = {k: f(whole) for k, f in stats.items()} | dict(top3=top.mean(), difference=macro_f1(other) - macro_f1(whole), recall=(np.diag(whole) / whole.sum(1))[0])
+    truth = {k: f(whole) for k, f in stats.items()} | dict(
+        top3=top.mean(), difference=macro_f1(other) - macro_f1(whole), recall=(np.diag(whole) / whole.sum(1))[0])
     held = {k: 0 for k in truth}
     for s in range(args.simulations):
         i = np.random.default_rng(s + 1).integers(0, len(y), args.n)
@@ -43,5 +46,6 @@ if __name__ == '__main__':
         ends['difference'] = paired_bootstrap(y[i], a[i], b[i], CLASSES, n_boot=2000, seed=s)[1:]
         ends['recall'] = [float(e[0]) for e in wilson_interval(cm[:1, 0], cm[:1].sum(1))]
         for k, (low, high) in ends.items(): held[k] += low <= truth[k] <= high
-    print(json.dumps(dict(what='share of 95 % confidence intervals that hold the truth', images='simulated', scored=args.n, simulations=args.simulations, truth={k: round(float(v), 4) for k, v in truth.items()},
+    print(json.dumps(dict(what='share of 95 % confidence intervals that hold the truth', images='simulated', scored=args.n,
+                          simulations=args.simulations, truth={k: round(float(v), 4) for k, v in truth.items()},
                           **{k: round(v / args.simulations, 4) for k, v in held.items()})))

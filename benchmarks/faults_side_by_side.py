@@ -1,11 +1,12 @@
-"""The faults of images and tables, given to plain fastai, torchvision's ImageFolder, timm's dataset reader and har_fastai
+"""The faults of images and tables, handled by plain fastai, torchvision's ImageFolder, timm's dataset reader and har_fastai.
 
     python benchmarks/faults_side_by_side.py [--json FILE]
 
-Each tool opens what the tests of the faults make (tests/faults/), through its own front door: `ImageDataLoaders.from_df`, `ImageFolder`, `create_dataset`
-and `read_har` with `check_har`. An outcome says when the fault shows (before training, or in the middle of an epoch) or what the image looks like.
-A dash: the tool has no such thing. It prints a table, and one JSON line with how many faults each tool handles as asked.
-What it does not know: faults of runs (29 to 40), which are this library's own.
+Each tool opens the files that the tests of the faults make (tests/faults/) through its usual interface: `ImageDataLoaders.from_df`,
+`ImageFolder`, `create_dataset`, and `read_har` with `check_har`. An outcome says when the fault is detected (before training, or
+during an epoch) or what the opened image looks like; a dash means that the tool has no such function. Prints a table, and one JSON
+line with the number of faults that each tool handles as required. Faults of runs (29 to 40) are not included, as they concern
+har_fastai only.
 """
 import argparse, io, json, logging, sys, tempfile, warnings
 from pathlib import Path
@@ -15,14 +16,14 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT/'tests'), str(ROOT/'tests'/'faults')]
-from broken import flip_bytes, jpeg, make  # noqa: E402
+from broken_images import flip_bytes, jpeg, make  # noqa: E402
 from helpers import image  # noqa: E402
 
-from har_fastai.data.checks import check_har, usable
-from har_fastai.data.splits import grouped_split# noqa: E402
-from har_fastai.files import HARError
-from har_fastai.images import open_image# noqa: E402
-from har_fastai.data.tables import read_har# noqa: E402
+from har_fastai.data.checks import check_har, usable  # noqa: E402
+from har_fastai.data.splits import grouped_split  # noqa: E402
+from har_fastai.data.tables import read_har  # noqa: E402
+from har_fastai.files import HARError  # noqa: E402
+from har_fastai.images import open_image  # noqa: E402
 
 TOOLS = ('fastai', 'torchvision', 'timm', 'har_fastai')
 
@@ -33,26 +34,30 @@ def saved(img, kind='PNG', **kw) -> bytes:
 
 
 def images() -> dict:
-    "Fault -> (ending, what makes the file, what must be seen: None where it must be set aside, else a test of the pixels)"
+    "Fault -> (extension, function that writes the file, None if it must be excluded, else a test of its pixels)"
     def put(data): return lambda p: p.write_bytes(data)
     def broken(fault): return lambda p: make(p.with_suffix(''), fault)
     def near(colour): return lambda a: np.abs(a.reshape(-1, 3).astype(int) - colour).max() <= 2
     exif = Image.Exif(); exif[0x0112] = 6
     ramp = np.tile(np.linspace(-2, 5, 32, dtype=np.float32), (8, 1))
     gif = saved(Image.new('RGB', (8, 8), (250, 0, 0)), 'GIF', save_all=True, append_images=[Image.new('RGB', (8, 8), (0, 0, 250))])
-    return {1: ('jpg', broken('HTML'), None), 2: ('jpg', broken('truncated'), None), 3: ('jpg', put(flip_bytes(jpeg())), lambda a: a.ndim == 3),
+    return {1: ('jpg', broken('HTML'), None), 2: ('jpg', broken('truncated'), None),
+            3: ('jpg', put(flip_bytes(jpeg())), lambda a: a.ndim == 3),
             4: ('png', broken('200 megapixels'), None), 5: ('png', broken('100 megapixels'), None), 6: ('png', broken('zTXt bomb'), None),
             7: ('png', put(saved(Image.new('RGB', (40, 20)), exif=exif)), lambda a: a.shape[:2] == (40, 20)),
             8: ('tif', put(saved(Image.new('CMYK', (8, 8), (0, 255, 255, 0)), 'TIFF')), near((255, 0, 0))),
             9: ('png', put(saved(Image.new('RGBA', (8, 8), (255, 0, 0, 0)))), near((255, 255, 255))),
             10: ('png', put(saved(Image.fromarray(np.full((8, 8), 32896, np.uint16)))), near((128, 128, 128))),
-            11: ('tif', put(saved(Image.fromarray(ramp), 'TIFF')), lambda a: a[0, 0, 0] == 0 and a[0, -1, 0] == 255 and a[0, 16, 0] not in (0, 255)),
-            12: ('gif', put(gif), near((250, 0, 0))), 13: ('jpg', put(saved(image(3))), lambda a: np.array_equal(a, np.asarray(image(3)))),
-            14: ('png', put(saved(Image.new('RGB', (1, 4000), 'red'))), lambda a: a.shape[:2] == (4000, 1)), 15: ('jpg', broken('link loop'), None)}
+            11: ('tif', put(saved(Image.fromarray(ramp), 'TIFF')),
+                 lambda a: a[0, 0, 0] == 0 and a[0, -1, 0] == 255 and a[0, 16, 0] not in (0, 255)),
+            12: ('gif', put(gif), near((250, 0, 0))),
+            13: ('jpg', put(saved(image(3))), lambda a: np.array_equal(a, np.asarray(image(3)))),
+            14: ('png', put(saved(Image.new('RGB', (1, 4000), 'red'))), lambda a: a.shape[:2] == (4000, 1)),
+            15: ('jpg', broken('link loop'), None)}
 
 
 def look(a:np.ndarray, right) -> str:
-    "What an opened image looks like"
+    "Describe an opened image"
     if right is None: return f'decoded, {a.shape[1] * a.shape[0] / 1e6:.0f} megapixels'
     return 'as people see it' if right(a) else f'otherwise: {a.shape[1]}×{a.shape[0]}, mean {a.mean():.0f}'
 
@@ -86,7 +91,7 @@ def by_har(root, bad, right):
 
 
 def tried(f, *args) -> str:
-    "What `f` says, or the error that it ends with"
+    "The outcome of a call, or the error that it raises"
     try: return f(*args)
     except HARError: return 'one sentence before training'
     except Exception as e: return f'{type(e).__name__} when it is opened'
@@ -101,25 +106,33 @@ def image_rows(tmp:Path) -> dict[int, dict[str, str]]:
             for i in range(3): image(10 * n + i + 5 * (label == 'running')).save(root/label/f'z{i}.png')
         bad = root/'running'/f'bad.{ending}'; put(bad)
         rows[n] = {t: tried(f, root, bad, right) for t, f in zip(TOOLS, (by_fastai, by_torchvision, by_timm, by_har))}
-        rows[n]['asked'] = {t: (o.startswith('set aside before') or (n == 15 and 'set aside' in o) if right is None else o == 'as people see it') for t, o in rows[n].items()}
+        def required(o):
+            if right is not None: return o == 'as people see it'
+            return o.startswith('set aside before') or (n == 15 and 'set aside' in o)
+        rows[n]['asked'] = {t: required(o) for t, o in rows[n].items()}
     return rows
 
 
 GOOD = [(f'Image_{i}.png', ('running', 'sitting')[i % 2]) for i in range(24)]
-TABLES = {16: GOOD + [('gone.png', 'sitting')], 17: GOOD + [('../outside.png', 'sitting')], 18: GOOD + [('{root}/outside.png', 'sitting')], 19: GOOD[:-1] + [('Image_23.png', float('nan'))],
-          20: GOOD[:-1] + [('Image_23.png', ' sitting')], 21: GOOD + GOOD[:12], 24: [], 26: [(f, 'running') for f, _ in GOOD], 27: GOOD[:-1] + [('Image_23.png', 'flying')]}
+TABLES = {16: GOOD + [('gone.png', 'sitting')], 17: GOOD + [('../outside.png', 'sitting')],
+          18: GOOD + [('{root}/outside.png', 'sitting')], 19: GOOD[:-1] + [('Image_23.png', float('nan'))],
+          20: GOOD[:-1] + [('Image_23.png', ' sitting')], 21: GOOD + GOOD[:12], 24: [],
+          26: [(f, 'running') for f, _ in GOOD], 27: GOOD[:-1] + [('Image_23.png', 'flying')]}
 
 
 def table_by_fastai(df, data, n) -> str:
-    "An epoch over a table, as the documentation of fastai says"
+    "An epoch over a table, as in the documentation of fastai"
     from fastai.vision.all import ImageDataLoaders, Resize
-    try: dls = ImageDataLoaders.from_df(df, path=data/'train', fn_col='filename', label_col='label', valid_pct=.25, seed=1, item_tfms=Resize(32), bs=8, num_workers=0)
+    try: dls = ImageDataLoaders.from_df(df, path=data/'train', fn_col='filename', label_col='label', valid_pct=.25, seed=1,
+                                        item_tfms=Resize(32), bs=8, num_workers=0)
     except Exception as e: return f'{type(e).__name__} when the loaders are made'
     if n == 20: return f'{len(dls.vocab)} classes'
     if n == 21:
         train, valid = (set(d.items.filename) for d in (dls.train_ds, dls.valid_ds))
         return f'{len(train & valid)} images in both parts'
-    if n == 27: return 'in ' + ' and '.join(p for p, d in (('train', dls.train_ds), ('valid', dls.valid_ds)) if 'flying' in set(d.items.label))
+    if n == 27:
+        parts = dict(train=dls.train_ds, valid=dls.valid_ds)
+        return 'in ' + ' and '.join(p for p, d in parts.items() if 'flying' in set(d.items.label))
     try:
         for dl in (dls.train, dls.valid):
             for _ in dl: pass
@@ -134,7 +147,9 @@ def table_by_har(df, data, n) -> str:
         if n == 20: return f'{checked.label.nunique()} classes'
         cut = grouped_split(checked)
     except HARError: return 'one sentence before training'
-    if n == 21: return f'{len(set(cut.filename[cut.part == "train"]) & set(cut.filename[cut.part != "train"]))} images in both parts'
+    if n == 21:
+        train, others = (set(cut.filename[rows]) for rows in (cut.part == 'train', cut.part != 'train'))
+        return f'{len(train & others)} images in both parts'
     return 'in ' + ' and '.join(sorted(set(cut.part[cut.label == 'flying'])))
 
 
@@ -160,8 +175,11 @@ def main():
     warnings.simplefilter('ignore'); logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as tmp: rows = {**image_rows(Path(tmp)), **table_rows(Path(tmp))}
     from importlib.metadata import version
-    asked = {t: [sum(r['asked'][t] for r in rows.values() if t in r['asked']), sum(t in r['asked'] for r in rows.values())] for t in TOOLS}
-    res = dict(what='faults of images and tables handled as asked', as_asked={t: f'{k} of {n}' for t, (k, n) in asked.items()}, versions={t: version(t) for t in ('fastai', 'torchvision', 'timm', 'pillow')},
+    def handled(tool):
+        outcomes = [r['asked'][tool] for r in rows.values() if tool in r['asked']]
+        return f'{sum(outcomes)} of {len(outcomes)}'
+    res = dict(what='faults of images and tables handled as asked', as_asked={t: handled(t) for t in TOOLS},
+               versions={t: version(t) for t in ('fastai', 'torchvision', 'timm', 'pillow')},
                rows={n: {t: r[t] for t in TOOLS} for n, r in rows.items()})
     print(pd.DataFrame(res['rows']).T.to_string()); print(json.dumps(res, ensure_ascii=False))
     if a.json: Path(a.json).write_text(json.dumps(res, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')

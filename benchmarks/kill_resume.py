@@ -1,12 +1,12 @@
-"""Kill one training run with SIGKILL at many moments, go on with it each time, and compare the end with a run that nobody killed
+"""Kill a training run with SIGKILL at many moments, resume it each time, and compare the result with an uninterrupted run.
 
     python benchmarks/kill_resume.py [--data DIR] [--kills 25] [--rows 600] [--size 48] [--epochs 30] [--seed 0]
 
-The moments are random within a phase, and each phase gets its share: the making of the cache, the steps, the saving, the validation within an epoch, and the
-scoring and reporting at the end. A quarter of the kills in the cache's making come in the middle of the run, whose pack is deleted first. Meanwhile a watcher reads every file of the run
-again and again: none may ever be half-written. It prints one JSON line; `equal` says whether weights, checkpoints, history, metrics and predictions
-are the same to the last bit. Without --data the images are drawn. CPU, one computing thread.
-What it does not know: power cuts (SIGKILL leaves the kernel's buffers in place), and GPUs, whose sums may differ between any two runs.
+Moments are random within a phase, and each phase has its share of the kills: building the cache, training steps, saving, validation
+and the final evaluation. A quarter of the kills during caching happen later in the run, after its cache was deleted. Meanwhile a
+thread reads all files of the run continuously; none may be partially written. Prints one JSON line; `equal` says whether weights,
+checkpoints, history, metrics and predictions are bit-identical. Without --data the images are drawn. CPU, one thread. Limitations:
+no power cuts (SIGKILL does not empty the buffers of the kernel), and no GPUs, whose results may differ between any two runs.
 """
 import argparse, collections, json, mmap, os, random, shutil, signal, subprocess, sys, tempfile, threading, time
 from pathlib import Path
@@ -19,41 +19,42 @@ PHASES = {b's': 'start', b't': 'steps', b'v': 'validation', b'e': 'evaluation'}
 # ---- the run, in a process of its own ----
 
 def child(settings:dict) -> None:
-    "Train, and tell the phase in one byte of a file"
+    "Train, and record the phase in one byte of a file"
     os.environ.setdefault('MPLBACKEND', 'Agg')
     from fastai.callback.core import Callback
     from har_fastai.core import train_baseline
-    with open(settings['phase'], 'r+b') as f: told = mmap.mmap(f.fileno(), 1)
+    with open(settings['phase'], 'r+b') as f: phase = mmap.mmap(f.fileno(), 1)
 
-    class Tell(Callback):
+    class RecordPhase(Callback):
         order = -90
-        def before_train(self): told[0:1] = b't'
-        def before_validate(self): told[0:1] = b'v'
-        def after_fit(self): told[0:1] = b'e'
+        def before_train(self): phase[0:1] = b't'
+        def before_validate(self): phase[0:1] = b'v'
+        def after_fit(self): phase[0:1] = b'e'
 
-    kw = dict(out=settings['out'], device='cpu', num_workers=0, faithful=0, cbs=[Tell()])
+    kw = dict(out=settings['out'], device='cpu', num_workers=0, faithful=0, cbs=[RecordPhase()])
     if settings['resume']: train_baseline(resume=True, **kw)
-    else: train_baseline(settings['data'], settings['recipe'], packed=settings['packed'], **kw, **settings['changes'])
+    else: train_baseline(settings['data'], settings['recipe'], cached=settings['packed'], **kw, **settings['changes'])
 
 
 def begin(settings:dict) -> subprocess.Popen:
-    "Start a life of the run; it goes on where there is something to go on with"
+    "Start the run, or resume it if it exists"
     Path(settings['phase']).write_bytes(b's')
     s = dict(settings, resume=(Path(settings['out'])/'recipe.json').is_file())
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'HAR_FASTAI_CACHE': settings['cache'], 'PYTHONWARNINGS': 'ignore'}
-    return subprocess.Popen([sys.executable, __file__, '--child', json.dumps(s)], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    command = [sys.executable, __file__, '--child', json.dumps(s)]
+    return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-# ---- whole files ----
+# ---- complete files ----
 
 def broken(f:Path) -> str:
-    "What is wrong with a file of a run; '' where it is whole, or went away meanwhile"
+    "The error of a file of a run; '' if it is complete or was removed meanwhile"
     from safetensors import safe_open
     try:
         if f.suffix == '.safetensors':
             with safe_open(f, 'pt') as t: t.keys()
         elif f.suffix == '.json': json.loads(f.read_text())
-        elif f.suffix == '.csv': t = f.read_text(); assert t.endswith('\n') and pd.read_csv(f).notna().iloc[:, 0].all()
+        elif f.suffix == '.csv': assert f.read_text().endswith('\n') and pd.read_csv(f).notna().iloc[:, 0].all()
         elif f.suffix == '.html': assert f.read_text().rstrip().endswith('</html>')
         elif f.suffix == '.png': assert f.read_bytes().endswith(b'IEND\xaeB`\x82')
     except FileNotFoundError: return ''
@@ -61,12 +62,16 @@ def broken(f:Path) -> str:
     return ''
 
 
-def files(folder:Path) -> list[Path]: return [f for f in folder.rglob('*') if f.is_file() and not f.name.startswith('.')]
+def files(folder:Path) -> list[Path]:
+    "All files in a folder, except hidden ones"
+    return [f for f in folder.rglob('*') if f.is_file() and not f.name.startswith('.')]
 
 
 class Watch(threading.Thread):
-    "Reads all files of a run, over and over"
-    def __init__(self, folder): super().__init__(daemon=True); self.folder, self.reads, self.found, self.on = Path(folder), 0, [], True
+    "Read all files of a run continuously"
+    def __init__(self, folder):
+        super().__init__(daemon=True)
+        self.folder, self.reads, self.found, self.on = Path(folder), 0, [], True
     def run(self):
         while self.on:
             for f in files(self.folder):
@@ -77,26 +82,29 @@ class Watch(threading.Thread):
 
 
 def after_kill(settings:dict) -> list[str]:
-    "What a kill left that is not whole: in the run, between the model and its card, in the cache"
+    "Incomplete files after a kill: in the run, of the model and its card, in the cache"
     from har_fastai.files import sha256_file
     from har_fastai.data.cache import is_whole
     out, found = Path(settings['out']), []
     found += [why for f in files(out) if (why := broken(f))]
-    if (out/'model.json').is_file() and json.loads((out/'model.json').read_text())['sha256'] != sha256_file(out/'model.safetensors'): found.append('model.json is not of these weights')
-    return found + [f'{p.name}: a pack that is not whole' for p in (Path(settings['cache'])/'packs').glob('[!.]*') if not is_whole(p)]
+    card = out/'model.json'
+    if card.is_file() and json.loads(card.read_text())['sha256'] != sha256_file(out/'model.safetensors'):
+        found.append('model.json does not belong to the weights')
+    caches = (Path(settings['cache'])/'packs').glob('[!.]*')
+    return found + [f'{p.name}: an incomplete cache' for p in caches if not is_whole(p)]
 
 
 # ---- the kills ----
 
 def phase(settings:dict) -> str:
-    "Where a run is now"
+    "The present phase of a run"
     if list((Path(settings['cache'])/'packs').glob('.making-*-')): return 'cache'
     if any(f.name.endswith('.part') for f in Path(settings['out']).rglob('.*')): return 'saving'
     return PHASES[Path(settings['phase']).read_bytes()]
 
 
 def kill_in(want:str, settings:dict, rng:random.Random, wait:float) -> str:
-    "Kill a life of the run at a random moment of a phase; gives the phase it was killed in, or 'finished'"
+    "Start the run and kill it at a random moment of a phase; the phase it was killed in, or 'finished'"
     if want == 'cache' and rng.random() < .25: shutil.rmtree(Path(settings['cache'])/'packs', ignore_errors=True)
     with begin(settings) as p:
         skip, last = (rng.choice([0, 1, 2]) if want in ('saving', 'steps', 'validation') else 0), ''
@@ -105,7 +113,8 @@ def kill_in(want:str, settings:dict, rng:random.Random, wait:float) -> str:
             if now == want != last:
                 if skip: skip -= 1
                 else:
-                    time.sleep(rng.uniform(0, wait * {'cache': .3, 'saving': .03, 'validation': .1}.get(want, 1))) # they last differently long
+                    part = {'cache': .3, 'saving': .03, 'validation': .1}.get(want, 1) # phases differ in duration
+                    time.sleep(rng.uniform(0, wait * part))
                     break
             last = now
             time.sleep(.0005)
@@ -115,7 +124,7 @@ def kill_in(want:str, settings:dict, rng:random.Random, wait:float) -> str:
 
 
 def plan(kills:int, rng:random.Random) -> list[str]:
-    "The phases to strike in: the cache first, the last scoring last"
+    "The phases to kill in: the cache first, the final evaluation last"
     cache, end, valid, saving = max(1, kills // 6), max(1, kills // 6), kills // 6, max(1, kills // 4)
     middle = ['validation'] * valid + ['saving'] * saving + ['steps'] * max(0, kills - cache - end - valid - saving)
     rng.shuffle(middle)
@@ -123,17 +132,21 @@ def plan(kills:int, rng:random.Random) -> list[str]:
 
 
 def same(a:Path, b:Path) -> dict[str, bool]:
-    "What is equal in two finished runs, to the last bit"
+    "The files that are bit-identical in two finished runs"
     from safetensors.torch import load_file
-    def tensors(f): x, y = load_file(a/f), load_file(b/f); return x.keys() == y.keys() and all(x[k].equal(y[k]) for k in x)
+    def tensors(f):
+        x, y = load_file(a/f), load_file(b/f)
+        return x.keys() == y.keys() and all(x[k].equal(y[k]) for k in x)
     history = [pd.read_csv(f/'history.csv').drop(columns='seconds') for f in (a, b)]
-    return {**{f: tensors(f) for f in ('model.safetensors', 'checkpoint/last.safetensors', 'checkpoint/best.safetensors')}, 'history.csv': history[0].equals(history[1]),
+    weights = 'model.safetensors', 'checkpoint/last.safetensors', 'checkpoint/best.safetensors'
+    return {**{f: tensors(f) for f in weights}, 'history.csv': history[0].equals(history[1]),
             **{f: (a/f).read_bytes() == (b/f).read_bytes() for f in ('metrics.json', 'predictions.csv', 'split.csv')}}
 
 
 def campaign(data:str, tmp:Path, kills:int, seed:int=0, wait:float=1., packed:bool=True, recipe:str='demo', **changes) -> dict:
-    "Kill a run many times; what was seen, and whether it ended as the run that nobody killed"
-    rng, s = random.Random(seed), dict(data=str(data), out=str(tmp/'killed'), cache=str(tmp/'cache'), phase=str(tmp/'phase'), recipe=recipe, packed=packed, changes=changes)
+    "Kill a run many times; the observations, and whether it ended like an uninterrupted run"
+    rng, s = random.Random(seed), dict(data=str(data), out=str(tmp/'killed'), cache=str(tmp/'cache'), phase=str(tmp/'phase'),
+                                       recipe=recipe, packed=packed, changes=changes)
     struck, half, reads = collections.Counter(), [], 0
     for want in plan(kills, rng):
         watch = Watch(s['out']); watch.start()
@@ -145,13 +158,15 @@ def campaign(data:str, tmp:Path, kills:int, seed:int=0, wait:float=1., packed:bo
     for settings in (s, whole):
         with begin(settings) as p: err = p.stderr.read().decode()
         if p.returncode: raise RuntimeError(err[-2000:])
-    left = [f.name for f in [*(tmp/'killed').rglob('.*'), *(tmp/'cache'/'packs').glob('.*')] if f.name != '.lock']
+    hidden = *(tmp/'killed').rglob('.*'), *(tmp/'cache'/'packs').glob('.*')
+    left = [f.name for f in hidden if f.name != '.lock']
     equal = same(tmp/'killed', tmp/'whole')
-    return dict(kills=sum(struck.values()), struck=dict(struck), half_written=half, files_read_meanwhile=reads, left_over=left, equal=all(equal.values()), unequal=[k for k, v in equal.items() if not v])
+    return dict(kills=sum(struck.values()), struck=dict(struck), half_written=half, files_read_meanwhile=reads, left_over=left,
+                equal=all(equal.values()), unequal=[k for k, v in equal.items() if not v])
 
 
 def subset(data:str, tmp:Path, rows:int, seed:int) -> Path:
-    "A data set of some of the rows, with copies of its images"
+    "A data set with a sample of the rows and copies of their images"
     from har_fastai.data.tables import read_har
     df = read_har(data).sample(rows, random_state=seed)
     (tmp/'data'/'train').mkdir(parents=True)
@@ -162,7 +177,11 @@ def subset(data:str, tmp:Path, rows:int, seed:int) -> Path:
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, kind, default in (('data', str, None), ('kills', int, 25), ('rows', int, 600), ('size', int, 48), ('epochs', int, 30), ('seed', int, 0), ('child', str, None)): p.add_argument(f'--{name}', type=kind, default=default)
+    p.add_argument('--data', help='folder of the Kaggle data set (default: drawings)')
+    for name, default, text in (('kills', 25, 'number of kills'), ('rows', 600, 'number of images'), ('size', 48, 'side of the images, px'),
+                                ('epochs', 30, 'number of epochs'), ('seed', 0, 'seed of the moments')):
+        p.add_argument(f'--{name}', type=int, default=default, help=f'{text} (default: {default})')
+    p.add_argument('--child', help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.child: return child(json.loads(a.child))
     start = time.perf_counter()
@@ -173,7 +192,8 @@ def main():
             from har_fastai.drawing.dataset import draw_har
             data = draw_har(tmp/'data', n=a.rows, size=96)
         res = campaign(data, tmp, a.kills, a.seed, size=a.size, epochs=a.epochs, bs=16, num_ops=2, erase=.25)
-    print(json.dumps(dict(what='kills of one run, and what became of it', **res, images=a.rows, real=bool(a.data), size=a.size, epochs=a.epochs, seed=a.seed, seconds=round(time.perf_counter() - start))))
+    print(json.dumps(dict(what='kills of one run, and what became of it', **res, images=a.rows, real=bool(a.data), size=a.size,
+                          epochs=a.epochs, seed=a.seed, seconds=round(time.perf_counter() - start))))
     sys.exit(0 if res['equal'] and not res['half_written'] and res['kills'] == a.kills else 1)
 
 

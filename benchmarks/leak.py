@@ -1,10 +1,10 @@
-"""How much too good is a score on images that were trained on? A random split against an honest one, scored on the same images.
+"""The optimism of a score on images that were trained on: a random split compared with a leakage-free split.
 
-As the course report did, one side trains on a random 80 % of all rows, and the last 20 % of the rows are scored with it: about four in five of
-them were trained on. The other side trains on rows before the last 20 %, without copies of those. Both sides see the same number of training
-images and epochs, by the same recipe, and are scored after the last epoch, so that nothing is chosen on anybody's images. The intervals
-come from drawing the scored images anew (for all seeds and both sides at once). Finished runs are kept in --keep, so that it can go on after
-an interruption. Prints one JSON line. Without --data the drawn sample is used.
+As in the course report, one side trains on a random 80 % of all rows and is evaluated on the last 20 % of the rows, of which about
+four in five were trained on. The other side trains on the rows before, without duplicates of the last 20 %. Both sides train on the
+same number of images for the same number of epochs with the same recipe, and are evaluated after the last epoch, so nothing is
+selected. Confidence intervals are bootstraps over the images, with the same draws for all seeds and both sides. Finished runs are
+kept in --keep, so the script can be interrupted. Prints one JSON line. Without --data it uses the synthetic sample.
 """
 import argparse
 import hashlib
@@ -28,7 +28,7 @@ from har_fastai.train.learner import har_learner
 
 
 def training_rows(df, side, seed):
-    "Which rows each side trains on; as many on either side"
+    "The training rows of a side; both sides have the same number"
     honest = tail_split(df, seed=seed)
     honest = df[honest.part.isin(['train', 'valid']).to_numpy()]
     n, rows = min(len(honest), round(0.8 * len(df))), df if side == 'random' else honest
@@ -36,22 +36,25 @@ def training_rows(df, side, seed):
 
 
 def scored(df, side, recipe):
-    "The answers to the last 20 % of the rows, and whether each was trained on"
+    "Predictions for the last 20 % of the rows, and whether each was trained on"
     train, tail = training_rows(df, side, recipe.seed), df.tail(round(0.2 * len(df)))
-    learn = har_learner(recipe_dls(pd.concat([train.assign(part='train'), tail.assign(part='valid')], ignore_index=True), recipe, torch.device('cpu'), 0), recipe)
+    df = pd.concat([train.assign(part='train'), tail.assign(part='valid')], ignore_index=True)
+    learn = har_learner(recipe_dls(df, recipe, torch.device('cpu'), 0), recipe)
     with learn.no_bar(), learn.no_logging(): learn.fit_recipe()
     in_training = learn.recorder.values[-1][list(learn.recorder.metric_names).index('train_macro_f1') - 1]
-    return portable_columns(learner_table(learn)).assign(seen=tail.sha256.isin(train.sha256).to_numpy(), train_f1=in_training)
+    table = portable_columns(learner_table(learn))
+    return table.assign(seen=tail.sha256.isin(train.sha256).to_numpy(), train_f1=in_training)
 
 
 def f1(preds, rows=slice(None)):
+    "Macro-F1 of predictions"
     vocab = list(preds.columns[preds.columns.get_loc('predicted') + 1:-2])
     y, p = class_indices(preds, vocab)
     return float(macro_f1(confusion(y[rows], p[rows], len(vocab))))
 
 
 def mean_difference(sides, n_boot=1000):
-    "Random less honest, on average over the seeds, and its 95 % confidence interval over draws of the scored images"
+    "The difference of the random and the leakage-free split, mean over seeds, and its 95 % confidence interval"
     rng, n = np.random.default_rng(0), len(sides['random'][0])
     mean = lambda rows: np.mean([f1(r, rows) - f1(h, rows) for r, h in zip(sides['random'], sides['honest'])])
     return mean(np.arange(n)), *np.quantile([mean(rng.integers(0, n, n)) for _ in range(n_boot)], [0.025, 0.975])
@@ -63,12 +66,12 @@ if __name__ == '__main__':
     p.add_argument('--size', type=int, default=48, help='side of the images, px')
     p.add_argument('--epochs', type=int, default=20)
     p.add_argument('--seeds', type=int, default=3)
-    p.add_argument('--keep', help='folder for the answers of finished runs')
-    p.add_argument('--quick', action='store_true', help='under a minute; proves nothing')
+    p.add_argument('--keep', help='folder for the predictions of finished runs')
+    p.add_argument('--quick', action='store_true', help='a trial run of under a minute')
     a = p.parse_args()
     df = usable(check_har(read_har(a.data or drawn_sample()))).reset_index(drop=True)
     if a.quick: df, a.epochs, a.seeds = df.iloc[::max(1, len(df) // 600)].reset_index(drop=True), 4, 1
-    mark = hashlib.sha256(f'{a.size} {a.epochs} {"".join(df.sha256)}'.encode()).hexdigest()[:16] # no other data or settings have it
+    mark = hashlib.sha256(f'{a.size} {a.epochs} {"".join(df.sha256)}'.encode()).hexdigest()[:16] # of data and settings
     sides = dict(random=[], honest=[])
     for seed in range(a.seeds):
         for side, done in sides.items():
@@ -80,6 +83,10 @@ if __name__ == '__main__':
     seen = [r.seen.to_numpy() for r in sides['random']]
     diff, low, high = mean_difference(sides)
     r4 = lambda values: [round(float(v), 4) for v in values]
-    print(json.dumps(dict(what='leak: macro-F1 of the last 20 % of rows', images='own' if a.data else 'drawn', trained=len(training_rows(df, 'random', 0)), scored=len(seen[0]), size=a.size, epochs=a.epochs, seeds=a.seeds,
-                          random=r4(map(f1, sides['random'])), honest=r4(map(f1, sides['honest'])), random_seen=r4(f1(r, s) for r, s in zip(sides['random'], seen)), random_unseen=r4(f1(r, ~s) for r, s in zip(sides['random'], seen)),
-                          share_seen=round(float(np.mean(seen)), 4), in_training=r4(r.train_f1[0] for r in sides['random']), difference=round(float(diff), 4), low=round(float(low), 4), high=round(float(high), 4), **machine())))
+    both = list(zip(sides['random'], seen))
+    print(json.dumps(dict(what='leak: macro-F1 of the last 20 % of rows', images='own' if a.data else 'drawn',
+                          trained=len(training_rows(df, 'random', 0)), scored=len(seen[0]), size=a.size, epochs=a.epochs,
+                          seeds=a.seeds, random=r4(map(f1, sides['random'])), honest=r4(map(f1, sides['honest'])),
+                          random_seen=r4(f1(r, s) for r, s in both), random_unseen=r4(f1(r, ~s) for r, s in both),
+                          share_seen=round(float(np.mean(seen)), 4), in_training=r4(r.train_f1[0] for r in sides['random']),
+                          difference=round(float(diff), 4), low=round(float(low), 4), high=round(float(high), 4), **machine())))

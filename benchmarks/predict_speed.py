@@ -1,8 +1,9 @@
-"""How fast a `Predictor` answers, against fastai's `Learner.predict` and plain PyTorch, all in one process.
+"""Speed of prediction with `Predictor`, compared with fastai's `Learner.predict`, plain PyTorch and ONNX Runtime, in one process.
 
-The sides take turns in rounds and their medians are compared, so that a machine which slows down slows them all down. The network is the
-baseline with random weights (speed does not depend on them); the images are drawn, or yours with --data. All sides begin with the bytes
-of an image file, except `batches_network`, which is given arrays. One line of JSON is printed; ratios above 1 mean that the predictor is faster.
+The sides alternate in rounds and their medians are compared, so changes in the speed of the machine affect all of them. The network
+is the baseline with random weights, which have the same speed; the images are drawn, or those of --data. All sides start from the
+bytes of an image file, except `batches_network`, which starts from arrays. Prints one JSON line; ratios above 1 mean that
+`Predictor` is faster.
 """
 from __future__ import annotations
 import argparse, contextlib, importlib.util, json, os, subprocess, sys, tempfile, time
@@ -18,13 +19,13 @@ from har_fastai.testing import synth_har_learner
 
 def options():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--data', metavar='DIR', help='a folder of images; drawn ones by default')
-    p.add_argument('--size', type=int, default=256, metavar='PX', help="side of the network's images (default: 256)")
-    p.add_argument('--n', type=int, default=192, metavar='N', help='images a round of the many (default: 192)')
-    p.add_argument('--rounds', type=int, default=9, help='times that each side has its turn (default: 9)')
-    p.add_argument('--bs', type=int, default=32, help='batch of the plain side (default: 32)')
-    p.add_argument('--threads', type=int, help="PyTorch's threads; its own default otherwise")
-    p.add_argument('--quick', action='store_true', help='under a minute: 64 images, 3 rounds')
+    p.add_argument('--data', metavar='DIR', help='folder of images (default: drawings)')
+    p.add_argument('--size', type=int, default=256, metavar='PX', help="side of the network's input (default: 256)")
+    p.add_argument('--n', type=int, default=192, metavar='N', help='images per round in the comparison of batches (default: 192)')
+    p.add_argument('--rounds', type=int, default=9, help='rounds (default: 9)')
+    p.add_argument('--bs', type=int, default=32, help='batch size of plain PyTorch (default: 32)')
+    p.add_argument('--threads', type=int, help="threads of PyTorch (default: PyTorch's)")
+    p.add_argument('--quick', action='store_true', help='a trial run of under a minute: 64 images, 3 rounds')
     a = p.parse_args()
     if a.quick: a.n, a.rounds = min(a.n, 64), min(a.rounds, 3)
     return a
@@ -36,23 +37,24 @@ def read_images(a, tmp):
     return [files[i % len(files)].read_bytes() for i in range(a.n)]
 
 def plain_batches(model, arrays, bs):
-    "Eager PyTorch in batches, as most people write it"
+    "Predictions of eager PyTorch in batches"
     out = []
     for i in range(0, len(arrays), bs):
-        with torch.no_grad(): out.append(model(torch.from_numpy(np.stack([f() for f in arrays[i:i + bs]]))).softmax(1))
+        x = torch.from_numpy(np.stack([f() for f in arrays[i:i + bs]]))
+        with torch.no_grad(): out.append(model(x).softmax(1))
     return torch.cat(out).numpy()
 
 def onnx_session(model, size, tmp):
-    "A session of ONNX Runtime for `model`, or None where that's not installed"
+    "A session of ONNX Runtime for `model`, or None if it is not installed"
     if not all(importlib.util.find_spec(m) for m in ('onnxruntime', 'onnx', 'onnxscript')): return None
     import onnxruntime as ort
     torch.onnx.export(model, (torch.zeros(1, 3, size, size),), tmp/'model.onnx', dynamo=True, input_names=['x'])
     opts = ort.SessionOptions(); opts.intra_op_num_threads = torch.get_num_threads()
-    opts.add_session_config_entry('session.intra_op.allow_spinning', '0') # its threads would hold the cores while the other sides have their turn
+    opts.add_session_config_entry('session.intra_op.allow_spinning', '0') # waiting threads would slow the other sides down
     return ort.InferenceSession(tmp/'model.onnx', opts, providers=['CPUExecutionProvider'])
 
 def turns(sides, rounds, repeat, per):
-    "Let the sides take turns; for each the median seconds of a call, divided by `per`"
+    "Call the sides alternately; for each the median seconds of a call, divided by `per`"
     times = {k: [] for k in sides}
     for r in range(rounds + 1): # the first round only warms up
         for k, f in sides.items():
@@ -62,10 +64,11 @@ def turns(sides, rounds, repeat, per):
     return {k: median(v) for k, v in times.items()}
 
 def cold_start(run, data, tmp, times):
-    "Seconds of whole processes: `har_predict` on one image, and an `import torch` and nothing else"
+    "Seconds of complete processes: `har_predict` for one image, and `import torch` alone"
     (tmp/'one.jpg').write_bytes(data)
-    class_indices = dict(har_predict=['from har_fastai.cli import har_predict; har_predict()', str(tmp/'one.jpg'), '--model', str(run)], import_torch=['import torch'])
-    sides = {k: lambda i, c=c: subprocess.run([sys.executable, '-c', *c], check=True, capture_output=True) for k, c in class_indices.items()}
+    command = ['from har_fastai.cli import har_predict; har_predict()', str(tmp/'one.jpg'), '--model', str(run)]
+    calls = dict(har_predict=command, import_torch=['import torch'])
+    sides = {k: lambda i, c=c: subprocess.run([sys.executable, '-c', *c], check=True, capture_output=True) for k, c in calls.items()}
     return turns(sides, times, 1, 1)
 
 def main(a, tmp):
@@ -73,13 +76,15 @@ def main(a, tmp):
     data = read_images(a, tmp)
     learn = synth_har_learner(n=60, size=a.size)
     plain = learn.model.eval()
-    save_bundle(tmp/'run', plain, Card('baseline', list(learn.dls.vocab), a.size, list(IMAGENET_MEAN), list(IMAGENET_STD)))
+    card = Card('baseline', list(learn.dls.vocab), a.size, list(IMAGENET_MEAN), list(IMAGENET_STD))
+    save_bundle(tmp/'run', plain, card)
     predictor, session, vocab = Predictor(tmp/'run'), onnx_session(plain, a.size, tmp), learn.dls.vocab
     openers = [lambda d=d: preprocess(open_image(d), a.size) for d in data]
     ready = [lambda x=f(): x for f in openers]
     def eager(i):
         with torch.no_grad(): return vocab[plain(torch.from_numpy(openers[i]()[None])).softmax(1).argmax()]
-    one = dict(predictor=lambda i: predictor.predict(data[i]), learner=lambda i: learn.predict(HARImage.create(data[i])), eager=eager)
+    one = dict(predictor=lambda i: predictor.predict(data[i]), learner=lambda i: learn.predict(HARImage.create(data[i])),
+               eager=eager)
     if session: one['onnx'] = lambda i: vocab[session.run(None, {'x': np.ascontiguousarray(openers[i]()[None])})[0].argmax()]
     many = dict(predictor=lambda i: predictor.probs(data), batches=lambda i: plain_batches(plain, openers, a.bs),
                 batches_network=lambda i: plain_batches(plain, ready, a.bs))
@@ -89,9 +94,9 @@ def main(a, tmp):
     diff = float(np.abs(predictor.probs(data) - plain_batches(plain, ready, a.bs)).max())
     many = turns(many, a.rounds, 1, len(data))
     cold = cold_start(tmp/'run', data[0], tmp, 1 if a.quick else 5)
-    return dict(what='time of a prediction, other / Predictor', ratios=dict(one_vs_learner=one['learner'] / one['predictor'], one_vs_eager=one['eager'] / one['predictor'],
-                    **({'one_vs_onnx': one['onnx'] / one['predictor']} if session else {}), many_vs_batches=many['batches'] / many['predictor'],
-                    many_vs_batches_network=many['batches_network'] / many['predictor']),
+    ratios = {f'one_vs_{k}': one[k] / one['predictor'] for k in one if k != 'predictor'}
+    ratios |= {f'many_vs_{k}': many[k] / many['predictor'] for k in many if k != 'predictor'}
+    return dict(what='time of a prediction, other / Predictor', ratios=ratios,
                 one_p50_ms={k: 1e3 * v for k, v in one.items()}, many_images_per_s={k: 1 / v for k, v in many.items()}, cold_start_s=cold,
                 same_labels=labels, largest_difference=diff, n=len(data), rounds=a.rounds, bs=a.bs, size=a.size, arch='baseline',
                 images=a.data and 'own' or 'drawn', threads=torch.get_num_threads(), cores=os.cpu_count(), load_1min=os.getloadavg()[0],

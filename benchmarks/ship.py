@@ -1,12 +1,13 @@
-"""Make the model that comes with the package: train a recipe on every image, and take what it can do from runs that kept images back.
+"""Make the included model: train a recipe on all images, and take its scores from runs that were tested on other images.
 
-A model that was trained on all images can't be scored on any of them. So its figures are those of its sisters: runs of the same recipe on the report's
-protocol done honestly (reproduce.py makes them), each scored on the same last 20 % of rows, which it was not trained on. Each figure is the mean
-over the sisters, its interval a bootstrap over the test images with all sisters scored on the same draws. The temperature is their geometric
-mean. The shipped model saw two fifths more images than they, so it's more likely better than worse; it's that of its last epoch, as no images were left to choose one by. Weights are rounded to 16 bits.
+A model that was trained on all images cannot be tested on any of them. Its scores are those of sister runs: runs of the same recipe
+by reproduce.py, each tested on the same last 20 % of rows, which it was not trained on. Each score is the mean over the sister runs,
+with a bootstrap confidence interval over the test images (the same draws for all runs); the temperature is their geometric mean. The
+included model has two fifths more training images than they, so it is more likely better than worse. It is the model of the last
+epoch, as no images were left to select one. Weights are rounded to 16 bits.
 
-The sisters' runs need not be at hand: their answers are read from the line that reproduce.py printed.
-Training goes on from its checkpoint where it was cut short. Prints one JSON line. Needs --data, real images.
+The predictions of the sister runs are read from the line that reproduce.py printed. Interrupted training resumes from its
+checkpoint. Prints one JSON line. Needs --data.
 """
 import argparse
 import json
@@ -17,7 +18,8 @@ from har_fastai.core import train_baseline
 from har_fastai.files import HARError
 from har_fastai.predict.bundle import load_bundle, save_bundle
 from har_fastai.predict.predictor import Predictor
-from har_fastai.evaluate.metrics import accuracy, class_f1, classification_table, confused_pairs, confusion, macro_f1, weighted_f1
+from har_fastai.evaluate.metrics import (accuracy, class_f1, classification_table, confused_pairs, confusion, macro_f1,
+                                         weighted_f1)
 from har_fastai.train.recipes import find_recipe
 from har_fastai.train.runs import Run
 from har_fastai.data.tables import read_har
@@ -35,23 +37,27 @@ def trained(data, recipe, out, device):
 
 def sisters(file, recipe):
     "The last line of `reproduce.py` about this recipe"
-    with open(file, encoding='utf-8') as f: lines = [e for e in map(json.loads, f) if e['what'] == 'reproduced' and same_recipe(e, settings(recipe)) and all('top3' in r for r in e['seeds'])]
-    if not lines: raise HARError(f'{file} holds no line about the recipe {recipe.name} as it is now: run reproduce.py with it first, and add what it prints')
+    def fits(e): return e['what'] == 'reproduced' and same_recipe(e, settings(recipe)) and all('top3' in r for r in e['seeds'])
+    with open(file, encoding='utf-8') as f: lines = [e for e in map(json.loads, f) if fits(e)]
+    if not lines:
+        raise HARError(f'{file} has no line about the present recipe {recipe.name}: run reproduce.py, and append its output')
     return lines[-1]
 
 
 def interval(values):
-    "Both ends of the 95 % confidence interval, over the first axis"
+    "Lower and upper end of a 95 % confidence interval, over the first axis"
     return np.quantile(values, [0.025, 0.975], axis=0)
 
 
-def figures(y, preds, near, n_classes, draws=2000, seed=0):
-    "Mean figures of the sisters, by name, and of each class, with intervals"
+def mean_scores(y, preds, near, n_classes, draws=2000, seed=0):
+    "Mean scores of the sister runs, by name and by class, with confidence intervals"
     rng, n = np.random.default_rng(seed), len(y)
     samples = [rng.integers(0, n, n) for _ in range(draws)]
     drawn = np.array([[confusion(y[i], p[i], n_classes) for p in preds] for i in samples]) # (draws, sisters, n, n)
     own = np.array([confusion(y, p, n_classes) for p in preds])
-    def named(value, many): low, high = interval(many); return dict(value=float(value), low=float(low), high=float(high))
+    def named(value, many):
+        low, high = interval(many)
+        return dict(value=float(value), low=float(low), high=float(high))
     out = {f.__name__: named(f(own).mean(), f(drawn).mean(1)) for f in (macro_f1, weighted_f1, accuracy)}
     top = np.mean(near, 0)
     out['top3'] = named(top.mean(), np.array([top[i].mean() for i in samples]))
@@ -60,22 +66,28 @@ def figures(y, preds, near, n_classes, draws=2000, seed=0):
 
 
 def by_class(y, preds, vocab, f1, low, high):
-    "Precision, recall and F1 of each class, mean over the sisters"
+    "Precision, recall and F1 of each class, mean over the sister runs"
     tables = [classification_table(y, p, vocab).loc[vocab] for p in preds]
     mean = sum(t[['precision', 'recall']] for t in tables) / len(tables)
-    return {v: dict(precision=float(mean.precision[v]), recall=float(mean.recall[v]), f1=float(f1[i]), low=float(low[i]), high=float(high[i]), support=int(tables[0].support[v])) for i, v in enumerate(vocab)}
+    return {v: dict(precision=float(mean.precision[v]), recall=float(mean.recall[v]), f1=float(f1[i]), low=float(low[i]),
+                    high=float(high[i]), support=int(tables[0].support[v])) for i, v in enumerate(vocab)}
 
 
-def told(line, total):
-    "Temperature and figures of sister runs; `total` images are there for the model itself"
+def card_metrics(line, total):
+    "Temperature and metrics of the sister runs; `total` is the number of training images of the included model"
     vocab, rows, y = line['vocab'], line['seeds'], unpacked(line['truth'])
-    preds, near = [unpacked(r['answers']) for r in rows], [np.unpackbits(unpacked(r['top3']).astype(np.uint8), count=len(y)) for r in rows]
-    head, f1, low, high = figures(y, preds, near, len(vocab))
+    preds = [unpacked(r['answers']) for r in rows]
+    near = [np.unpackbits(unpacked(r['top3']).astype(np.uint8), count=len(y)) for r in rows]
+    head, f1, low, high = mean_scores(y, preds, near, len(vocab))
     head['calibration'] = {k: float(np.mean([r['calibration'][k] for r in rows])) for k in rows[0]['calibration']}
     pairs = confused_pairs(sum(confusion(y, q, len(vocab)) for q in preds), vocab, 8)
+    confused = [{k: v if isinstance(v, str) else round(float(v), 4) for k, v in r.items()} for r in pairs.to_dict('records')]
+    which = 'one sister run' if len(rows) == 1 else f'{len(rows)} sister runs, their mean'
+    seeds = ', '.join(str(r['seed']) for r in rows)
     return float(np.exp(np.mean([np.log(r['temperature']) for r in rows]))), dict(
-        test=head, classes=by_class(y, preds, vocab, f1, low, high), confused=[{k: v if isinstance(v, str) else round(float(v), 4) for k, v in r.items()} for r in pairs.to_dict('records')],
-        of=f'those of {"one sister run" if len(rows) == 1 else f"{len(rows)} sister runs, their mean"} (seed {", ".join(str(r["seed"]) for r in rows)}), trained on {rows[0]["trained"]:,} images and scored on the last 20 % of rows; the model itself was trained on all {total:,}',
+        test=head, classes=by_class(y, preds, vocab, f1, low, high), confused=confused,
+        of=f'those of {which} (seed {seeds}), trained on {rows[0]["trained"]:,} images and scored on the last 20 % of rows; '
+           f'the model itself was trained on all {total:,}',
         seeds=[{k: r[k] for k in ('seed', 'macro_f1', 'accuracy', 'temperature')} for r in rows])
 
 
@@ -84,23 +96,28 @@ if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--data', required=True, help='folder or table of labelled images')
     p.add_argument('--recipe', default='best')
-    p.add_argument('--sisters', type=Path, default=here/'results.jsonl', help='file of lines that reproduce.py printed; the last one about the recipe counts')
+    p.add_argument('--sisters', type=Path, default=here/'results.jsonl',
+                   help='file of lines of reproduce.py; the last one about the recipe is used')
     p.add_argument('--run', type=Path, default=Path('runs/whole'), help='folder of the run on all images')
-    p.add_argument('--to', type=Path, default=here.parent/'har_fastai'/'shipped', help='folder of the model')
+    p.add_argument('--to', type=Path, default=here.parent/'har_fastai'/'shipped', help='folder for the model')
     p.add_argument('--device')
     a = p.parse_args()
     images, line = read_har(a.data), sisters(a.sisters, find_recipe(a.recipe))
     run = trained(a.data, a.recipe, a.run, a.device)
-    if not same_recipe(line, settings(run.recipe)): raise HARError(f'{run.path} holds a run of another recipe than {a.recipe}: give another --run')
+    if not same_recipe(line, settings(run.recipe)):
+        raise HARError(f'{run.path} is a run of another recipe than {a.recipe}: give another --run')
     model, card = load_bundle(run.path)
-    if line['vocab'] != card.vocab: raise HARError(f'{a.sisters} is of other classes than {run.path}')
-    card.temperature, metrics = told(line, len(images))
+    if line['vocab'] != card.vocab: raise HARError(f'{a.sisters} and {run.path} have different classes')
+    card.temperature, metrics = card_metrics(line, len(images))
     card.metrics = dict(**metrics, recipe=vars(run.recipe))
     a.to.mkdir(parents=True, exist_ok=True)
     save_bundle(a.to, model, card, half=True)
-    full, short = Predictor(run.path, half=False), Predictor(a.to, half=False)
+    full, rounded = Predictor(run.path, half=False), Predictor(a.to, half=False)
     full.card.temperature = card.temperature
     few, test = images.path[:200], card.metrics['test']
-    change = np.abs(full.probs(few) - short.probs(few)).max()
-    print(json.dumps(dict(what='shipped', recipe=run.recipe.name, size_kb=round((a.to/'model.safetensors').stat().st_size / 1e3), largest_change_by_rounding=round(float(change), 5), temperature=round(card.temperature, 4),
-                          macro_f1=test['macro_f1'], n=test['n'], minutes=round(run.history.seconds.sum() / 60, 1), **run.info['machine'])))
+    change = np.abs(full.probs(few) - rounded.probs(few)).max()
+    size = (a.to/'model.safetensors').stat().st_size
+    print(json.dumps(dict(what='shipped', recipe=run.recipe.name, size_kb=round(size / 1e3),
+                          largest_change_by_rounding=round(float(change), 5), temperature=round(card.temperature, 4),
+                          macro_f1=test['macro_f1'], n=test['n'],
+                          minutes=round(run.history.seconds.sum() / 60, 1), **run.info['machine'])))

@@ -1,10 +1,10 @@
-"""What smoothing over time, and the shortest time of an action, do to a run's answers to clips.
+"""The effect of smoothing over time and of a minimum duration on the timelines of video clips.
 
-Each clip shows a few images of different classes, one after the other, as an unsteady hand would film them (drifting view, zoom, changing light, grain),
-written as MPEG-4 and read back through `watch`'s own `Frames`. No image is one that the run was trained on, as far as its split.csv knows.
-Two figures are told: the share of frames that are right, and the segmental F1 at an overlap of one half (Lea et al., 2017, doi:10.1109/CVPR.2017.113), which asks
-whether the actions of a timeline are those that took place. Intervals are those of a bootstrap over clips. The defaults of `watch` were chosen on clips of --seed 0;
-report those of another seed. One line of JSON is printed.
+Each clip shows a few images of different classes one after the other, as a hand-held camera films them (drift, zoom, changing light,
+noise), encoded as MPEG-4 and read with the `Frames` of `predict_clip`. Images in the training or validation part of the run are excluded.
+Two metrics are reported: frame accuracy, and the segmental F1 at an overlap of one half (Lea et al., 2017,
+doi:10.1109/CVPR.2017.113), which compares the actions of a timeline with the true ones. Confidence intervals are bootstraps over
+clips. The defaults of `predict_clip` were selected on clips of --seed 0; report results of another seed. Prints one JSON line.
 """
 from __future__ import annotations
 import argparse, contextlib, json, os, sys, tempfile
@@ -16,43 +16,46 @@ from har_fastai.predict.predictor import Predictor
 from har_fastai.drawing.dataset import draw_har
 from har_fastai.data.tables import read_har
 from har_fastai.testing import shake, write_clip
-from har_fastai.predict.video import LEAST, WIDTH, Frames, find_segments, smooth_probs
+from har_fastai.predict.video import MIN_DURATION, SMOOTHING, Frames, find_segments, smooth_probs
 
 WIDTHS, LEASTS = (0, .25, .5, .75, 1.), (0, 1., 1.5, 2.) # seconds
 
 def options():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--model', required=True, metavar='RUN', help='a run, or any folder with a model')
-    p.add_argument('--data', metavar='DIR', help='labelled images; new drawings by default')
-    p.add_argument('--clips', type=int, default=120, help='how many clips (default: 120)')
-    p.add_argument('--fps', type=float, default=2., help='frames a second that are looked at (default: 2)')
-    p.add_argument('--noise', type=float, default=12., help='standard deviation of the grain, in steps of 0-255 (default: 12)')
-    p.add_argument('--room', type=float, default=.5, help='the most that a view leaves out, as a share of the sides (default: 0.5)')
-    p.add_argument('--seed', type=int, default=1, help='another seed makes other clips (default: 1)')
-    p.add_argument('--quick', action='store_true', help='under a minute: 8 clips')
-    p.add_argument('--keep', metavar='FILE', help='keep the times, true classes and probabilities of all frames (.npz)')
+    p.add_argument('--model', required=True, metavar='RUN', help='folder of a run or a model')
+    p.add_argument('--data', metavar='DIR', help='folder or table of labelled images (default: new drawings)')
+    p.add_argument('--clips', type=int, default=120, help='number of clips (default: 120)')
+    p.add_argument('--fps', type=float, default=2., help='frames per second to classify (default: 2)')
+    p.add_argument('--noise', type=float, default=12., help='standard deviation of the noise, in grey levels of 0-255 (default: 12)')
+    p.add_argument('--room', type=float, default=.5, help='largest part of each side outside the frame, as a fraction (default: 0.5)')
+    p.add_argument('--seed', type=int, default=1, help='seed of the clips (default: 1)')
+    p.add_argument('--quick', action='store_true', help='a trial run of under a minute: 8 clips')
+    p.add_argument('--keep', metavar='FILE', help='file for the times, true classes and probabilities of all frames (.npz)')
     a = p.parse_args()
     if a.quick: a.clips = 8
     return a
 
 def unseen(a, tmp):
-    "Labelled images that the run did not learn from"
-    df, split = read_har(a.data or draw_har(tmp/'har', n=600, size=160, seed=99, test=0)), Path(a.model)/'split.csv'
+    "Labelled images that the run was neither trained nor validated on"
+    df = read_har(a.data or draw_har(tmp/'har', n=600, size=160, seed=99, test=0))
+    split = Path(a.model)/'split.csv'
     if not split.is_file(): return df
     s = pd.read_csv(split, dtype=str)
     known = set(s.sha256[s.part != 'test'])
-    return df[[sha256_file(p) not in known for p in df.path]] if a.data is None else df[df.filename.isin(set(s.filename[s.part == 'test']))]
+    if a.data is None: return df[[sha256_file(p) not in known for p in df.path]]
+    return df[df.filename.isin(set(s.filename[s.part == 'test']))]
 
 def film(a, df, rng, file):
-    "A clip of 3 or 4 images of different classes, 2 to 6 seconds each; what is to be seen when, and the images"
+    "Write a clip of 3 or 4 images of different classes, 2 to 6 seconds each; returns labels, end times and images"
     labels = rng.choice(sorted(df.label.unique()), rng.integers(3, 5), replace=False)
-    images, lengths, frames = [rng.choice(df.path[df.label == l].to_numpy(str)) for l in labels], rng.integers(20, 61, len(labels)), []
+    images = [rng.choice(df.path[df.label == l].to_numpy(str)) for l in labels]
+    lengths, frames = rng.integers(20, 61, len(labels)), []
     for f, n in zip(images, lengths): frames += shake(open_image(f), int(n), rng, (320, 240), a.noise, a.room)
     write_clip(file, frames, 10)
     return labels, np.cumsum(lengths) / 10, images
 
-def answered(a, tmp):
-    "For each clip the times, the true classes and the probabilities of its frames, its end, the classes, and whether each of its images is told rightly as it is"
+def predicted(a, tmp):
+    "For each clip: times, true classes and probabilities of its frames, end, classes, correctness on the still images, card"
     rng, predictor = np.random.default_rng(a.seed), Predictor(a.model)
     df = unseen(a, tmp); df = df[df.label.isin(predictor.vocab)]
     for i in range(a.clips):
@@ -61,7 +64,8 @@ def answered(a, tmp):
         def shots():
             for t, img in frames: times.append(t); yield img
         probs = np.stack([p for p, _ in predictor.stream(shots())])
-        truth = np.array([predictor.vocab.index(l) for l in labels])[np.searchsorted(ends, np.array(times) + 1e-6, 'right').clip(0, len(ends) - 1)]
+        shown = np.searchsorted(ends, np.array(times) + 1e-6, 'right').clip(0, len(ends) - 1)
+        truth = np.array([predictor.vocab.index(l) for l in labels])[shown]
         right = [predictor.vocab[k] == l for k, l in zip(predictor.probs(stills).argmax(1), labels)]
         yield np.array(times), truth, probs, frames.end, predictor.vocab, right, predictor.card
         if i % 10 == 9: print(f'{i + 1} of {a.clips} clips', flush=True)
@@ -71,41 +75,54 @@ def overlap(a, b):
     return (min(a.end, b.end) - max(a.start, b.start)) / (max(a.end, b.end) - min(a.start, b.start))
 
 def scored(clip, width, least):
-    "Of a clip's timeline: frames that are right; actions found, told wrongly, missed; how many were told beyond those that took place"
+    "Counts for a clip: correct frames; true positive, false positive and missed actions; predicted minus true actions"
     times, truth, probs, end, vocab, *_ = clip
-    said = find_segments(times, smooth_probs(times, probs, width), vocab, end, least)
+    found = find_segments(times, smooth_probs(times, probs, width), vocab, end, least)
     true = find_segments(times, np.eye(len(vocab))[truth], vocab, end, 0)
-    frames = np.array([vocab.index(said.label.iloc[i]) for i in np.searchsorted(said.end, times, 'right').clip(0, len(said) - 1)])
+    frames = np.array([vocab.index(found.label.iloc[i]) for i in np.searchsorted(found.end, times, 'right').clip(0, len(found) - 1)])
     used = set()
-    for s in said.itertuples():
+    for s in found.itertuples():
         near = max((g for g in true.itertuples() if g.label == s.label), key=lambda g: overlap(g, s), default=None)
         if near and overlap(near, s) >= .5: used.add(near.Index)
-    return np.array([(frames == truth).sum(), len(used), len(said) - len(used), len(true) - len(used), len(said) - len(true)])
+    return np.array([(frames == truth).sum(), len(used), len(found) - len(used), len(true) - len(used), len(found) - len(true)])
 
-def figures(s, frames):
-    "Share of right frames, and F1, of many clips' counts"
+def metrics(s, frames):
+    "Frame accuracy and segmental F1 from the counts of clips"
     return s[..., 0].sum(-1) / frames.sum(-1), 2 * s[..., 1].sum(-1) / (2 * s[..., 1] + s[..., 2] + s[..., 3]).sum(-1)
 
 def main(a, tmp):
-    clips = list(answered(a, tmp))
-    if a.keep: np.savez(a.keep, **{f'{name}{i}': c[j] for i, c in enumerate(clips) for j, name in enumerate(('times', 'truth', 'probs'))})
-    frames, pick = np.array([len(c[0]) for c in clips]), np.random.default_rng(1).integers(0, len(clips), (2000, len(clips)))
-    ways = dict(single=(0, 0), smoothed=(WIDTH, 0), no_short=(0, LEAST), both=(WIDTH, LEAST))
+    clips = list(predicted(a, tmp))
+    if a.keep:
+        names = 'times', 'truth', 'probs'
+        np.savez(a.keep, **{f'{name}{i}': c[j] for i, c in enumerate(clips) for j, name in enumerate(names)})
+    frames = np.array([len(c[0]) for c in clips])
+    pick = np.random.default_rng(1).integers(0, len(clips), (2000, len(clips)))
+    ways = dict(single=(0, 0), smoothed=(SMOOTHING, 0), no_short=(0, MIN_DURATION), both=(SMOOTHING, MIN_DURATION))
     scores = {k: np.array([scored(c, *w) for c in clips]) for k, w in ways.items()}
-    out = dict(what='timelines of clips, against single frames', images='own' if a.data else 'drawn', clips=len(clips), frames=int(frames.sum()), fps=a.fps, noise=a.noise, room=a.room, seed=a.seed, width=WIDTH, least=LEAST)
+    out = dict(what='timelines of clips, against single frames', images='own' if a.data else 'drawn', clips=len(clips),
+               frames=int(frames.sum()), fps=a.fps, noise=a.noise, room=a.room, seed=a.seed, width=SMOOTHING, least=MIN_DURATION)
     for k, s in scores.items():
-        acc, f1 = figures(s, frames)
-        lows = [np.quantile(x - y, [.025, .975]).round(4).tolist() for x, y in zip(figures(s[pick], frames[pick]), figures(scores['single'][pick], frames[pick]))]
-        out[k] = dict(accuracy=round(float(acc), 4), f1=round(float(f1), 4), surplus=round(float(s[:, 4].mean()), 2), **({} if k == 'single' else dict(accuracy_change=lows[0], f1_change=lows[1])))
-    out['grid'] = [dict(width=w, least=l, accuracy=round(float(x), 4), f1=round(float(y), 4)) for w in WIDTHS for l in LEASTS for x, y in [figures(np.array([scored(c, w, l) for c in clips]), frames)]]
+        acc, f1 = metrics(s, frames)
+        out[k] = dict(accuracy=round(float(acc), 4), f1=round(float(f1), 4), surplus=round(float(s[:, 4].mean()), 2))
+        if k == 'single': continue
+        pairs = zip(metrics(s[pick], frames[pick]), metrics(scores['single'][pick], frames[pick]))
+        changes = [np.quantile(x - y, [.025, .975]).round(4).tolist() for x, y in pairs]
+        out[k] |= dict(accuracy_change=changes[0], f1_change=changes[1])
+    def row(w, l):
+        acc, f1 = metrics(np.array([scored(c, w, l) for c in clips]), frames)
+        return dict(width=w, least=l, accuracy=round(float(acc), 4), f1=round(float(f1), 4))
+    out['grid'] = [row(w, l) for w in WIDTHS for l in LEASTS]
     out['stills'] = round(float(np.mean(np.concatenate([c[5] for c in clips]))), 4)
-    out['known_cuts'] = round(float(sum((n.sum() if right else 0) for c in clips for n, right in runs_right(c)) / frames.sum()), 4)
-    return dict(**out, arch=clips[0][6].arch, size=clips[0][6].size, torch=torch.__version__, python=sys.version.split()[0], threads=torch.get_num_threads())
+    correct = sum(n for c in clips for n, right in by_action(c) if right)
+    out['known_cuts'] = round(float(correct / frames.sum()), 4)
+    return dict(**out, arch=clips[0][6].arch, size=clips[0][6].size, torch=torch.__version__,
+                python=sys.version.split()[0], threads=torch.get_num_threads())
 
-def runs_right(clip):
-    "For each action that took place its frames, and whether the mean of its probabilities is right: what smoothing could reach if it knew the cuts"
+def by_action(clip):
+    "For each true action: number of frames, and whether their mean probabilities are correct (an upper bound for smoothing)"
     _, truth, probs, *_ = clip
-    for part in np.split(np.arange(len(truth)), np.flatnonzero(np.diff(truth)) + 1): yield np.ones(len(part)), probs[part].mean(0).argmax() == truth[part[0]]
+    for part in np.split(np.arange(len(truth)), np.flatnonzero(np.diff(truth)) + 1):
+        yield len(part), probs[part].mean(0).argmax() == truth[part[0]]
 
 if __name__ == '__main__':
     args = options()

@@ -1,17 +1,28 @@
-"What several test files need: the repository, its commands, images and tables made on the spot"
-import csv, os, subprocess, sys
+"Helpers of several test files: paths of the repository, commands, images, tables and models made on the spot"
+import contextlib, csv, io, os, shutil, subprocess, sys, warnings
 from configparser import ConfigParser
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE, NBS = ROOT/'har_fastai', ROOT/'nbs'
+DATA = os.environ.get('HAR_DATA') # the folder of the Kaggle data set, for tests on photographs
+REAL = [pytest.mark.skipif(not DATA, reason='HAR_DATA does not name the folder of the photographs'), pytest.mark.slow('photographs')]
 
+
+def mostly_slow(values, quick, reason:str) -> list:
+    "Parameters of a test of which only those in `quick` run in `make test`"
+    return [v if v in quick else pytest.param(v, marks=pytest.mark.slow(reason)) for v in values]
+
+
+# ---- the repository ----
 
 def settings() -> dict:
-    "What settings.ini says"
+    "The default section of settings.ini"
     config = ConfigParser(delimiters=['='])
     config.read(ROOT/'settings.ini', encoding='utf-8')
     return dict(config['DEFAULT'])
@@ -22,24 +33,66 @@ def scripts() -> dict:
     return {n: tuple(target.split(':')) for n, target in (w.split('=') for w in settings()['console_scripts'].split())}
 
 
+def notebooks() -> list[Path]:
+    "All notebooks but those in hidden folders and in nbdev's working folders"
+    return sorted(p for p in NBS.rglob('*.ipynb') if not any(part[0] in '._' for part in p.relative_to(NBS).parts))
+
+
+def modules() -> list[str]:
+    "Names of the modules within the package, such as data.checks"
+    files = (f for f in PACKAGE.rglob('*.py') if f.name[0] != '_')
+    return sorted('.'.join(f.relative_to(PACKAGE).with_suffix('').parts) for f in files)
+
+
+def chromium() -> str|None:
+    "Path of a Chromium, or None"
+    return next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None)
+
+
+# ---- commands ----
+
+def call(name, *args) -> subprocess.CompletedProcess:
+    "Run a command in this process: much quicker than `run`, which imports PyTorch and fastai anew"
+    module, func = scripts()[name]
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
+        try: getattr(import_module(module), func)([*map(str, args)])
+        except SystemExit as e: code = e.code or 0
+    return subprocess.CompletedProcess([name, *args], code, out.getvalue(), err.getvalue())
+
+
 def start(name, *args, **kwargs) -> subprocess.Popen:
     "Start a command as its console script does, with one computing thread, and with pipes in place of a terminal"
     module, func = scripts()[name]
-    code = f'import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.argv[0] = {name!r}; from {module} import {func}; sys.exit({func}())'
+    code = ('import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); '
+            f'sys.argv[0] = {name!r}; from {module} import {func}; sys.exit({func}())')
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'Agg', 'PYTHONUTF8': '1', **kwargs.pop('env', {})}
-    return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, **kwargs)
+    argv = [sys.executable, '-c', code, *map(str, args)]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, **kwargs)
 
 
 def run(name, *args, timeout=900, **kwargs) -> subprocess.CompletedProcess:
-    "Run a command to its end"
+    "Run a command in a process of its own, to its end"
     with start(name, *args, **kwargs) as p:
         try: out, err = p.communicate(timeout=timeout)
         except subprocess.TimeoutExpired: p.kill(); raise
     return subprocess.CompletedProcess([name, *args], p.returncode, out.decode(), err.decode()) # text=True would hide each \r
 
 
+# ---- files and folders ----
+
+def contents(folder:Path) -> dict[Path, bytes]:
+    "All files of a folder and their bytes"
+    return {f: f.read_bytes() for f in folder.rglob('*') if f.is_file()}
+
+
+def read_rows(file) -> list[dict]:
+    "The rows of a CSV file"
+    with open(file, encoding='utf-8', newline='') as f: return list(csv.DictReader(f))
+
+
 def image(seed:int, size:int=48) -> Image.Image:
-    "An image of coloured clouds that resembles no other seed's"
+    "An image of coloured clouds that is no near-duplicate of any other seed's"
     a = np.random.default_rng(seed).integers(0, 256, (24, 24, 3), dtype=np.uint8)
     return Image.fromarray(a).resize((size, size), Image.Resampling.BICUBIC)
 
@@ -59,13 +112,15 @@ def dataset(folder:Path, n:int=24, labels=('running', 'sitting', 'texting'), ext
     return folder
 
 
+# ---- models ----
+
 def unlike(a:dict, b:dict) -> list:
     "Names of the tensors that are not equal bit for bit in two state dicts"
     return sorted({k for k in a.keys() & b.keys() if a[k].dtype != b[k].dtype or not a[k].equal(b[k])} | (a.keys() ^ b.keys()))
 
 
 def random_run(folder:Path, images:list, arch:str='baseline', size:int=64, vocab=('running', 'sitting', 'texting'), **card) -> Path:
-    "A saved network with random weights, but with the batch norms of a trained one, and answers that differ from image to image"
+    "A saved model with random weights, but with batch-norm statistics of `images`, and predictions that differ from image to image"
     import torch
     from har_fastai.images import preprocess, open_image
     from har_fastai.predict.bundle import Card, save_bundle

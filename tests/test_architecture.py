@@ -20,7 +20,7 @@ def code_cells(nb:Path) -> list[str]:
 
 
 def notebooks(nbs:Path) -> dict[str, Path]:
-    "The notebook of each module, such as data/01_checks.ipynb of data.checks"
+    "The notebook of each module, such as data/03_checks.ipynb of data.checks"
     return {m[1]: nb for nb in sorted(nbs.rglob('[0-9]*.ipynb')) for c in code_cells(nb) if (m := re.search(r'^#\| *default_exp +(\S+)', c, re.M))}
 
 

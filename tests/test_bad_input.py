@@ -1,5 +1,5 @@
-"What no row of the 40 faults says (see faults/): data sets that are none, cards that are damaged"
-import struct
+"Bad input that no row of the 40 faults covers (see faults/): paths that are no data set, damaged model cards"
+import shutil, struct
 
 import pytest
 
@@ -8,45 +8,40 @@ from helpers import dataset, image
 
 
 @pytest.fixture(params=['check', 'train', 'evaluate'])
-def read_by(request, tmp_path, refuse):
-    "Let one of the commands refuse a data set"
-    def check(data, says):
-        argv = {'check': lambda: (cli.har_check, data), 'train': lambda: (cli.har_train, '--data', data, '--out', tmp_path/'run', '--device', 'cpu'),
-                'evaluate': lambda: (cli.har_evaluate, request.getfixturevalue('trained').run, '--data', data)}[request.param]()
-        code, told = refuse(*argv)
-        assert code == 2 and not [s for s in says if s not in told], told
+def refused_by(request, tmp_path, refuse):
+    "Give a data set to one of the commands, which must refuse it"
+    def check(data, words):
+        command, *argv = {
+            'check': lambda: (cli.har_check, data),
+            'train': lambda: (cli.har_train, '--data', data, '--out', tmp_path/'run', '--device', 'cpu'),
+            'evaluate': lambda: (cli.har_evaluate, request.getfixturevalue('trained').run, '--data', data)}[request.param]()
+        code, message = refuse(command, *argv)
+        assert code == 2 and not [w for w in words if w not in message], message
         assert not (tmp_path/'run'/'recipe.json').exists()
     return check
 
 
-@pytest.mark.parametrize('what, says', [('nowhere', 'does not exist'), ('file.txt', 'CSV'), ('empty', 'no table')])
-def test_no_data_set(tmp_path, what, says, read_by):
+@pytest.mark.parametrize('name, words', [('nowhere', 'does not exist'), ('file.txt', 'CSV'), ('empty', 'no table')])
+def test_no_data_set(tmp_path, name, words, refused_by):
     (tmp_path/'file.txt').write_text('x'); (tmp_path/'empty').mkdir()
-    read_by(tmp_path/what, [what, says])
+    refused_by(tmp_path/name, [name, words])
 
 
 def test_a_data_set_of_broken_images_only(tmp_path, refuse):
     data = dataset(tmp_path/'d', n=8)
     for f in (data/'train').iterdir(): f.write_bytes(b'')
-    code, told = refuse(cli.har_train, '--data', data, '--out', tmp_path/'run', '--device', 'cpu')
-    assert code == 2 and 'Image_0.png' in told and '0 can be used' in told
+    code, message = refuse(cli.har_train, '--data', data, '--out', tmp_path/'run', '--device', 'cpu')
+    assert code == 2 and 'Image_0.png' in message and '0 can be used' in message
 
 
-@pytest.fixture
-def copied(trained, tmp_path):
-    "A copy of the model of a run"
-    for f in ('model.json', 'model.safetensors'): (tmp_path/'model'/f).parent.mkdir(exist_ok=True); (tmp_path/'model'/f).write_bytes((trained.run/f).read_bytes())
-    return tmp_path/'model'
+CARDS = {'empty': b'', 'cut short': b'{', 'list': b'[]', 'no fields': b'{"format": 1}', 'newer': b'{"format": 99}',
+         'binary': struct.pack('8d', *range(8))}
 
 
-def told_by_predict(refuse, model, tmp_path):
+@pytest.mark.parametrize('kind', CARDS)
+def test_a_damaged_model_card(trained, tmp_path, refuse, kind):
+    (tmp_path/'model').mkdir(); shutil.copy(trained.run/'model.safetensors', tmp_path/'model')
+    (tmp_path/'model'/'model.json').write_bytes(CARDS[kind])
     image(0).save(tmp_path/'p.png')
-    code, told = refuse(cli.har_predict, tmp_path/'p.png', '--model', model)
-    assert code == 2
-    return told
-
-
-@pytest.mark.parametrize('content', [b'', b'{', b'[]', b'{"format": 1}', b'{"format": 99}', struct.pack('8d', *range(8))], ids=['empty', 'cut short', 'list', 'no fields', 'newer', 'binary'])
-def test_a_damaged_card(copied, tmp_path, refuse, content):
-    (copied/'model.json').write_bytes(content)
-    assert 'model.json' in told_by_predict(refuse, copied, tmp_path)
+    code, message = refuse(cli.har_predict, tmp_path/'p.png', '--model', tmp_path/'model')
+    assert code == 2 and 'model.json' in message

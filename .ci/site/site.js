@@ -1,4 +1,4 @@
-// Light and dark, the menu on narrow screens, search by title and heading, and a button that copies code.
+// Light and dark theme, the menu on narrow screens, search in titles and headings, and the copy button of code blocks.
 const $ = id => document.getElementById(id), up = document.currentScript.dataset.up
 $('theme').onclick = () => { const d = document.documentElement.dataset; d.theme = d.theme == 'dark' ? 'light' : 'dark'; localStorage.setItem('theme', d.theme) }
 $('menu').onclick = () => $('menu').setAttribute('aria-expanded', $('sidebar').classList.toggle('open'))

@@ -5,30 +5,39 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from broken import UNREADABLE, flip_bytes, jpeg, make, png
-from har_fastai.data.checks import check_data
-from har_fastai.data.tables import read_har
-from har_fastai.data.checks import check_har, usable
-from har_fastai.files import sha256_file
-from har_fastai.images import ImageError, preprocess, open_image
-from har_fastai.predict.predictor import Predictor
-from har_fastai.data.loaders import HARImage
+from broken_images import UNREADABLE, flip_bytes, jpeg, make, png
 from har_fastai.data.cache import cache_images
+from har_fastai.data.checks import check_data, check_har, usable
+from har_fastai.data.loaders import HARImage
+from har_fastai.data.tables import read_har
+from har_fastai.files import sha256_file
+from har_fastai.images import ImageError, open_image, preprocess
+from har_fastai.predict.predictor import Predictor
 from helpers import dataset, image, write_table
-from rows import row
+from registry import row
 
 
 def rows_of(data): return [*csv.reader(open(data/'Training_set.csv'))][1:]
 def add(data, *names): return write_table(data/'Training_set.csv', rows_of(data) + [(n, 'sitting') for n in names])
 
 
-def saved(img, kind, **kw) -> bytes:
+def encoded(img, kind, **kw) -> bytes:
+    "The bytes of an image file"
     b = io.BytesIO(); img.save(b, kind, **kw)
     return b.getvalue()
 
 
+def refused_by_opening_and_prediction(b, file) -> None:
+    "`open_image` raises one sentence with the name of the file; a predictor skips the file and predicts another image"
+    with pytest.raises(ImageError) as e: open_image(file)
+    assert str(file) in str(e.value) and len(str(e.value).splitlines()) == 1
+    if not file.is_file(): return
+    (probs, none), (_, problem) = Predictor(b.trained.run).try_probs([image(1), file])
+    assert len(probs) == 15 and none == '' and str(file) in problem
+
+
 def set_aside(b, number:int, *faults) -> str:
-    "Broken images are found by the check, by opening, by training, scoring and predicting alike"
+    "Broken images are found by the check, by opening, training, evaluation and prediction alike"
     data = dataset(b.tmp/'d'); bad = {make(data/'train'/f'bad_{i}', f): f for i, f in enumerate(faults)}
     add(data, *(f.name for f in bad))
     df = check_har(read_har(data))
@@ -36,22 +45,20 @@ def set_aside(b, number:int, *faults) -> str:
     assert {f for f, p in problems.items() if p} == {f.name for f in bad}
     for f, fault in bad.items():
         assert UNREADABLE[fault][2] in problems[f.name], problems[f.name]
-        with pytest.raises(ImageError) as e: open_image(f)
-        assert str(f) in str(e.value) and len(str(e.value).splitlines()) == 1
-        if f.is_file():
-            (probs, none), (_, problem) = Predictor(b.trained.run).try_probs([image(1), f])
-            assert len(probs) == 15 and none == '' and str(f) in problem
-    with pytest.warns(UserWarning, match=f'(?s)set aside: {len(bad)} of {24 + len(bad)}.*{next(iter(bad)).name}'): assert len(usable(df)) == 24
+        refused_by_opening_and_prediction(b, f)
+    with pytest.warns(UserWarning, match=f'(?s)set aside: {len(bad)} of {24 + len(bad)}.*{next(iter(bad)).name}'):
+        assert len(usable(df)) == 24
     found = check_data(data).faults
     assert sorted(found.filename[found.fault == number]) == sorted(f.name for f in bad), found
-    for fault in faults: # trained and scored once for all of them, beside good ones
+    for fault in faults: # one run was trained and scored with all of them, beside good images
         assert fault in b.broken_run.bad and not b.broken_run.bad[fault] & b.broken_run.used
-    reasons = [re.sub(r' \((?:or none|\d+ bytes).*\)', '', problems[f.name].rpartition('as an image: ')[2]) for f in bad] # what depends on the libraries' versions is left out
+    reasons = (problems[f.name].rpartition('as an image: ')[2] for f in bad)
+    reasons = (re.sub(r' \((?:or none|\d+ bytes).*\)', '', r) for r in reasons) # these parts depend on the versions of libraries
     return 'set aside before training: ' + '; '.join(dict.fromkeys(reasons))
 
 
 def everywhere(b, file, colours=None, near=0) -> np.ndarray:
-    "The pixels of an image, which training (either way), scoring and prediction all see"
+    "The pixels of an image, which are the same for training (with and without a cache), evaluation and prediction"
     a = np.asarray(open_image(file)); p = Predictor(b.trained.run)
     assert a.dtype == np.uint8 and a.ndim == 3 and a.shape[2] == 3
     for other in (HARImage.create(file), cache_images([file], side=4000).array(0)): assert np.array_equal(other, a)
@@ -61,52 +68,60 @@ def everywhere(b, file, colours=None, near=0) -> np.ndarray:
 
 
 def same_colour(b, cases:dict[str, tuple[bytes, tuple]]) -> None:
-    "Each image of one colour comes out in the colour that people see"
+    "Images of one colour are opened in the colour that image viewers show"
     for name, (data, colour) in cases.items():
         f = b.tmp/f'{name}.bin'; f.write_bytes(data)
         assert everywhere(b, f, np.array(colour), near=1).shape[:2] == (8, 8)
 
 
 def reports(b, number:int, data:bytes, ending='png') -> None:
-    "`har_check` gives an image under its number, as one that is used all the same"
+    "`har_check` lists an image under its number, as one that is used"
     d = dataset(b.tmp/f'reports-{number}', n=6); (d/'train'/f'odd.{ending}').write_bytes(data); add(d, f'odd.{ending}')
     found = check_data(d).faults
-    assert ('odd.' + ending, True) in list(zip(found.filename[found.fault == number], found.kept[found.fault == number])), found
+    listed = zip(found.filename[found.fault == number], found.kept[found.fault == number])
+    assert ('odd.' + ending, True) in list(listed), found
 
 
-@row(1, 'zero bytes; HTML or SVG saved as .jpg', 'found before training; set aside, counted, named')
+def plain(mode, colour) -> Image.Image: return Image.new(mode, (8, 8), colour)
+
+
+SET_ASIDE = 'found before training; set aside, counted and named'
+
+
+@row(1, 'zero bytes; HTML or SVG saved as .jpg', SET_ASIDE)
 def no_images(b): return set_aside(b, 1, 'zero bytes', 'HTML', 'SVG', 'EPS')
 
 
-@row(2, 'a truncated JPEG', 'found before training; set aside, counted, named')
+@row(2, 'a truncated JPEG', SET_ASIDE)
 def truncated(b): return set_aside(b, 2, 'truncated', 'truncated header')
 
 
-@row(3, 'bytes flipped inside a JPEG', 'accepted; a checksum column, where given, is checked')
+@row(3, 'changed bytes inside a JPEG', 'accepted; a checksum column, if present, is checked')
 def flipped(b):
     data, whole = dataset(b.tmp/'d', n=6), jpeg()
     assert flip_bytes(whole) != whole
     f = data/'train'/'flipped.jpg'; f.write_bytes(whole); sha = sha256_file(f); f.write_bytes(flip_bytes(whole))
     add(data, 'flipped.jpg')
     assert (check_har(read_har(data)).problem == '').all(); everywhere(b, f)
-    write_table(data/'Training_set.csv', [(*r, sha if r[0] == f.name else sha256_file(data/'train'/r[0])) for r in rows_of(data)], ('filename', 'label', 'sha256'))
+    rows = [(*r, sha if r[0] == f.name else sha256_file(data/'train'/r[0])) for r in rows_of(data)]
+    write_table(data/'Training_set.csv', rows, ('filename', 'label', 'sha256'))
     df, found = check_har(read_har(data)), check_data(data).faults
     assert df.filename[df.problem != ''].tolist() == [f.name] == found.filename[found.fault == 3].tolist()
-    return f'accepted without a checksum; with one set aside: {df.problem.iloc[-1]}'
+    return f'accepted without a checksum; set aside with one: {df.problem.iloc[-1]}'
 
 
-@row(4, 'a 200-megapixel PNG in 24 kB', 'refused by a cap on pixels before decoding')
+@row(4, 'a 200-megapixel PNG in 24 kB', 'refused by a limit on pixels before decoding')
 def bomb(b):
     with pytest.raises(ImageError, match='200 megapixels'): open_image(png(20000, 10000, whole=False)) # has no pixels to decode
     assert len(png(20000, 10000)) < 50_000
     return set_aside(b, 4, '200 megapixels')
 
 
-@row(5, 'a 100-megapixel PNG', 'refused by the same cap')
+@row(5, 'a 100-megapixel PNG', 'refused by the same limit')
 def large(b):
     with pytest.raises(ImageError, match='100 megapixels'): open_image(png(10000, 10000, whole=False))
     with pytest.raises(ImageError) as e: open_image(png(100, 100, whole=False))
-    assert 'megapixels' not in str(e.value) # the cap is what refused the other
+    assert 'megapixels' not in str(e.value) # the limit is what refused the other one
     return set_aside(b, 5, '100 megapixels')
 
 
@@ -117,37 +132,40 @@ def text_bomb(b): return set_aside(b, 6, 'zTXt bomb')
 @row(7, 'EXIF orientation 6', 'rotated everywhere, in training and prediction alike')
 def orientation(b):
     img = image(5).resize((40, 20))
-    for tag, turn in ((1, 0), (3, 2), (6, 3), (8, 1)):
+    for tag, turns in ((1, 0), (3, 2), (6, 3), (8, 1)):
         exif = Image.Exif(); exif[0x0112] = tag; f = b.tmp/f'{tag}.png'
-        img.save(f, exif=exif); everywhere(b, f, np.rot90(np.asarray(img), turn))
+        img.save(f, exif=exif); everywhere(b, f, np.rot90(np.asarray(img), turns))
         if tag == 6: reports(b, 7, f.read_bytes())
-    damaged = saved(img, 'JPEG', exif=exif).replace(b'MM\0*', b'MX\0*') # notes that nobody can read, beside good pixels
+    damaged = encoded(img, 'JPEG', exif=exif).replace(b'MM\0*', b'MX\0*') # unreadable EXIF data, intact pixels
     assert b'MX\0*' in damaged and open_image(damaged).size == (40, 20)
-    return 'upright in training, scoring and prediction; a damaged EXIF block costs the turn, not the image'
+    return 'rotated in training, evaluation and prediction; with damaged EXIF data the image is used as it is stored'
 
 
 @row(8, 'CMYK, palette, L, LA, 1-bit', 'RGB')
 def modes(b):
-    pal = Image.new('P', (8, 8), 1); pal.putpalette([0, 0, 0, 200, 10, 20])
-    same_colour(b, {'CMYK': (saved(Image.new('CMYK', (8, 8), (0, 255, 255, 0)), 'TIFF'), (255, 0, 0)), 'palette': (saved(pal, 'PNG'), (200, 10, 20)),
-                    'L': (saved(Image.new('L', (8, 8), 100), 'PNG'), (100,) * 3), 'LA': (saved(Image.new('LA', (8, 8), (9, 255)), 'PNG'), (9,) * 3),
-                    '1-bit': (saved(Image.new('1', (8, 8), 1), 'PNG'), (255,) * 3)})
-    reports(b, 8, saved(pal, 'PNG'))
-    return 'RGB, with the colours that people see'
+    palette = plain('P', 1); palette.putpalette([0, 0, 0, 200, 10, 20])
+    same_colour(b, {'CMYK': (encoded(plain('CMYK', (0, 255, 255, 0)), 'TIFF'), (255, 0, 0)),
+                    'palette': (encoded(palette, 'PNG'), (200, 10, 20)),
+                    'L': (encoded(plain('L', 100), 'PNG'), (100,) * 3),
+                    'LA': (encoded(plain('LA', (9, 255)), 'PNG'), (9,) * 3),
+                    '1-bit': (encoded(plain('1', 1), 'PNG'), (255,) * 3)})
+    reports(b, 8, encoded(palette, 'PNG'))
+    return 'RGB, in the colours that image viewers show'
 
 
 @row(9, 'a transparent RGBA', 'composited on white')
 def transparent(b):
-    clear = saved(Image.new('RGBA', (8, 8), (255, 0, 0, 0)), 'PNG')
-    same_colour(b, {'clear': (clear, (255,) * 3), 'fifth': (saved(Image.new('RGBA', (8, 8), (255, 0, 0, 51)), 'PNG'), (255, 204, 204)),
-                    'LA': (saved(Image.new('LA', (8, 8), (9, 0)), 'PNG'), (255,) * 3)})
+    clear = encoded(plain('RGBA', (255, 0, 0, 0)), 'PNG')
+    same_colour(b, {'clear': (clear, (255,) * 3),
+                    'fifth': (encoded(plain('RGBA', (255, 0, 0, 51)), 'PNG'), (255, 204, 204)),
+                    'LA': (encoded(plain('LA', (9, 0)), 'PNG'), (255,) * 3)})
     reports(b, 9, clear)
-    return 'on white; hidden colours stay hidden'
+    return 'composited on white; the colours of transparent pixels are not visible'
 
 
 @row(10, 'a 16-bit PNG', 'rescaled')
 def deep(b):
-    def grey16(value): return saved(Image.fromarray(np.full((8, 8), value, np.uint16)), 'PNG')
+    def grey16(value): return encoded(Image.fromarray(np.full((8, 8), value, np.uint16)), 'PNG')
     same_colour(b, {'black': (grey16(0), (0,) * 3), 'grey': (grey16(32896), (128,) * 3), 'white': (grey16(65535), (255,) * 3)})
     reports(b, 10, grey16(32896))
     return 'rescaled: 0, 32,896 and 65,535 become 0, 128 and 255'
@@ -155,37 +173,39 @@ def deep(b):
 
 @row(11, 'a floating-point TIFF', 'rescaled, or refused with the reason')
 def floats(b):
-    ramp = saved(Image.fromarray(np.tile(np.linspace(-2, 5, 32, dtype=np.float32), (4, 1))), 'TIFF')
+    ramp = encoded(Image.fromarray(np.tile(np.linspace(-2, 5, 32, dtype=np.float32), (4, 1))), 'TIFF')
     (b.tmp/'ramp.tif').write_bytes(ramp)
     grey = everywhere(b, b.tmp/'ramp.tif')[0, :, 0].astype(int)
     assert grey[0] == 0 and grey[-1] == 255 and (np.diff(grey) > 0).all()
     reports(b, 11, ramp, 'tif')
-    return 'stretched to 0–255; one that holds NaN is ' + set_aside(b, 11, 'float TIFF of NaN')
+    return 'rescaled to 0–255; one that contains NaN is ' + set_aside(b, 11, 'float TIFF of NaN')
 
 
 @row(12, 'an animated GIF', 'its first frame')
 def animation(b):
-    gif = saved(Image.new('RGB', (8, 8), (250, 0, 0)), 'GIF', save_all=True, append_images=[Image.new('RGB', (8, 8), (0, 0, 250))])
+    gif = encoded(plain('RGB', (250, 0, 0)), 'GIF', save_all=True, append_images=[plain('RGB', (0, 0, 250))])
     same_colour(b, {'gif': (gif, (250, 0, 0))}); reports(b, 12, gif, 'gif')
     return 'the first frame'
 
 
-@row(13, 'a PNG named .jpg', 'decodes')
+@row(13, 'a PNG named .jpg', 'decoded')
 def misnamed(b):
     image(3).save(b.tmp/'a.jpg', 'PNG'); everywhere(b, b.tmp/'a.jpg', np.asarray(image(3)))
     reports(b, 13, (b.tmp/'a.jpg').read_bytes(), 'jpg')
-    return 'decoded as what it is'
+    return 'decoded as a PNG'
 
 
-@row(14, 'images of 1×1 and 1×4000 pixels', 'load, warned of')
+@row(14, 'images of 1×1 and 1×4000 pixels', 'loaded, with a warning')
 def tiny(b):
     data = dataset(b.tmp/'d', n=6)
-    for w, h in ((1, 1), (1, 4000)): Image.new('RGB', (w, h), 'red').save(data/'train'/f'{w}x{h}.png'); everywhere(b, data/'train'/f'{w}x{h}.png')
+    for w, h in ((1, 1), (1, 4000)):
+        f = data/'train'/f'{w}x{h}.png'
+        Image.new('RGB', (w, h), 'red').save(f); everywhere(b, f)
     add(data, '1x1.png', '1x4000.png')
     with pytest.warns(UserWarning, match='very small or narrow.*2, .*1x1.png'): df = check_har(read_har(data))
     found = check_data(data).faults
     assert (df.problem == '').all() and found.filename[found.fault == 14].tolist() == ['1x1.png', '1x4000.png']
-    return 'loaded, and warned of: very small or narrow images: 2'
+    return 'loaded, with a warning: very small or narrow images: 2'
 
 
 @row(15, 'a folder named x.jpg; a loop of links', 'set aside')

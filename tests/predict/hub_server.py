@@ -1,4 +1,4 @@
-"A stand-in for the Hugging Face hub on this machine: the parts of its HTTP interface that huggingface_hub calls for a model, in memory"
+"A local stand-in for the Hugging Face hub: the parts of its HTTP interface that huggingface_hub calls for a model, in memory"
 import base64, hashlib, json, re, threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,10 +13,13 @@ def sha(data:bytes) -> str: return hashlib.sha256(data).hexdigest()
 
 class Hub:
     "Repositories, each a list of commits: (hash, {path: bytes})"
-    def __init__(self): self.repos,self.private,self.blobs,self.log,self.lie = {},{},{},[],{} # lie: the size that is told of a path
+    def __init__(self):
+        self.repos, self.private, self.blobs, self.log = {}, {}, {}, []
+        self.false_sizes = {} # path -> a wrong size, to be reported for it
 
     def commit(self, repo, files):
-        self.repos.setdefault(repo, []).append((hashlib.sha1(repr((len(self.repos[repo]), sorted((k, sha(v)) for k, v in files.items()))).encode()).hexdigest(), files))
+        parts = len(self.repos.setdefault(repo, [])), sorted((k, sha(v)) for k, v in files.items())
+        self.repos[repo].append((hashlib.sha1(repr(parts).encode()).hexdigest(), files))
         return self.repos[repo][-1][0]
 
     def files(self, repo, revision):
@@ -32,83 +35,108 @@ class Handler(BaseHTTPRequestHandler):
     @property
     def hub(self): return self.server.hub
     @property
-    def known(self): return self.headers.get('Authorization') == f'Bearer {TOKEN}'
+    def authorised(self): return self.headers.get('Authorization') == f'Bearer {TOKEN}'
 
-    def tell(self, status, body=b'', head=(), error=None):
+    # ---- responses and bodies ----
+
+    def reply(self, status, body=b'', head=(), error=None):
         if not isinstance(body, bytes): body = json.dumps(body).encode()
+        errors = {'X-Error-Code': error, 'X-Error-Message': error} if error else {}
         self.send_response(status)
-        for k, v in {**({'X-Error-Code': error, 'X-Error-Message': error} if error else {}), 'Content-Length': str(len(body)), **dict(head)}.items(): self.send_header(k, v)
+        for k, v in {**errors, 'Content-Length': str(len(body)), **dict(head)}.items(): self.send_header(k, v)
         self.end_headers()
         if self.command != 'HEAD': self.wfile.write(body)
 
-    def take(self) -> bytes:
+    def read_body(self) -> bytes:
         if 'chunked' not in self.headers.get('Transfer-Encoding', ''): return self.rfile.read(int(self.headers.get('Content-Length', 0)))
         data = b''
         while n := int(self.rfile.readline(), 16): data += self.rfile.read(n); self.rfile.readline()
         self.rfile.readline()
         return data
 
+    # ---- uploads ----
+
     def do_POST(self):
-        path, data = self.path.partition('?')[0], self.take(); self.hub.log.append(('POST', path))
-        if not self.known: return self.tell(401, {'error': 'Invalid credentials in Authorization header'})
-        if path == '/api/repos/create':
-            d = json.loads(data); repo = f'{d["organization"] or "me"}/{d["name"]}'
-            if repo in self.hub.repos: return self.tell(409, {'error': 'You already created this model repo', 'url': f'{self.server.url}/{repo}'})
-            self.hub.repos[repo], self.hub.private[repo] = [], d.get('visibility') == 'private' or d.get('private', False)
-            return self.tell(200, {'url': f'{self.server.url}/{repo}', 'name': repo, 'id': repo})
-        if path == '/api/validate-yaml':
-            try: head = yaml.safe_load(json.loads(data)['content'].split('---\n')[1])
-            except (yaml.YAMLError, IndexError) as e: return self.tell(400, {'errors': [{'message': str(e)}], 'warnings': []})
-            wrong = [] if re.fullmatch('[a-z0-9.-]+', head.get('license', '')) else [{'message': '"license" must be one of the known names'}]
-            return self.tell(400 if wrong else 200, {'errors': wrong, 'warnings': []})
-        if m := re.fullmatch(r'/api/models/([^/]+/[^/]+)/preupload/main', path):
-            files = json.loads(data)['files']
-            return self.tell(200, {'files': [{'path': f['path'], 'uploadMode': 'lfs' if f['path'].endswith('.safetensors') else 'regular', 'shouldIgnore': False, 'oid': None} for f in files]})
-        if path.endswith('.git/info/lfs/objects/batch'):
-            have = [{'oid': o['oid'], 'size': o['size'], **({} if o['oid'] in self.hub.blobs else {'actions': {'upload': {'href': f'{self.server.url}/lfs/{o["oid"]}'}}})} for o in json.loads(data)['objects']]
-            return self.tell(200, {'transfer': 'basic', 'objects': have})
-        if m := re.fullmatch(r'/api/models/([^/]+/[^/]+)/commit/main', path): return self.commit(m[1], [json.loads(l) for l in data.splitlines()])
-        self.tell(404, {'error': 'not here'})
+        path, data = self.path.partition('?')[0], self.read_body(); self.hub.log.append(('POST', path))
+        if not self.authorised: return self.reply(401, {'error': 'Invalid credentials in Authorization header'})
+        if path == '/api/repos/create': return self.create(json.loads(data))
+        if path == '/api/validate-yaml': return self.validate(json.loads(data)['content'])
+        if re.fullmatch(r'/api/models/([^/]+/[^/]+)/preupload/main', path): return self.preupload(json.loads(data)['files'])
+        if path.endswith('.git/info/lfs/objects/batch'): return self.lfs_batch(json.loads(data)['objects'])
+        if m := re.fullmatch(r'/api/models/([^/]+/[^/]+)/commit/main', path):
+            return self.commit(m[1], [json.loads(l) for l in data.splitlines()])
+        self.reply(404, {'error': 'unknown address'})
+
+    def create(self, d):
+        repo = f'{d["organization"] or "me"}/{d["name"]}'; url = f'{self.server.url}/{repo}'
+        if repo in self.hub.repos: return self.reply(409, {'error': 'You already created this model repo', 'url': url})
+        self.hub.repos[repo], self.hub.private[repo] = [], d.get('visibility') == 'private' or d.get('private', False)
+        self.reply(200, {'url': url, 'name': repo, 'id': repo})
+
+    def validate(self, content):
+        try: head = yaml.safe_load(content.split('---\n')[1])
+        except (yaml.YAMLError, IndexError) as e: return self.reply(400, {'errors': [{'message': str(e)}], 'warnings': []})
+        known = re.fullmatch('[a-z0-9.-]+', head.get('license', ''))
+        errors = [] if known else [{'message': '"license" must be one of the known names'}]
+        self.reply(400 if errors else 200, {'errors': errors, 'warnings': []})
+
+    def preupload(self, files):
+        def mode(path): return 'lfs' if path.endswith('.safetensors') else 'regular'
+        self.reply(200, {'files': [{'path': f['path'], 'uploadMode': mode(f['path']), 'shouldIgnore': False, 'oid': None} for f in files]})
+
+    def lfs_batch(self, objects):
+        def actions(oid): return {} if oid in self.hub.blobs else {'actions': {'upload': {'href': f'{self.server.url}/lfs/{oid}'}}}
+        objects = [{'oid': o['oid'], 'size': o['size'], **actions(o['oid'])} for o in objects]
+        self.reply(200, {'transfer': 'basic', 'objects': objects})
 
     def commit(self, repo, lines):
-        if repo not in self.hub.repos: return self.tell(404, {'error': 'Repository not found'}, error='RepoNotFound')
+        if repo not in self.hub.repos: return self.reply(404, {'error': 'Repository not found'}, error='RepoNotFound')
         files = dict(self.hub.repos[repo][-1][1]) if self.hub.repos[repo] else {}
         for l in lines:
             v = l['value']
             if l['key'] == 'file': files[v['path']] = base64.b64decode(v['content'])
             if l['key'] == 'lfsFile':
-                if v['oid'] not in self.hub.blobs: return self.tell(400, {'error': f'{v["path"]} was not uploaded'})
+                if v['oid'] not in self.hub.blobs: return self.reply(400, {'error': f'{v["path"]} was not uploaded'})
                 files[v['path']] = self.hub.blobs[v['oid']]
         oid = self.hub.commit(repo, files)
-        self.tell(200, {'success': True, 'commitOid': oid, 'commitUrl': f'{self.server.url}/{repo}/commit/{oid}', 'hookOutput': ''})
+        self.reply(200, {'success': True, 'commitOid': oid, 'commitUrl': f'{self.server.url}/{repo}/commit/{oid}', 'hookOutput': ''})
 
     def do_PUT(self):
-        data = self.take(); self.hub.log.append(('PUT', self.path))
-        if self.path != f'/lfs/{sha(data)}': return self.tell(400, {'error': 'these are other bytes'})
-        self.hub.blobs[sha(data)] = data; self.tell(200)
+        data = self.read_body(); self.hub.log.append(('PUT', self.path))
+        if self.path != f'/lfs/{sha(data)}': return self.reply(400, {'error': 'the checksum differs'})
+        self.hub.blobs[sha(data)] = data; self.reply(200)
+
+    # ---- downloads ----
 
     def do_GET(self):
         path = self.path.partition('?')[0]; self.hub.log.append((self.command, path))
-        if m := re.fullmatch(r'/lfs/([0-9a-f]{64})', path): return self.tell(200, self.hub.blobs[m[1]])
+        if m := re.fullmatch(r'/lfs/([0-9a-f]{64})', path): return self.reply(200, self.hub.blobs[m[1]])
         m = re.fullmatch(r'/([^/]+/[^/]+)/resolve/([^/]+)/(.+)', path)
-        if not m: return self.tell(404, {'error': 'not here'})
+        if not m: return self.reply(404, {'error': 'unknown address'})
         repo, revision, file = m.groups()
-        if repo not in self.hub.repos or self.hub.private.get(repo) and not self.known: return self.tell(401, {'error': 'Repository not found'}, error='RepoNotFound')
+        if repo not in self.hub.repos or self.hub.private.get(repo) and not self.authorised:
+            return self.reply(401, {'error': 'Repository not found'}, error='RepoNotFound')
         found = self.hub.files(repo, revision)
-        if not found: return self.tell(404, {'error': 'no such revision'}, error='RevisionNotFound')
+        if not found: return self.reply(404, {'error': 'no such revision'}, error='RevisionNotFound')
         oid, files = found
-        if file not in files: return self.tell(404, {'error': 'no such file'}, {'X-Repo-Commit': oid}, error='EntryNotFound')
-        data = files[file]
-        head = {'X-Repo-Commit': oid, 'ETag': f'"{sha(data)}"', 'Accept-Ranges': 'bytes'}
-        if sha(data) in self.hub.blobs: # a large file lies on another host
-            return self.tell(302, b'', {**head, 'X-Linked-Size': str(self.hub.lie.get(file, len(data))), 'X-Linked-Etag': f'"{sha(data)}"', 'Location': f'{self.server.url.replace("127.0.0.1", "localhost")}/lfs/{sha(data)}'})
-        self.tell(200, data, {**head, **({'Content-Length': str(self.hub.lie[file])} if file in self.hub.lie and self.command == 'HEAD' else {})})
+        if file not in files: return self.reply(404, {'error': 'no such file'}, {'X-Repo-Commit': oid}, error='EntryNotFound')
+        self.send(oid, file, files[file])
 
     do_HEAD = do_GET
 
+    def send(self, oid, file, data):
+        "Send a file, or, if it is a large one, the address of another host that has it"
+        head = {'X-Repo-Commit': oid, 'ETag': f'"{sha(data)}"', 'Accept-Ranges': 'bytes'}
+        size = str(self.hub.false_sizes.get(file, len(data)))
+        if sha(data) not in self.hub.blobs:
+            return self.reply(200, data, {**head, **({'Content-Length': size} if self.command == 'HEAD' else {})})
+        other_host = self.server.url.replace('127.0.0.1', 'localhost')
+        large = {'X-Linked-Size': size, 'X-Linked-Etag': f'"{sha(data)}"', 'Location': f'{other_host}/lfs/{sha(data)}'}
+        self.reply(302, b'', {**head, **large})
+
 
 @contextmanager
-def standin():
+def local_hub():
     "A hub at `hub.url`, for as long as the block lasts"
     server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
     server.daemon_threads = True

@@ -1,6 +1,4 @@
 "Exported models answer to real images as the predictor does"
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -10,10 +8,9 @@ from har_fastai.images import find_images
 from har_fastai.predict.bundle import shipped_model
 from har_fastai.predict.predictor import Predictor
 from har_fastai.predict.onnx import OnnxPredictor
-from helpers import random_run
+from helpers import DATA, REAL, random_run
 
-DATA = os.environ.get('HAR_DATA')
-pytestmark = pytest.mark.skipif(not DATA, reason='HAR_DATA does not name the folder of the real images')
+pytestmark = REAL
 
 
 @pytest.fixture(scope='module')

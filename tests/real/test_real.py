@@ -8,12 +8,12 @@ import pytest
 import torch
 import torchvision.transforms as T
 
-from helpers import run
+from helpers import DATA, REAL, run
 
-DATA = os.environ.get('HAR_DATA')
-pytestmark = pytest.mark.skipif(not DATA, reason='HAR_DATA does not name the folder of the real images')
+pytestmark = REAL
 from har_fastai.data.tables import ACTIONS, read_har
-from har_fastai.data.checks import check_har, find_duplicates, usable
+from har_fastai.data.checks import check_har, usable
+from har_fastai.data.duplicates import find_duplicates
 from har_fastai.data.splits import grouped_split, tail_split
 from har_fastai.images import IMAGENET_MEAN, IMAGENET_STD, preprocess, open_image
 

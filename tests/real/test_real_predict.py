@@ -1,13 +1,12 @@
 "Predicting real images: those in the folder that HAR_DATA names"
-import csv, json, os, shutil, subprocess, sys, zipfile
+import csv, json, shutil, subprocess, sys, zipfile
 from pathlib import Path
 
 import pytest
 
-from helpers import ROOT, run
+from helpers import DATA, REAL, ROOT, run
 
-DATA = os.environ.get('HAR_DATA')
-pytestmark = pytest.mark.skipif(not DATA, reason='HAR_DATA does not name the folder of the real images')
+pytestmark = REAL
 
 
 def rows(file): return list(csv.DictReader(open(file, encoding='utf-8')))
@@ -20,7 +19,7 @@ def model(tmp_path_factory):
     to = tmp_path_factory.mktemp('model')
     for r in read_har(DATA).groupby('label').head(30).itertuples():
         (to/'d'/r.label).mkdir(parents=True, exist_ok=True); shutil.copy(r.path, to/'d'/r.label)
-    done = run('har_train', '--data', to/'d', '--out', to/'run', '--recipe', 'demo', '--size', 48, '--epochs', 8, '--faithful', 0, '--device', 'cpu', timeout=600)
+    done = run('har_train', '--data', to/'d', '--out', to/'run', '--recipe', 'demo', '--size', 48, '--epochs', 8, '--faithfulness', 0, '--device', 'cpu', timeout=600)
     assert done.returncode == 0, done.stderr
     return to/'run'
 

@@ -1,20 +1,19 @@
 "The apps for notebook and browser: what they answer, what they refuse, and that they stay up"
-import http.client, io, json, os, re, shutil, signal, socket, subprocess, sys, time
+import http.client, io, json, re, shutil, signal, socket, subprocess, sys, time
 from pathlib import Path
 from threading import Event, Thread
 
 import pytest
 from PIL import Image
 
-from helpers import start
-from har_fastai.serve.models import MAX_BYTES, MAX_IMAGES, Queue, percent, say
+from helpers import DATA, start
+from har_fastai.serve.models import MAX_BYTES, MAX_IMAGES, app_queue, label_text, percent
 from har_fastai.predict.predictor import Predictor
 
 pytest.importorskip('streamlit', reason='streamlit is not installed: pip install "har_fastai[app]"')
 from streamlit.testing.v1 import AppTest
 from har_fastai.serve.web import ALL, LAUNCHER, app_models
 
-PHOTOS = os.environ.get('HAR_DATA')
 
 
 def as_file(img, kind='PNG') -> bytes:
@@ -37,7 +36,7 @@ def runs(trained, tmp_path_factory):
 @pytest.fixture(scope='module')
 def files(drawn):
     "Files of images: photographs where HAR_DATA names some, else drawings"
-    if PHOTOS: return sorted((Path(PHOTOS)/'test').glob('*.jpg'))[:6]
+    if DATA: return sorted((Path(DATA)/'test').glob('*.jpg'))[:6]
     return sorted((drawn/'train').glob('*.jpg'))[:6]
 
 
@@ -48,19 +47,19 @@ def expected(runs, files):
     return label, percent(probs[i])
 
 
-# the browser app in Streamlit's own harness
+# ---- the browser app in Streamlit's own test harness ----
 
 
 def app(*runs) -> AppTest: return AppTest.from_string(LAUNCHER.format(runs=tuple(map(str, runs)), device='cpu'), default_timeout=60).run()
 def html(at) -> str: return ' '.join(h.value for h in at.get('html'))
 def send(at, *named): at.file_uploader[0].set_value([(n, d, 'image/jpeg') for n, d in named]); return at.run()
-def told(at) -> list: return re.findall(r'<p class="har-answer">(.*?)</p>', html(at))
+def told(at) -> list: return re.findall(r'<p class="har-label">(.*?)</p>', html(at))
 def unhurt(at): assert not at.exception, at.exception; return True
 
 
 def test_the_page_says_what_the_model_says(runs, files, expected):
     at = send(app(runs[0]), ('a.jpg', files[0].read_bytes()))
-    assert unhurt(at) and told(at) == [say(expected[0])] and f'<td>{expected[1]}</td>' in html(at)
+    assert unhurt(at) and told(at) == [label_text(expected[0])] and f'<td>{expected[1]}</td>' in html(at)
     for k in (1, 10):
         at.slider[0].set_value(k).run()
         assert unhurt(at) and html(at).count('scope="row"') == k
@@ -81,7 +80,7 @@ def test_every_top_class_has_a_heat_map(runs, files):
 def test_models_side_by_side(runs, files, expected):
     at = send(app(*runs), ('a.jpg', files[0].read_bytes()))
     at.selectbox(key='model').set_value(ALL).run()
-    assert unhurt(at) and told(at) == [say(expected[0])] * 2
+    assert unhurt(at) and told(at) == [label_text(expected[0])] * 2
 
 
 def test_example_drawings(runs):
@@ -118,12 +117,12 @@ def test_two_files_of_one_name(runs, files):
 
 def test_a_full_queue_is_said(runs, files, monkeypatch):
     at, models = app(runs[0]), app_models((str(runs[0]),), 'cpu')
-    monkeypatch.setattr(models, 'queue', Queue(waiting=0))
+    monkeypatch.setattr(models, 'queue', app_queue(0))
     fresh = as_file(Image.new('RGB', (50, 50), 'teal'))
-    gate = Event(); job = Thread(target=models.queue.do, args=(gate.wait,)); job.start()
-    while not models.queue._worker._threads: time.sleep(0.01)
+    gate = Event(); job = Thread(target=models.queue.run, args=(gate.wait,)); job.start()
+    while not models.queue.busy: time.sleep(0.01)
     send(at, ('a.png', fresh))
-    assert unhurt(at) and told(at) == [] and 'is busy' in at.warning[0].value
+    assert unhurt(at) and told(at) == [] and 'queue is full' in at.warning[0].value
     gate.set(); job.join()
     at.button(key='again-0').click().run()
     assert unhurt(at) and len(told(at)) == 1 and not at.warning
@@ -146,7 +145,7 @@ def test_the_pages_with_report_and_comparison(runs, tmp_path):
     at = page('report_page', *runs)
     assert unhurt(at) and 'sandbox="allow-same-origin"' in frames(at)[0] and 'human action recognition' in frames(at)[0]
     at = page('compare_page', *runs)
-    assert unhurt(at) and 'copy is not told apart from' in frames(at)[0]
+    assert unhurt(at) and 'copy does not differ significantly from' in frames(at)[0]
     bare = tmp_path/'bare'; bare.mkdir()
     for f in ('model.json', 'model.safetensors'): shutil.copy(runs[0]/f, bare)
     at = page('report_page', bare)
@@ -155,7 +154,7 @@ def test_the_pages_with_report_and_comparison(runs, tmp_path):
         assert unhurt(at) and not frames(at) and reason in at.info[0].value.replace('\\', '')
 
 
-# many at once
+# ---- many requests at once ----
 
 
 CROWD = '''
@@ -167,12 +166,12 @@ def file(i):
     Image.new('1', (5000, 5000), i % 2).save(out := io.BytesIO(), 'PNG'); return out.getvalue() + bytes([i])
 models, files = Models([sys.argv[1]]), [file(i) for i in range(20)]
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-models.ask(files[0])
+models.predict(files[0])
 one = peak()
-with ThreadPoolExecutor(20) as pool: answers = list(pool.map(models.ask, files))
+with ThreadPoolExecutor(20) as pool: answers = list(pool.map(models.predict, files))
 crowd = peak()
 with ThreadPoolExecutor(20) as pool: list(pool.map(open_upload, files))
-print(json.dumps([len(answers), len({a.answers.popitem()[1].probs.tobytes() for a in answers}), one, crowd, peak()]))
+print(json.dumps([len(answers), len({[*p.values()][0].probs.tobytes() for _, p in answers}), one, crowd, peak()]))
 '''
 
 
@@ -184,25 +183,9 @@ def test_twenty_at_once_take_the_memory_of_one(runs):
     assert (n, kinds) == (20, 2) and crowd < one + 0.3 and without > crowd + 0.6, (one, crowd, without) # GB
 
 
-# a real browser
+# ---- in a browser ----
 
-
-def chromium() -> str|None:
-    return next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None)
-
-
-ARGS = ('--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync '
-        '--use-fake-device-for-media-stream --use-fake-ui-for-media-stream').split()
-
-
-@pytest.fixture(scope='module')
-def browser():
-    play = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
-    if not chromium(): pytest.skip('Chromium is not installed')
-    with play.sync_playwright() as p:
-        b = p.chromium.launch(executable_path=chromium(), args=ARGS)
-        yield b
-        b.close()
+slow = pytest.mark.slow('apps in a browser')
 
 
 def free_port() -> int:
@@ -259,24 +242,26 @@ def tab(browser, served):
     for c in browser.contexts: c.close()
 
 
+@slow
 @pytest.mark.parametrize('width', [1280, 390])
 def test_upload_choose_and_read_the_answer(tab, files, expected, width):
     p = tab(width=width)
     p.get_by_role('heading', name='What is the person doing?').wait_for()
     p.set_input_files('input[type=file]', files[0])
-    p.locator('.har-answer').wait_for()
-    assert p.locator('.har-answer').inner_text() == say(expected[0]) and p.get_by_role('row').filter(has_text=expected[1]).count() >= 1
+    p.locator('.har-label').wait_for()
+    assert p.locator('.har-label').inner_text() == label_text(expected[0]) and p.get_by_role('row').filter(has_text=expected[1]).count() >= 1
     p.locator('img[alt^="Heat-map"]').wait_for(); idle(p)
     first = p.locator('img[alt^="Heat-map"]').get_attribute('alt')
-    choose(p, 'What speaks for', 1)
+    choose(p, 'Heat-map for', 1)
     p.wait_for_function('first => document.querySelector(\'img[alt^="Heat-map"]\')?.alt != first', arg=first); idle(p)
     choose(p, 'Model', ALL)
-    p.locator('.har-answer').nth(1).wait_for()
-    assert p.locator('.har-answer').all_inner_texts() == [say(expected[0])] * 2
+    p.locator('.har-label').nth(1).wait_for()
+    assert p.locator('.har-label').all_inner_texts() == [label_text(expected[0])] * 2
     assert p.evaluate('document.documentElement.scrollWidth') <= width, 'the page must be moved sideways'
     assert p.outside == []
 
 
+@slow
 def test_by_keyboard_alone(tab):
     p = tab()
     p.get_by_role('heading', name='What is the person doing?').wait_for()
@@ -288,35 +273,38 @@ def test_by_keyboard_alone(tab):
     p.get_by_role('slider').wait_for()
     go_to('Upload')
     for key in ('ArrowRight', 'ArrowRight', 'Space'): p.keyboard.press(key)
-    p.locator('.har-answer').wait_for()
+    p.locator('.har-label').wait_for()
     idle(p); go_to('calling')
     p.keyboard.press('Space')
-    p.locator('.har-answer').nth(1).wait_for(); idle(p)
-    go_to('How many actions'); p.keyboard.press('ArrowLeft')
+    p.locator('.har-label').nth(1).wait_for(); idle(p)
+    go_to('Number of actions'); p.keyboard.press('ArrowLeft')
     p.wait_for_function('document.querySelectorAll("table.har-bars")[1]?.tBodies[0].rows.length == 4')
 
 
+@slow
 def test_the_camera(tab):
     p = tab(permissions=['camera'])
     p.get_by_role('radio', name='Camera').or_(p.get_by_role('button', name='Camera')).first.click()
     p.wait_for_function("[...document.querySelectorAll('video')].some(v => v.videoWidth)") # before its first frame the camera has nothing to take a photo of
     p.get_by_role('button', name='Take Photo').click(timeout=20_000)
-    p.locator('.har-answer').wait_for()
+    p.locator('.har-label').wait_for()
 
 
+@slow
 def test_bad_files_in_the_browser(tab, tmp_path, files):
     (tmp_path/'text.jpg').write_text('no image'); (tmp_path/'bomb.png').write_bytes(BOMB); (tmp_path/'long.jpg').write_bytes(bytes(MAX_BYTES + 1_000_000))
     p = tab()
     p.get_by_role('heading', name='What is the person doing?').wait_for()
     p.set_input_files('input[type=file]', [tmp_path/'text.jpg', tmp_path/'bomb.png', tmp_path/'long.jpg', files[0]])
-    p.locator('.har-answer').wait_for()
+    p.locator('.har-label').wait_for()
     assert sorted(a.split(' ')[0] for a in p.get_by_role('alert').all_inner_texts() if 'image' in a) == ['bomb.png', 'text.jpg']
     assert p.get_by_text('File must be 20').count() or p.get_by_text('20MB or smaller').count() or p.get_by_text('exceed').count(), p.inner_text('body')
 
 
+@slow
 def test_a_report_is_shown_and_its_script_is_not_run(tab):
     p = tab('/report')
-    choose(p, 'Report of the run', 'copy')
+    choose(p, 'Run', 'copy')
     inner = p.frame_locator('iframe[title="Report of copy"]').frame_locator('iframe')
     inner.get_by_role('heading', level=1).wait_for()
     assert inner.locator('img').count() > 3 and 'taken over' not in p.title() and p.outside == []
@@ -324,19 +312,21 @@ def test_a_report_is_shown_and_its_script_is_not_run(tab):
     assert height > 3000, 'the report is a page within a page'
 
 
+@slow
 def test_runs_are_compared(tab):
     p = tab('/compare')
-    inner = p.frame_locator('iframe[title="Comparison of the runs"]').frame_locator('iframe')
-    inner.get_by_text('is not told apart from').wait_for(timeout=60_000)
+    inner = p.frame_locator('iframe[title="Comparison of runs"]').frame_locator('iframe')
+    inner.get_by_text('does not differ significantly from').wait_for(timeout=60_000)
 
 
-# the notebook app
+# ---- the notebook app ----
 
 
-NOTEBOOK = '''{{"cells": [{{"cell_type": "code", "execution_count": null, "id": "a", "metadata": {{}}, "outputs": [], "source": "from har_fastai.serve.models import ActionApp\\nActionApp({run!r})"}}],
+NOTEBOOK = '''{{"cells": [{{"cell_type": "code", "execution_count": null, "id": "a", "metadata": {{}}, "outputs": [], "source": "from har_fastai.serve.notebook import ActionApp\\nActionApp({run!r})"}}],
 "metadata": {{"kernelspec": {{"display_name": "python3", "language": "python", "name": "python3"}}}}, "nbformat": 4, "nbformat_minor": 5}}'''
 
 
+@slow
 def test_the_notebook_app_under_voila(browser, runs, files, expected, tmp_path):
     pytest.importorskip('voila', reason='voila is not installed')
     (tmp_path/'app.ipynb').write_text(NOTEBOOK.format(run=str(runs[0])), encoding='utf-8')
@@ -346,12 +336,12 @@ def test_the_notebook_app_under_voila(browser, runs, files, expected, tmp_path):
             p = browser.new_page(); p.goto(wait_for(port, '/voila/static/', process), timeout=120_000)
             with p.expect_file_chooser(timeout=60_000) as chooser: p.get_by_role('button', name='Upload an image').click(timeout=60_000)
             chooser.value.set_files(files[0])
-            p.locator('.har-answer').wait_for(timeout=60_000); p.locator('img[alt^="Heat-map"]').wait_for()
-            assert p.locator('.har-answer').inner_text() == say(expected[0]) and p.locator('.har-bars tbody tr').count() == 5
+            p.locator('.har-label').wait_for(timeout=60_000); p.locator('img[alt^="Heat-map"]').wait_for()
+            assert p.locator('.har-label').inner_text() == label_text(expected[0]) and p.locator('.har-bars tbody tr').count() == 5
         finally: process.send_signal(signal.SIGINT); time.sleep(0.5); process.terminate()
 
 
-# how it ends
+# ---- errors of the command ----
 
 
 def test_the_command_refuses(refuse, tmp_path):

@@ -1,5 +1,5 @@
-"A kill, a full disk, a NaN or a second run never costs what was reached, and a run can be repeated bit for bit"
-import os, signal, time
+"A kill, a full disk, a NaN or a second run never costs finished work, and a resumed run repeats the whole one bit for bit"
+import os, shutil, signal, time
 from contextlib import suppress
 
 import pytest
@@ -8,26 +8,30 @@ from safetensors.torch import save_file
 
 from har_fastai import cli
 from har_fastai.core import train_baseline
-from har_fastai.files import RunError, lock_folder
-from har_fastai.predict.predictor import Predictor
 from har_fastai.data.loaders import CachedDL
+from har_fastai.files import RunError, lock_folder
 from har_fastai.models import BaselineCNN
-from helpers import run, start
-from killing import TINY, FillDisk, Poison, fill, history, leftovers, same_runs, small_disk, wait_for
+from har_fastai.predict.predictor import Predictor
+from helpers import call, contents, start
+from interruptions import TINY, FillDisk, Poison, Stop, fill, history, leftovers, same_runs, small_disk, wait_for
 
+RESUME = dict(resume=True, device='cpu', num_workers=0, faithful=0)
+
+
+# ---- kills ----
 
 def test_killed_after_the_first_epoch(trained, tmp_path):
     out = tmp_path/'run'
     with start('har_train', '--data', trained.data, '--out', out, *trained.options) as p:
         try:
             wait_for(p, 'epoch 1/')
-            while not (out/'checkpoint'/'last.safetensors').exists(): assert p.poll() is None; time.sleep(.001) # the line comes a moment earlier
+            while not (out/'checkpoint'/'last.safetensors').exists(): assert p.poll() is None; time.sleep(.001) # the line comes earlier
         finally: p.kill() # SIGKILL: no code of the command runs after it
     assert p.returncode == -signal.SIGKILL and not (out/'model.json').exists()
     assert len(history(out)) < trained.epochs
-    done = run('har_train', '--resume', '--out', out, '--device', 'cpu', '--workers', 0)
+    done = call('har_train', '--resume', '--out', out, '--device', 'cpu', '--workers', 0)
     assert done.returncode == 0, done.stderr
-    assert not [l for l in done.stdout.splitlines() if l.startswith('epoch 1/')], 'it began again'
+    assert not [l for l in done.stdout.splitlines() if l.startswith('epoch 1/')], 'it started over'
     same_runs(out, trained.run)
 
 
@@ -38,35 +42,44 @@ def test_killed_before_the_first_checkpoint(trained, tmp_path):
             while not (out/'recipe.json').exists(): assert p.poll() is None; time.sleep(.01)
         finally: p.kill()
     assert not (out/'checkpoint'/'last.safetensors').exists()
-    done = run('har_train', '--resume', '--out', out, '--device', 'cpu', '--workers', 0)
+    done = call('har_train', '--resume', '--out', out, '--device', 'cpu', '--workers', 0)
     assert done.returncode == 0, done.stderr
     same_runs(out, trained.run)
 
 
-def test_a_finished_run_is_not_written_over(trained, refuse):
-    before = {f: f.read_bytes() for f in trained.run.rglob('*') if f.is_file()}
-    code, told = refuse(cli.har_train, '--data', trained.data, '--out', trained.run, *trained.options)
-    assert code == 2 and 'already holds a run' in told and '--resume' in told
-    assert {f: f.read_bytes() for f in trained.run.rglob('*') if f.is_file()} == before
+def test_ctrl_c_is_one_line(trained, tmp_path):
+    def accept_sigint(): signal.signal(signal.SIGINT, signal.SIG_DFL) # a background job of a shell ignores it
+    with start('har_train', '--data', trained.data, '--out', tmp_path/'run', *trained.options, preexec_fn=accept_sigint) as p:
+        try: wait_for(p, 'epoch 1/'); p.send_signal(signal.SIGINT); err = p.communicate(timeout=60)[1].decode()
+        finally: p.kill()
+    lines = [l for l in err.splitlines() if not l.startswith('note: ')]
+    assert p.returncode == 130 and len(lines) == 1 and 'interrupted' in lines[0], err
+
+
+# ---- what a run folder protects ----
+
+def test_a_finished_run_is_not_overwritten(trained, refuse):
+    before = contents(trained.run)
+    code, message = refuse(cli.har_train, '--data', trained.data, '--out', trained.run, *trained.options)
+    assert code == 2 and 'already holds a run' in message and '--resume' in message
+    assert contents(trained.run) == before
 
 
 def test_resume_needs_a_run_and_its_own_recipe(trained, tmp_path, refuse):
-    code, told = refuse(cli.har_train, '--resume', '--out', tmp_path/'nothing')
-    assert code == 2 and 'nothing' in told and not (tmp_path/'nothing').exists()
-    code, told = refuse(cli.har_train, '--resume', '--out', trained.run, '--epochs', 9)
-    assert code == 2 and 'recipe' in told
+    code, message = refuse(cli.har_train, '--resume', '--out', tmp_path/'nothing')
+    assert code == 2 and 'nothing' in message and not (tmp_path/'nothing').exists()
+    code, message = refuse(cli.har_train, '--resume', '--out', trained.run, '--epochs', 9)
+    assert code == 2 and 'recipe' in message
 
 
 def test_resume_notices_changed_images(trained, tmp_path, refuse):
-    import shutil
-    run_, data = tmp_path/'run', tmp_path/'data'
-    shutil.copytree(trained.run, run_); shutil.copytree(trained.data, data)
+    run, data = shutil.copytree(trained.run, tmp_path/'run'), shutil.copytree(trained.data, tmp_path/'data')
     shutil.copy(data/'train'/'Image_2.jpg', data/'train'/'Image_1.jpg')
-    code, told = refuse(cli.har_train, '--resume', '--out', run_, '--data', data, '--device', 'cpu')
-    assert code == 2 and 'Image_1.jpg' in told and 'changed' in told
+    code, message = refuse(cli.har_train, '--resume', '--out', run, '--data', data, '--device', 'cpu')
+    assert code == 2 and 'Image_1.jpg' in message and 'changed' in message
 
 
-def test_the_lock_of_a_dead_owner_does_not_hold(tmp_path):
+def test_the_lock_of_a_dead_process_is_released(tmp_path):
     pid = os.fork()
     if pid == 0:
         with suppress(BaseException), lock_folder(tmp_path): os.kill(os.getpid(), signal.SIGKILL)
@@ -75,52 +88,50 @@ def test_the_lock_of_a_dead_owner_does_not_hold(tmp_path):
     with lock_folder(tmp_path): pass
 
 
-# ---- losses that are no numbers ----
+# ---- a loss of NaN ----
 
-def test_nan_is_told_in_one_sentence(trained, tmp_path):
+def test_nan_is_reported_in_one_sentence(trained, tmp_path):
     with pytest.raises(RunError) as e: train_baseline(trained.data, out=tmp_path/'run', cbs=[Poison(0)], **TINY)
     assert len(str(e.value).splitlines()) == 1 and 'Exception' not in str(e.value), str(e.value)
 
 
 def test_nan_at_the_command_line(trained, tmp_path, refuse):
-    huge = {k: v * 1e30 if v.is_floating_point() else v for k, v in BaselineCNN(15).state_dict().items()} # finite, but their products are not
+    weights = BaselineCNN(15).state_dict()
+    huge = {k: v * 1e30 if v.is_floating_point() else v for k, v in weights.items()} # finite, but their products are not
     save_file(huge, tmp_path/'huge.safetensors')
-    code, told = refuse(cli.har_train, '--data', trained.data, '--out', tmp_path/'run', '--weights', tmp_path/'huge.safetensors', *trained.options)
-    assert code == 1 and 'loss became' in told and 'epoch 1' in told and str(tmp_path/'run') in told
+    code, message = refuse(cli.har_train, '--data', trained.data, '--out', tmp_path/'run', '--weights', tmp_path/'huge.safetensors',
+                           *trained.options)
+    assert code == 1 and 'loss became' in message and 'epoch 1' in message and str(tmp_path/'run') in message
 
 
-# ---- repeating a run across a resume ----
+# ---- a resumed run repeats the whole one ----
 
-class Stop(Callback):
-    "End the process's part in a run in mid-epoch, as Ctrl-C does"
-    order, run_valid = -30, False
-    def after_batch(self):
-        if self.epoch == 1 and self.iter == 1: raise KeyboardInterrupt
+WAYS = {'decoded once': {}, 'one by one': dict(packed=False), 'one by one, 2 workers': dict(packed=False, num_workers=2)}
 
 
-@pytest.mark.parametrize('way', [dict(), dict(packed=False), dict(packed=False, num_workers=2)], ids=['decoded once', 'one by one', 'one by one, 2 workers'])
-def test_a_resumed_run_repeats_the_whole_one(trained, tmp_path, way):
-    kw = {**TINY, 'num_ops': 2, 'erase': .5, **way}
+@pytest.mark.parametrize('way', WAYS)
+def test_a_resumed_run_equals_an_uninterrupted_one(trained, tmp_path, way):
+    kw = {**TINY, 'num_ops': 2, 'erase': .5, **WAYS[way]}
     train_baseline(trained.data, out=tmp_path/'whole', **kw)
-    with pytest.raises(KeyboardInterrupt): train_baseline(trained.data, out=tmp_path/'run', cbs=[Stop()], **kw)
+    with pytest.raises(KeyboardInterrupt): train_baseline(trained.data, out=tmp_path/'run', cbs=[Stop(epoch=1, batch=1)], **kw)
     assert len(history(tmp_path/'run')) == 1
-    train_baseline(out=tmp_path/'run', resume=True, device='cpu', num_workers=kw['num_workers'], faithful=0)
+    train_baseline(out=tmp_path/'run', **{**RESUME, 'num_workers': kw['num_workers']})
     same_runs(tmp_path/'run', tmp_path/'whole')
 
 
 # ---- a full disk: a small file system of its own ----
 
-def test_a_small_disk_fills_up_while_saving(trained, tmp_path):
+def test_a_small_disk_fills_up_while_saving(trained, tiny_run, tmp_path):
     with small_disk(tmp_path/'disk', 60) as disk:
         out = disk/'run'; full = FillDisk(2, out, lambda: fill(disk, 1_000_000))
         with pytest.raises(RunError) as e: train_baseline(trained.data, out=out, cbs=[full], **TINY)
-        told = str(e.value)
-        assert 'No space left' in told and 'make room' in told and str(out) in told and '--resume' in told and len(told.splitlines()) == 1, told
+        message = str(e.value)
+        assert not [w for w in ('No space left', 'make room', str(out), '--resume') if w not in message], message
+        assert len(message.splitlines()) == 1
         assert {f: f.read_bytes() for f in full.kept} == full.kept and leftovers(out) == []
         (disk/'filler').unlink()
-        train_baseline(out=out, resume=True, device='cpu', num_workers=0, faithful=0)
-        train_baseline(trained.data, out=tmp_path/'whole', **TINY)
-        same_runs(out, tmp_path/'whole')
+        train_baseline(out=out, **RESUME)
+        same_runs(out, tiny_run)
 
 
 def test_a_small_disk_fills_up_at_the_end_of_a_run(trained, tmp_path):
@@ -129,24 +140,17 @@ def test_a_small_disk_fills_up_at_the_end_of_a_run(trained, tmp_path):
         def after_fit(self): fill(disk, 100_000) # the checkpoints are saved, the model is not yet
     with small_disk(tmp_path/'disk', 60) as disk:
         out = disk/'run'
-        with pytest.raises(RunError, match='No space left.*make room.*--resume'): train_baseline(trained.data, out=out, cbs=[Late()], **TINY)
+        with pytest.raises(RunError, match='No space left.*make room.*--resume'):
+            train_baseline(trained.data, out=out, cbs=[Late()], **TINY)
         assert not (out/'model.json').exists() and leftovers(out) == []
         (disk/'filler').unlink()
-        train_baseline(out=out, resume=True, device='cpu', num_workers=0, faithful=0)
+        train_baseline(out=out, **RESUME)
         assert len(Predictor(out).vocab) == 15
 
 
-def test_a_cache_on_a_small_disk_is_done_without(trained, tmp_path, monkeypatch):
+def test_training_works_without_room_for_a_cache(trained, tmp_path, monkeypatch):
     with small_disk(tmp_path/'disk', 1) as disk:
         fill(disk, 300_000); monkeypatch.setenv('HAR_FASTAI_CACHE', str(disk/'cache'))
-        with pytest.warns(UserWarning, match='No space left.*make room there'): learn = train_baseline(trained.data, out=tmp_path/'run', **{**TINY, 'epochs': 1})
-        assert not isinstance(learn.dls.train, CachedDL) and [f for f in (disk/'cache').rglob('*') if f.is_file()] == []
-
-
-def test_ctrl_c_is_one_line(trained, tmp_path):
-    def listen(): signal.signal(signal.SIGINT, signal.SIG_DFL) # a job in the background of a shell ignores it
-    with start('har_train', '--data', trained.data, '--out', tmp_path/'run', *trained.options, preexec_fn=listen) as p:
-        try: wait_for(p, 'epoch 1/'); p.send_signal(signal.SIGINT); err = p.communicate(timeout=60)[1].decode()
-        finally: p.kill()
-    lines = [l for l in err.splitlines() if not l.startswith('note: ')]
-    assert p.returncode == 130 and len(lines) == 1 and 'interrupted' in lines[0], err
+        with pytest.warns(UserWarning, match='No space left.*free space there'):
+            learn = train_baseline(trained.data, out=tmp_path/'run', **{**TINY, 'epochs': 1})
+        assert not isinstance(learn.dls.train, CachedDL) and [*(disk/'cache'/'packs').iterdir()] == []

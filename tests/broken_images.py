@@ -1,4 +1,4 @@
-"Image files that are wrong in one way each"
+"Image files that are broken in one way each"
 import io, os, struct, zlib
 from pathlib import Path
 
@@ -21,10 +21,11 @@ def chunk(kind:bytes, data:bytes) -> bytes:
 
 
 def png(width:int, height:int, before:bytes=b'', whole:bool=True) -> bytes:
-    "A white 1-bit PNG made by hand; `whole=False` leaves the pixels out"
+    "A white 1-bit PNG, written chunk by chunk; `whole=False` leaves the pixels out"
     row = b'\0' + b'\xff' * ((width + 7) // 8)
     pixels = zlib.compress(row * height, 9) if whole else b'no pixels here'
-    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 1, 0, 0, 0, 0)) + before + chunk(b'IDAT', pixels) + chunk(b'IEND', b'')
+    header = chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 1, 0, 0, 0, 0))
+    return b'\x89PNG\r\n\x1a\n' + header + before + chunk(b'IDAT', pixels) + chunk(b'IEND', b'')
 
 
 def flip_bytes(data:bytes, n:int=6) -> bytes:
@@ -34,22 +35,31 @@ def flip_bytes(data:bytes, n:int=6) -> bytes:
     return bytes(a)
 
 
+def text_bomb() -> bytes:
+    "A small PNG with a text chunk that decompresses to 40 MB"
+    return png(20, 20, chunk(b'zTXt', b'Comment\0\0' + zlib.compress(bytes(40_000_000), 9)))
+
+
+HTML = '<!doctype html><title>404</title>'
+SVG = '<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
+
+
 def not_finite(path:Path): Image.fromarray(np.full((20, 20), np.nan, np.float32)).save(path, 'TIFF')
 def folder(path:Path): path.mkdir()
 def link_loop(path:Path): os.symlink(path.name, path)
 
 
-# fault -> (ending, what makes the file, what the reason must say)
+# fault -> (ending of the name, function that makes the file, what the reason must contain)
 UNREADABLE = {
     'zero bytes':         ('jpg', lambda p: p.write_bytes(b''), 'not an image'),
-    'HTML':               ('jpg', lambda p: p.write_text('<!doctype html><title>404</title>'), 'not an image'),
-    'SVG':                ('png', lambda p: p.write_text('<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'), 'not an image'),
-    'EPS':                ('jpg', lambda p: Image.new('RGB', (9, 9)).save(p, 'EPS'), 'not an image'), # a program, which Pillow would let Ghostscript run
+    'HTML':               ('jpg', lambda p: p.write_text(HTML), 'not an image'),
+    'SVG':                ('png', lambda p: p.write_text(SVG), 'not an image'),
+    'EPS':                ('jpg', lambda p: Image.new('RGB', (9, 9)).save(p, 'EPS'), 'not an image'), # a program for Ghostscript
     'truncated':          ('jpg', lambda p: p.write_bytes(jpeg()[:len(jpeg()) // 2]), 'truncated'),
     'truncated header':   ('jpg', lambda p: p.write_bytes(jpeg()[:300]), 'runcated'),
     '200 megapixels':     ('png', lambda p: p.write_bytes(png(20000, 10000)), '200 megapixels'),
     '100 megapixels':     ('png', lambda p: p.write_bytes(png(10000, 10000)), '100 megapixels'),
-    'zTXt bomb':          ('png', lambda p: p.write_bytes(png(20, 20, chunk(b'zTXt', b'Comment\0\0' + zlib.compress(bytes(40_000_000), 9)))), 'too large'),
+    'zTXt bomb':          ('png', lambda p: p.write_bytes(text_bomb()), 'too large'),
     'float TIFF of NaN':  ('tif', not_finite, 'not finite'),
     'folder':             ('jpg', folder, 'not a file'),
     'link loop':          ('jpg', link_loop, 'not a file'),
@@ -57,7 +67,7 @@ UNREADABLE = {
 
 
 def make(path:Path, fault:str) -> Path:
-    "Make a broken image at `path` without its ending; gives the file"
+    "Make a broken image at `path`, to which the ending is added; return the file"
     ending, maker, _ = UNREADABLE[fault]
     file = path.with_suffix(f'.{ending}')
     maker(file)

@@ -1,4 +1,4 @@
-"What tests of interrupted runs share: stopping a run, filling a disk, comparing two runs"
+"Helpers of tests of interrupted runs: stop a run, fill a disk, compare two runs"
 import os, resource, shutil, signal, subprocess, time
 from contextlib import contextmanager, suppress
 
@@ -7,7 +7,7 @@ import pytest
 from fastai.callback.core import Callback
 from safetensors.torch import load_file
 
-from helpers import unlike
+from helpers import contents, unlike
 
 TINY = dict(recipe='demo', size=32, bs=16, epochs=3, device='cpu', num_workers=0, faithful=0)
 
@@ -15,7 +15,6 @@ TINY = dict(recipe='demo', size=32, bs=16, epochs=3, device='cpu', num_workers=0
 def history(folder): return pd.read_csv(folder/'history.csv').drop(columns='seconds')
 def weights(folder): return load_file(folder/'model.safetensors')
 def leftovers(folder): return sorted(f.name for f in folder.rglob('*') if f.name.endswith('.part') or f.name.startswith('.') and f.name != '.lock')
-def contents(folder): return {f: f.read_bytes() for f in folder.rglob('*') if f.is_file()}
 
 
 def wait_for(p, line:str):
@@ -26,14 +25,14 @@ def wait_for(p, line:str):
 
 
 def stop_in_epoch(p, folder, after:int):
-    "Freeze a run in the middle of an epoch, at the earliest the one that follows epoch `after`; gives the number of whole epochs"
+    "Freeze a run in the middle of an epoch, at the earliest the one after epoch `after`; return the number of finished epochs"
     before = wait_for(p, f'epoch {after - 1}/')
     for epoch in range(after, 99):
         ends = wait_for(p, f'epoch {epoch}/')
         time.sleep((ends - before) / 2)
         os.kill(p.pid, signal.SIGSTOP)
         if len(pd.read_csv(folder/'history.csv')) == epoch: return epoch
-        before = ends; os.kill(p.pid, signal.SIGCONT) # the epoch ended before we struck
+        before = ends; os.kill(p.pid, signal.SIGCONT) # the epoch had ended already
 
 
 def same_runs(a, b) -> None:
@@ -46,6 +45,14 @@ def same_runs(a, b) -> None:
     assert leftovers(a) == []
 
 
+class Stop(Callback):
+    "Interrupt a run as Ctrl-C does, after a batch of an epoch (both from 0)"
+    order, run_valid = -30, False
+    def __init__(self, epoch=0, batch=0): self.epoch_, self.batch_ = epoch, batch
+    def after_batch(self):
+        if (self.epoch, self.iter) == (self.epoch_, self.batch_): raise KeyboardInterrupt
+
+
 class Poison(Callback):
     "Make the loss NaN from an epoch on"
     order, run_valid = -30, False
@@ -56,7 +63,7 @@ class Poison(Callback):
 
 @contextmanager
 def file_limit(n:int):
-    "No file may grow beyond n bytes, as on a disk that is full"
+    "No file can grow beyond n bytes, as on a full disk"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (n, hard))
     try: yield
@@ -64,7 +71,7 @@ def file_limit(n:int):
 
 
 class FillDisk(Callback):
-    "Call `fill` before an epoch, and remember what was there before"
+    "Call `fill` before an epoch, and keep the contents of the checkpoint folder"
     order = -30
     def __init__(self, epoch, folder, fill): self.epoch_, self.folder, self.fill = epoch, folder, fill
     def before_epoch(self):
@@ -75,18 +82,19 @@ class FillDisk(Callback):
 def mounted(folder, *args):
     "A mount at `folder`; the test is skipped where that is not allowed"
     folder.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(['mount', *map(str, args), str(folder)], capture_output=True, text=True) if os.geteuid() == 0 and shutil.which('mount') else None
-    if done is None or done.returncode: pytest.skip('mounting a small file system takes root and its leave' + (f': {done.stderr.strip()}' if done else ''))
+    if os.geteuid() != 0 or not shutil.which('mount'): pytest.skip('mounting a file system needs root and the command mount')
+    done = subprocess.run(['mount', *map(str, args), str(folder)], capture_output=True, text=True)
+    if done.returncode: pytest.skip(f'mounting a file system is not allowed: {done.stderr.strip()}')
     try: yield folder
     finally: subprocess.run(['umount', '-l', str(folder)], check=True)
 
 
 def small_disk(folder, megabytes:int):
-    "A file system of so many megabytes at `folder`"
+    "A file system of `megabytes` MB at `folder`"
     return mounted(folder, '-t', 'tmpfs', '-o', f'size={megabytes}m', 'tmpfs')
 
 
 def fill(folder, leave:int) -> None:
-    "Fill the file system of `folder` but for `leave` bytes"
+    "Fill the file system of `folder`, except for `leave` bytes"
     free = shutil.disk_usage(folder).free - leave
     with suppress(OSError), open(folder/'filler', 'wb') as f: f.write(bytes(max(0, free)))
