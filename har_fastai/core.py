@@ -54,12 +54,11 @@ def prepare(
 def reload_data(
     run:Run, # An existing run
     path:str|Path, # Where its images are
-    check:bool=True, # Compare checksums? Otherwise only that the files exist
-    cache_side:int|None=None # As for `prepare`
+    check:bool=True # Compare checksums? Otherwise only that the files exist
 )->pd.DataFrame: # As `prepare` returned it when the run began
     "Read the data set of a run again, and assign the parts in its split.csv"
     split, df = read_split(run.file('split.csv')).set_index('filename'), read_har(path)
-    df = (check_har(df, cache_side=cache_side) if check else df).set_index('filename')
+    df = (check_har(df) if check else df).set_index('filename')
     changed = [f for f, sha in split.sha256.items() if f not in df.index or (check and df.sha256[f] != sha)]
     if changed:
         raise HARError(f'{len(changed):,} images of {path} are missing or have changed since the run began, '
@@ -204,7 +203,7 @@ def _begin(run:Run, recipe:Recipe, df:pd.DataFrame, dls, path, device, weights) 
 def train_baseline(
     path:str|Path|None=None, # Your images: a folder or table, see `read_har`; None for the synthetic sample
     recipe:str|Recipe|None=None, # A name in `RECIPES` or a `Recipe`; the default is that of `choose_recipe`
-    split:str='grouped', # 'grouped': 80/10/10 at random, or the parts of the data set; 'tail': the last 20 % of rows are test; 'whole': train on all
+    split:str='grouped', # 'grouped': 80/10/10, or the data set's own parts; 'tail': the last 20 % of rows are test; 'whole': train on all
     out:str|Path|None=None, # The folder of the run; runs/<recipe>-<time> by default
     seed:int|None=None, # Of split, weights, sampling and augmentation; that of the recipe (42) by default
     device=None, # Where to compute; by default a GPU if there is one, with `resume` the device of the run
@@ -226,8 +225,7 @@ def train_baseline(
         device, recipe = torch_device(device), choose_recipe(recipe, path, weights, seed=seed, **changes)
         run, path = run_folder(out, recipe), drawn_sample() if path is None else path
     with lock_folder(run.path):
-        side = cache_side(recipe) if cached else None
-        df = reload_data(run, path, cache_side=side) if resume else prepare(path, split, recipe.seed, side)
+        df = reload_data(run, path) if resume else prepare(path, split, recipe.seed, cache_side(recipe) if cached else None)
         learn = har_learner(recipe_dls(df, recipe, device, num_workers, cached), recipe, run, resume, weights)
         if not resume: _begin(run, recipe, df, learn.dls, path, device, weights) # all arguments have been checked by now
         with _keep_best(learn, run, df):

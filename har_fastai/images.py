@@ -98,7 +98,7 @@ def _upright(img:Image.Image) -> Image.Image:
 # %% ../nbs/01_images.ipynb #43a07f22
 def open_image(
     src:str|os.PathLike|bytes|io.IOBase|Image.Image, # A path, the bytes of an image file, an open binary file, or a PIL image
-    max_pixels:int=MAX_PIXELS, # Maximum number of pixels (width × height), checked before decoding; Pillow's own limit of 179 million also holds
+    max_pixels:int=MAX_PIXELS, # Maximum number of pixels (width × height), checked before decoding; at most 179 million
     name:str|None=None # Name of the image in error messages if `src` is not a path
 )->Image.Image: # RGB, uint8, upright; the first frame of an animation
     "Open an image as an upright RGB image, or raise `ImageError` with the reason"

@@ -1,7 +1,7 @@
 """Fixtures of all tests, and the summary of what a selection of tests leaves out
 
-`pytest -n 2` runs the tests in two processes ("workers"). What is expensive to make, such as a trained run, is made by the first worker that
-needs it; the others wait for it and read the same files, so a test must not change them."""
+`pytest -n 2` runs the tests in two processes ("workers"). What is expensive to make, such as a trained run, is made by the first worker
+that needs it; the others wait for it and read the same files, so a test must not change them."""
 import collections, importlib.util, json, os, shutil, tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -88,8 +88,8 @@ def browser():
     if importlib.util.find_spec('playwright') is None: pytest.skip('playwright is not installed')
     if not chromium(): pytest.skip('Chromium is not installed')
     from playwright.sync_api import sync_playwright
-    args = ('--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync '
-            '--use-fake-device-for-media-stream --use-fake-ui-for-media-stream').split()
+    args = ('--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update '
+            '--disable-sync --use-fake-device-for-media-stream --use-fake-ui-for-media-stream').split()
     with sync_playwright() as p:
         b = p.chromium.launch(executable_path=chromium(), args=args)
         yield b
@@ -98,7 +98,7 @@ def browser():
 
 # ---- what `-m "not slow"` leaves out ----
 
-_left_out = collections.Counter() # reason -> number of tests
+_left_out = collections.Counter() # reason of the marker `slow` -> number of tests
 
 
 def pytest_deselected(items):
@@ -110,13 +110,10 @@ def pytest_sessionfinish(session):
     if hasattr(session.config, 'workeroutput'): session.config.workeroutput['left_out'] = dict(_left_out)
 
 
-class _Workers:
-    "Workers select the tests, and each of them selects the same ones"
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node, error): _left_out.update(getattr(node, 'workeroutput', {}).get('left_out', {}) if not _left_out else {})
-
-
-def pytest_configure(config): config.pluginmanager.register(_Workers())
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    "Every worker selects the same tests: count those of one"
+    if not _left_out: _left_out.update(getattr(node, 'workeroutput', {}).get('left_out', {}))
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -88,7 +88,7 @@ def contents(folder:Path) -> dict[Path, bytes]:
 
 def read_rows(file) -> list[dict]:
     "The rows of a CSV file"
-    with open(file, encoding='utf-8', newline='') as f: return list(csv.DictReader(f))
+    with open(file, encoding='utf-8-sig', newline='') as f: return list(csv.DictReader(f))
 
 
 def image(seed:int, size:int=48) -> Image.Image:

@@ -14,7 +14,11 @@ TINY = dict(recipe='demo', size=32, bs=16, epochs=3, device='cpu', num_workers=0
 
 def history(folder): return pd.read_csv(folder/'history.csv').drop(columns='seconds')
 def weights(folder): return load_file(folder/'model.safetensors')
-def leftovers(folder): return sorted(f.name for f in folder.rglob('*') if f.name.endswith('.part') or f.name.startswith('.') and f.name != '.lock')
+
+
+def leftovers(folder):
+    "Names of temporary files"
+    return sorted(f.name for f in folder.rglob('*') if f.name.endswith('.part') or f.name[0] == '.' and f.name != '.lock')
 
 
 def wait_for(p, line:str):

@@ -77,11 +77,11 @@ def test_every_recipe_trains(recipe, photos, tmp_path):
     shutil.rmtree(run)
 
 
-@pytest.mark.parametrize('packed', ['yes', 'no'])
-def test_images_with_their_aspect_ratio_kept(packed, photos, tmp_path):
+@pytest.mark.parametrize('cache', ['yes', 'no'])
+def test_images_with_their_aspect_ratio_kept(cache, photos, tmp_path):
     "Validation, the saved model, evaluation and explanations give the same predictions, whatever shapes come together"
     run = tmp_path/'run'
-    train(photos, run, '--arch', 'baseline', '--resize', 'keep', '--size', 64, '--epochs', 2, '--packed', packed)
+    train(photos, run, '--arch', 'baseline', '--resize', 'keep', '--size', 64, '--epochs', 2, '--cache', cache)
     assert read_card(run).resize == Run(run).recipe.resize_rule == 'keep'
     m, h = Run(run).metrics, Run(run).history
     assert abs(m['valid']['macro_f1']['value'] - h.valid_macro_f1[m['best_epoch']]) < 1e-6

@@ -21,8 +21,8 @@ from fuzz_images import attempt, drawn, fuzz
 checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 few = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=checks)
 
-NAMES = ['a.png', 'b.png', 'c.png', 'sub/d.png', ' a.png ', 'sub\\d.png', './a.png', 'gone.png', '../secret.png', '/etc/passwd', 'C:\\x.png',
-         'sub/../../secret.png', 'way_out.png', 'sub', '', 'nan', 'NaN', '~/x.png', 'a.png\0', '%2e%2e/secret.png']
+NAMES = ['a.png', 'b.png', 'c.png', 'sub/d.png', ' a.png ', 'sub\\d.png', './a.png', 'gone.png', '../secret.png', '/etc/passwd',
+         'C:\\x.png', 'sub/../../secret.png', 'way_out.png', 'sub', '', 'nan', 'NaN', '~/x.png', 'a.png\0', '%2e%2e/secret.png']
 names = st.sampled_from(NAMES) | st.text(max_size=8)
 labels = st.sampled_from(['running', 'sitting', ' running', 'nan', '', '=1+1', 'null', '007']) | st.text(max_size=6)
 parts = st.sampled_from(['train', 'valid', 'test', 'Val', 'exam', ''])

@@ -5,9 +5,9 @@
 # %% ../../nbs/data/05_augment.ipynb #ec5409a4
 from __future__ import annotations
 from functools import partial
-import torchvision.transforms as T
-from fastai.vision.all import DisplayedTransform, IntToFloatTensor, Normalize, PILImage, TensorImage, ToTensor
-from torchvision.transforms import InterpolationMode
+from fastai.data.transforms import IntToFloatTensor, Normalize, ToTensor
+from fastai.torch_basics import DisplayedTransform, TensorImage
+from fastai.vision.core import PILImage
 from ..images import IMAGENET_MEAN, IMAGENET_STD, resize_image
 
 # %% auto #0
@@ -35,13 +35,16 @@ class CropTransform(ImageTransform):
         scale:tuple[float,float]=(0.75, 1.), # Smallest and largest share of the image's area that is kept
         order:int=1 # Position in the pipeline
     ):
-        super().__init__(T.RandomResizedCrop(size, scale=scale), order)
+        from torchvision.transforms import RandomResizedCrop # imported here and below: it is slow, and cached training does not need it
+        super().__init__(RandomResizedCrop(size, scale=scale), order)
     def set_size(self, size:int): self.tfm.size = (size, size)
 
 # %% ../../nbs/data/05_augment.ipynb #5e791ff5
 class FlipTransform(ImageTransform):
     "Flip training images horizontally with probability `p`"
-    def __init__(self, p:float=0.5, order:int=3): super().__init__(T.RandomHorizontalFlip(p), order)
+    def __init__(self, p:float=0.5, order:int=3):
+        from torchvision.transforms import RandomHorizontalFlip
+        super().__init__(RandomHorizontalFlip(p), order)
 
 # %% ../../nbs/data/05_augment.ipynb #4a83d075
 class ResizeTransform(ImageTransform):
@@ -51,7 +54,7 @@ class ResizeTransform(ImageTransform):
         resize:str='squash', # One of `RESIZE_RULES`
         order:int=1 # Position in the pipeline
     ):
-        super().__init__(partial(resize_image, size=size, resize=resize), order, split_idx=1) # a lambda could not be pickled for workers
+        super().__init__(partial(resize_image, size=size, resize=resize), order, split_idx=1) # picklable, for workers
 
 # %% ../../nbs/data/05_augment.ipynb #acb66834
 class RandAugmentTransform(ImageTransform):
@@ -61,7 +64,8 @@ class RandAugmentTransform(ImageTransform):
         magnitude:int=9, # Magnitude of the operations, 0–30
         order:int=2 # Position in the pipeline
     ):
-        tfm = T.RandAugment(num_ops, magnitude, num_magnitude_bins=31, interpolation=InterpolationMode.NEAREST, fill=None)
+        from torchvision.transforms import InterpolationMode, RandAugment
+        tfm = RandAugment(num_ops, magnitude, num_magnitude_bins=31, interpolation=InterpolationMode.NEAREST, fill=None)
         super().__init__(tfm, order)
 
 # %% ../../nbs/data/05_augment.ipynb #583cf97d
@@ -74,7 +78,8 @@ class ErasingTransform(DisplayedTransform):
         ratio:tuple[float,float]=(0.3, 3.3) # Smallest and largest aspect ratio, height to width
     ):
         super().__init__()
-        self.tfm = T.RandomErasing(p, scale, ratio, value=0)
+        from torchvision.transforms import RandomErasing
+        self.tfm = RandomErasing(p, scale, ratio, value=0)
     def encodes(self, x:TensorImage): return self.tfm(x)
 
 # %% ../../nbs/data/05_augment.ipynb #9d826051

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 import numpy as np, torch, torch.nn.functional as F
-from fastai.vision.all import DisplayedTransform, TensorImage
+from fastai.torch_basics import DisplayedTransform, TensorImage
 from ..files import HARError
 
 # %% auto #0

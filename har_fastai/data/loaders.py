@@ -10,8 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, islice
 import numpy as np, pandas as pd, torch
 from fastai.callback.data import WeightedDL
-from fastai.vision.all import (CategoryBlock, ColReader, DataBlock, DataLoaders, Normalize, PILImage, TensorCategory,
-                               TensorImage, TfmdDL, ToTensor, TransformBlock, chunked, default_device)
+import fastai.vision.data # without it `show_batch` shows no images
+from fastai.data.block import CategoryBlock, DataBlock, TransformBlock
+from fastai.data.core import DataLoaders, TfmdDL
+from fastai.data.transforms import ColReader, Normalize, ToTensor
+from fastai.torch_core import TensorCategory, TensorImage, default_device
+from fastai.vision.core import PILImage
+from fastcore.basics import chunked
 from ..files import HARError, prefetch_map
 from ..images import IMAGENET_MEAN, IMAGENET_STD, eval_shape, open_image, resize_image
 from .cache import ImageCache
@@ -40,6 +45,12 @@ def part_splitter(
     return tuple(np.flatnonzero(df.part == p).tolist() for p in ('train', 'valid'))
 
 # %% ../../nbs/data/07_loaders.ipynb #f145cf74
+def _rows_block(item_tfms=None) -> DataBlock:
+    "The DataBlock of a split table, with transforms of the images or without"
+    return DataBlock(blocks=(TransformBlock(type_tfms=HARImage.create), CategoryBlock()), get_x=ColReader('path'),
+                     get_y=ColReader('label'), splitter=part_splitter, item_tfms=item_tfms)
+
+# %% ../../nbs/data/07_loaders.ipynb #bac7daac
 def har_block(
     size:int=256, # Side of the training images, in pixels
     mean:tuple[float,float,float]=IMAGENET_MEAN, # Subtracted from each channel, in 0–1
@@ -48,9 +59,7 @@ def har_block(
     **augment # `crop_scale`, `num_ops`, `magnitude`, `flip`, `erase`, as for `train_tfms`
 )->DataBlock: # For tables with the columns path, label and part
     "The DataBlock that maps a row of the table to an image tensor and a class"
-    return DataBlock(blocks=(TransformBlock(type_tfms=HARImage.create), CategoryBlock()),
-                     get_x=ColReader('path'), get_y=ColReader('label'), splitter=part_splitter,
-                     item_tfms=train_tfms(size, **augment) + eval_tfms(size, resize) + tensor_tfms(mean, std))
+    return _rows_block(train_tfms(size, **augment) + eval_tfms(size, resize) + tensor_tfms(mean, std))
 
 # %% ../../nbs/data/07_loaders.ipynb #f47847c0
 def class_weights(
@@ -231,7 +240,7 @@ def cached_dls(
     "DataLoaders of decoded images"
     device = default_device() if device is None else torch.device(device)
     bs = _fitting(bs, _check_parts(df))
-    dss, rows = har_block(size, mean=mean, std=std).datasets(df), part_splitter(df)
+    dss, rows = _rows_block().datasets(df), part_splitter(df)
     norm = NormalizeBytes.from_stats(mean, std, cuda=False) # the loader moves it to its device
     kw = dict(cache=cache, size=size, crop_scale=crop_scale, resize=resize, device=device, pixels=_on_gpu(cache, device),
               after_item=[*eval_tfms(size, resize), ToTensor()], after_batch=[*batch_tfms(**augment), norm])

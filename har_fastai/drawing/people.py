@@ -47,9 +47,8 @@ class Brush:
     def at(self, z:complex, angle:float=0, scale:float=1, flip:bool=False) -> Brush:
         "A brush for a frame at `z` in this one"
         m = scale * unit(angle)
-        scale = self.scale * (m.conjugate() if self.flip else m)
-        return Brush(self.draw, self._map(z), scale, self.edge, self.flip != flip)
-
+        m = self.scale * (m.conjugate() if self.flip else m)
+        return Brush(self.draw, self._map(z), m, self.edge, self.flip != flip)
     def _map(self, z): return self.origin + self.scale * (-complex(z).conjugate() if self.flip else z)
     def px(self, zs:Sequence[complex]) -> list:
         "Points in pixels"

@@ -6,7 +6,9 @@
 from __future__ import annotations
 from pathlib import Path
 import numpy as np, pandas as pd, sklearn.metrics as skm, torch
-from fastai.vision.all import ClassificationInterpretation, Learner, patch
+from fastai.interpret import ClassificationInterpretation
+from fastai.learner import Learner
+from fastcore.basics import patch
 from ..files import HARError
 from .metrics import (accuracy, class_intervals, classification_table, confused_pairs, confusion,
                                          apply_temperature)

@@ -131,12 +131,13 @@ def classification_table(
     y:np.ndarray, # True classes, integers
     p:np.ndarray, # Predicted classes, integers
     vocab:list[str] # Names of the classes
-)->pd.DataFrame: # One row for each class, then macro avg, weighted avg and accuracy; columns precision, recall, f1 (0–1) and support (images)
+)->pd.DataFrame: # A row for each class, then macro avg, weighted avg and accuracy; precision, recall, f1 (0–1), support (images)
     "Precision, recall, F1 and support of each class, and their means"
     import sklearn.metrics as skm
     n, scores = len(vocab), ['precision', 'recall', 'f1']
     report = skm.classification_report(y, p, labels=range(n), target_names=list(vocab), output_dict=True, zero_division=0)
-    table, cm = pd.DataFrame(report).T.rename(columns={'f1-score': 'f1'}).drop(['accuracy', 'micro avg'], errors='ignore'), confusion(y, p, n)
+    table = pd.DataFrame(report).T.rename(columns={'f1-score': 'f1'}).drop(['accuracy', 'micro avg'], errors='ignore')
+    cm = confusion(y, p, n)
     occurs = cm.sum(0) + cm.sum(1) > 0 # a class that does not occur has no F1 and is excluded from the mean
     table.loc['macro avg', scores] = table.iloc[:n][scores][occurs].mean()
     table.loc['accuracy'] = [np.nan, np.nan, accuracy(cm), len(y)]
@@ -175,7 +176,7 @@ def reliability(
     y:np.ndarray, # True classes, integers
     probs:np.ndarray, # Probabilities, of shape (images, classes)
     bins:int=15 # Number of bins of equal width, from 0 to 1
-)->pd.DataFrame: # One row for each bin with images: low, high (its ends), images, confidence, accuracy, accuracy_low, accuracy_high (Wilson)
+)->pd.DataFrame: # A row for each bin with images: low, high (its ends), images, confidence, accuracy, accuracy_low, accuracy_high
     "Accuracy by confidence"
     confidence, right = probs.max(1), probs.argmax(1) == np.asarray(y)
     edges = np.linspace(0, 1, bins + 1)

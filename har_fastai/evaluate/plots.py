@@ -160,7 +160,9 @@ def class_columns(
     "The names of the classes in a table of predictions"
     after = list(preds.columns)[list(preds.columns).index('predicted') + 1:] if 'predicted' in preds else []
     vocab = [c for c in after if c not in ('seen', 'part', 'loss', 'path')]
-    if len(vocab) < 2: raise HARError('this is not a table of predictions: the column predicted must be followed by a column of probabilities for each class')
+    if len(vocab) < 2:
+        raise HARError('this is not a table of predictions: the column predicted must be followed by '
+                       'a column of probabilities for each class')
     return vocab
 
 # %% ../../nbs/evaluate/01_plots.ipynb #d5259dcc

@@ -30,7 +30,8 @@ def predict_table(
     if 'label' not in df or df.label.isna().any():
         raise HARError('some images have no label and cannot be scored: use har_predict to predict them')
     if unknown := sorted(set(df.label) - set(predictor.vocab)):
-        raise HARError(f'the model does not know the label{"s" * (len(unknown) > 1)} {", ".join(unknown)}; it knows {", ".join(predictor.vocab)}')
+        raise HARError(f'the model does not know the label{"s" * (len(unknown) > 1)} {", ".join(unknown)}; '
+                       f'it knows {", ".join(predictor.vocab)}')
     probs = predictor.probs(df.path)
     keep = df[[c for c in ('filename', 'label', 'part', 'path') if c in df]].reset_index(drop=True)
     predicted = np.array(predictor.vocab)[probs.argmax(1)]
@@ -50,7 +51,7 @@ def score(
     preds:pd.DataFrame, # Predictions, from `predict_table`
     vocab:list[str], # Names of the classes
     temperature:float=1. # Temperature of the probabilities, > 0
-)->dict: # n; for macro_f1, weighted_f1, accuracy and top3: value, low and high, 0–1; calibration: temperature, ece (0–1) and nll (in nats), and both at temperature 1 (ece_before, nll_before)
+)->dict: # n; macro_f1, weighted_f1, accuracy and top3, each with value, low and high (0–1); calibration: temperature, ece, nll …
     "Scores with 95 % confidence intervals, as they are saved in metrics.json"
     (y, p), probs = class_indices(preds, vocab), preds[list(vocab)].to_numpy(np.float64)
     cm, top = confusion(y, p, len(vocab)), top_k_hits(y, probs, 3)
@@ -66,7 +67,8 @@ def _with_interval(value, interval) -> dict:
     return dict(value=float(value), low=interval[0], high=interval[1])
 
 # %% ../../nbs/evaluate/02_scoring.ipynb #68567941
-METRIC_NAMES = dict(macro_f1='macro-F1', weighted_f1='weighted F1', accuracy='accuracy', top3='top-3 accuracy') # display names of the keys of `score`
+# display names of the keys of `score`
+METRIC_NAMES = dict(macro_f1='macro-F1', weighted_f1='weighted F1', accuracy='accuracy', top3='top-3 accuracy')
 
 # %% ../../nbs/evaluate/02_scoring.ipynb #321bb0a8
 def score_table(
@@ -82,7 +84,8 @@ def format_score(
 )->str:
     "One line with macro-F1, its confidence interval, accuracy and the number of images"
     f, a = s['macro_f1'], s['accuracy']
-    return f'{name}: macro-F1 {f["value"]:.3f} (95 % CI {f["low"]:.3f}–{f["high"]:.3f}), accuracy {a["value"]:.3f}, {plural(s["n"], "image")}'
+    macro_f1 = f'macro-F1 {f["value"]:.3f} (95 % CI {f["low"]:.3f}–{f["high"]:.3f})'
+    return f'{name}: {macro_f1}, accuracy {a["value"]:.3f}, {plural(s["n"], "image")}'
 
 # %% ../../nbs/evaluate/02_scoring.ipynb #a3f5828c
 def calibrate(
@@ -113,7 +116,8 @@ def _own_part(df:pd.DataFrame, own:pd.DataFrame, which:str, run:Run) -> pd.DataF
     "The rows of a table that belong to a part of a run, by checksum"
     rows = df[df.sha256.isin(own.sha256)]
     if not len(rows):
-        raise HARError(f'none of the {len(own):,} {which} images of {run.path} are in the data: give the data it was trained with, or --split all')
+        raise HARError(f'none of the {len(own):,} {which} images of {run.path} are in the data: '
+                       'give the data it was trained with, or --split all')
     if missing := len(set(own.sha256) - set(rows.sha256)):
         warnings.warn(f'{missing:,} of the {len(own):,} {which} images of the run are not in the data')
     keys = [pd.MultiIndex.from_frame(t[['filename', 'sha256']]) for t in (rows, own)]

@@ -87,7 +87,7 @@ def removal_curve(
 # %% ../../nbs/explain/01_faithfulness.ipynb #7f1fd08a
 def _neighbour_mean(x:torch.Tensor) -> torch.Tensor:
     "The weighted mean of the eight neighbours of each pixel: 1/6 for those beside it, 1/12 for those across; edges are repeated"
-    p = F.pad(x, (1, 1, 1, 1), mode='replicate') # (1 2 1) along both axes without the centre; several times faster than conv2d of 3 channels
+    p = F.pad(x, (1, 1, 1, 1), mode='replicate') # (1 2 1) along both axes without the centre; faster than conv2d of 3 channels
     rows = (p[..., :-2] + p[..., 2:]).add_(p[..., 1:-1], alpha=2)
     both = (rows[..., :-2, :] + rows[..., 2:, :]).add_(rows[..., 1:-1, :], alpha=2)
     return both.sub_(x, alpha=4).div_(12)
@@ -205,9 +205,9 @@ ROAD_SHARES = [0.1, 0.3, 0.5, 0.7, 0.9] # shares of the pixels that ROAD removes
 @dataclass
 class Faithfulness:
     "Results of the faithfulness tests of Grad-CAM and of the baselines"
-    table:pd.DataFrame # One row for each kind of map; for deletion, insertion and ROAD the mean and the 95 % CI (low, high), and the same for the difference to the centred Gaussian
+    table:pd.DataFrame # A row for each kind of map: mean and 95 % CI of each test, and of the difference to the centred Gaussian
     curves:pd.DataFrame # map, test, share (of the pixels, 0–1), prob (mean over the images, 0–1)
-    cascade:pd.DataFrame # layer (the last one randomised), layers (number randomised), correlation, low and high (mean and 95 % CI over the images), flat (share of the images whose original or new map is flat, 0–1)
+    cascade:pd.DataFrame # By layers randomised: layer, layers, correlation, low, high (mean, 95 % CI), flat (share of flat maps, 0–1)
     n:int # Number of images
 
 # %% ../../nbs/explain/01_faithfulness.ipynb #f066398a
@@ -347,8 +347,10 @@ def _plot_test(ax, curves:pd.DataFrame, test:str) -> None:
     for kind, (colour, line, mark) in _STYLES.items():
         for t, g in curves[(curves['map'] == kind) & curves.test.str.startswith(test)].groupby('test'):
             least = 'least' in t
-            ax.plot(g.share * 100, g.prob, line, color=colour, marker=mark, ms=4, mfc='white' if least else colour, label=None if least else kind)
-    ax.set(xlabel=f'Pixels {"restored" if test == "insertion" else "removed"} (%)', ylabel='Probability of the class', ylim=(0, 1.05 * ax.dataLim.y1))
+            fill, label = ('white', None) if least else (colour, kind)
+            ax.plot(g.share * 100, g.prob, line, color=colour, marker=mark, ms=4, mfc=fill, label=label)
+    done = 'restored' if test == 'insertion' else 'removed'
+    ax.set(xlabel=f'Pixels {done} (%)', ylabel='Probability of the class', ylim=(0, 1.05 * ax.dataLim.y1))
     ax.set_title(f'{test[0].upper() + test[1:]}\n{_NOTES[test]}', fontsize=10); ax.grid(alpha=0.3)
 
 def _plot_cascade(ax, k:pd.DataFrame) -> None:

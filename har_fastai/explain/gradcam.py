@@ -64,7 +64,8 @@ class GradCAM:
     def _keep(self, module, inputs, out):
         "Forward hook: store the output, from which the gradient starts, and pass on a copy, which later layers may change in place"
         if not isinstance(out, torch.Tensor) or out.ndim not in (3, 4):
-            raise HARError('Grad-CAM needs a layer whose output has the shape (images, channels, height, width) or (images, tokens, channels)')
+            raise HARError('Grad-CAM needs a layer whose output has the shape (images, channels, height, width) '
+                           'or (images, tokens, channels)')
         torch.set_grad_enabled(True) # the layers before it need no gradient
         self.act = out.detach().requires_grad_()
         return self.act.clone()
@@ -105,7 +106,7 @@ class Explanation:
     probs:np.ndarray # Probabilities of all classes, 0–1
     cls:str # Explained class
     prob:float # Probability of the explained class, 0–1
-    map:np.ndarray # float32 of shape (h, w), scaled to 0–1, all 0 without evidence; it covers the image, except for less than a cell at the right and lower edges where the size is no multiple of a cell
+    map:np.ndarray # float32 of shape (h, w), scaled to 0–1, all 0 without evidence; one value for each cell of the layer
 
 # %% ../../nbs/explain/00_gradcam.ipynb #295da29f
 def explain_tensors(

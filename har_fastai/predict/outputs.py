@@ -14,7 +14,7 @@ from ..files import HARError, RunError, progress, write_atomic
 from .inputs import Source, display_name
 
 # %% auto #0
-__all__ = ['FORMATS', 'Prediction', 'predict_sources', 'open_output', 'check_outputs', 'write_predictions', 'print_predictions',
+__all__ = ['WRITERS', 'Prediction', 'predict_sources', 'open_output', 'check_outputs', 'write_predictions', 'print_predictions',
            'report_unread']
 
 # %% ../../nbs/predict/07_outputs.ipynb #dc191c07
@@ -104,7 +104,7 @@ def _submission(f, top:int):
     return lambda p: w.writerow([p.filename, p.label or ''])
 
 # %% ../../nbs/predict/07_outputs.ipynb #2503a9f8
-FORMATS = dict(csv=_table, json=_json_lines, submission=_submission) # writers of predictions, by option
+WRITERS = dict(csv=_table, json=_json_lines, submission=_submission) # writers of predictions, by option
 
 # %% ../../nbs/predict/07_outputs.ipynb #d1d7427d
 def write_predictions(
@@ -114,7 +114,7 @@ def write_predictions(
 )->Iterator[Prediction]: # The same predictions, each after it has been written
     "Write predictions as they arrive; the files appear when the last one is written"
     with ExitStack() as stack:
-        writers = [FORMATS[form](stack.enter_context(open_output(file)), top) for form, file in files.items() if file]
+        writers = [WRITERS[form](stack.enter_context(open_output(file)), top) for form, file in files.items() if file]
         for p in predictions:
             for write in writers: write(p)
             yield p

@@ -80,7 +80,7 @@ def single_thread_pool(
 class Predictor(BasePredictor):
     "Predict the classes of images with a saved model"
     def __init__(self,
-        folder=None, # A run, or any folder with a model; or a network and its `Card`, which are copied and not loaded; the model that comes with the package where None
+        folder=None, # A run, or any folder with a model; a pair of a network (copied) and its `Card`; None for the shipped model
         device='cpu', # Device of the network
         bs:int=32, # Maximum batch size on a GPU; a CPU processes images one at a time
         half:bool|None=None # Compute in bfloat16? By default on a CPU that supports it; probabilities then have two to three digits

@@ -188,7 +188,7 @@ def plot_costs(
     x = c.costs.macs / 1e9 * 1.015 ** c.costs.groupby('macs').cumcount() # equal values side by side
     ax.errorbar(x, t.macro_f1, yerr=[t.macro_f1 - t.low, t.high - t.macro_f1], fmt='o', color=BLUE, capsize=3)
     for name, a, b in zip(t.index, x, t.macro_f1): ax.annotate(name, (a, b), (6, 3), textcoords='offset points', fontsize=9)
-    ax.set(xscale='log', xlabel='multiply-accumulate operations per image, 10⁹ (logarithmic)', ylabel='macro-F1, 95 % confidence interval',
+    ax.set(xscale='log', xlabel='multiply-accumulate operations per image, 10⁹ (logarithmic)', ylabel='macro-F1, 95 % CI',
            title='Macro-F1 and computational cost', xlim=(x.min() / 1.3, x.max() * 1.6))
     ax.grid(alpha=0.3)
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from fastcore.basics import patch
 from ..files import HARError
 from ..predict.predictor import single_thread_pool
 
@@ -66,17 +67,6 @@ class BatchQueue:
             self.changed.notify_all()
         return [f for _, f in tasks]
 
-    def run(self,
-        item, # As for `process`
-        seconds:float=60. # How long to wait at most for its turn
-    ):
-        "Add an item and return its result"
-        future, = self.submit([item])
-        try: return future.result(seconds)
-        except TimeoutError:
-            if not future.cancel(): return future.result() # it is being processed
-            raise Refused(503, f'no result within {seconds:g} seconds, because too many requests are waiting. Try again later') from None
-
     def _take(self) -> list:
         "Take the next items from the queue; those that were cancelled are left out"
         with self.changed:
@@ -95,3 +85,16 @@ class BatchQueue:
         with self.changed: self.busy -= 1
         for _, f in taken if error else (): f.set_exception(error)
         for (_, f), result in results: f.set_result(result)
+
+# %% ../../nbs/serve/00_batching.ipynb #ff8993ff
+@patch
+def run(self:BatchQueue,
+    item, # As for `process`
+    seconds:float=60. # How long to wait at most for its turn
+):
+    "Add an item and return its result"
+    future, = self.submit([item])
+    try: return future.result(seconds)
+    except TimeoutError:
+        if not future.cancel(): return future.result() # it is being processed
+        raise Refused(503, f'no result within {seconds:g} seconds, because too many requests are waiting. Try again later') from None

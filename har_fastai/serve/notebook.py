@@ -61,6 +61,11 @@ class AppWidgets:
         self.bar.value,self.bar.layout.visibility = n,'visible' if text else 'hidden'
         self._show_note(text)
 
+    def _fail(self, error:HARError):
+        "Show an error in place of the progress"
+        self._step(0, '')
+        self._show_note(str(error))
+
 # %% ../../nbs/serve/02_notebook.ipynb #d355697d
 class ActionApp(AppWidgets):
     "Predict and explain images in a notebook; put it at the end of a cell to display it"
@@ -100,9 +105,7 @@ class ActionApp(AppWidgets):
         self.cls.layout.visibility = 'hidden'
         self._step(1, f'Predicting {name} …')
         try: image, predictions = self.models.predict(data, name, [self.model.value])
-        except HARError as e:
-            self._step(0, '')
-            return self._show_note(str(e))
+        except HARError as e: return self._fail(e)
         p = predictions[self.model.value]
         self.image.value = figure_html(image, f'The image {name}', name)
         self.prediction.value = headline_html(p) + bars_html(p, self.top)
@@ -118,8 +121,6 @@ class ActionApp(AppWidgets):
         label = label_text(self.cls.value)
         self._step(2, f'Computing the heat-map for {label} …')
         try: heatmap, caption = self.models.explain(self.data, self.name, self.model.value, self.cls.value)
-        except HARError as e:
-            self._step(0, '')
-            return self._show_note(str(e))
+        except HARError as e: return self._fail(e)
         self.heatmap.value,self.cls.layout.visibility = figure_html(heatmap, f'Heat-map for {label}', caption),'visible'
         self._step(3, '')

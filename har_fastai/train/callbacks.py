@@ -8,9 +8,12 @@ import copy, json, math, random, time, warnings
 from pathlib import Path
 from types import MethodType
 import numpy as np, pandas as pd, torch
-from fastai.callback.fp16 import AMPMode
-from fastai.vision.all import (AvgLoss, AvgSmoothLoss, Callback, CancelFitException, ChannelsLast, Learner, Metric,
-                               MixedPrecision, TrackerCallback, find_bs, set_seed, to_float)
+from fastai.callback.channelslast import ChannelsLast
+from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.fp16 import AMPMode, MixedPrecision
+from fastai.callback.tracker import TrackerCallback
+from fastai.learner import AvgLoss, AvgSmoothLoss, Learner, Metric
+from fastai.torch_core import find_bs, set_seed, to_float
 from ..files import HARError, RunError, plural, first_sentence, write_atomic
 from ..models import native_bf16, save_weights
 from .recipes import Recipe

@@ -8,9 +8,17 @@ import pkgutil
 from functools import partial
 from pathlib import Path
 import torch
-from fastai.vision.all import (Callback, CancelEpochException, CutMix, DataLoaders, L, LabelSmoothingCrossEntropyFlat,
-                               Learner, MixHandler, MixUp, OptimWrapper, ProgressCallback, delegates, patch, set_seed,
-                               trainable_params)
+from fastai.callback.core import Callback, CancelEpochException
+from fastai.callback.mixup import CutMix, MixHandler, MixUp
+from fastai.callback.progress import ProgressCallback
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner
+from fastai.losses import LabelSmoothingCrossEntropyFlat
+from fastai.optimizer import OptimWrapper
+from fastai.torch_core import set_seed, trainable_params
+from fastcore.basics import patch
+from fastcore.foundation import L
+from fastcore.meta import delegates
 from ..files import HARError, RunError, is_interactive
 from ..models import create_model
 from .recipes import OPTIMISERS, Recipe

@@ -6,7 +6,10 @@
 from __future__ import annotations
 import math
 import numpy as np, torch
-from fastai.vision.all import L, Learner, ParamScheduler, combined_cos, patch
+from fastai.callback.schedule import ParamScheduler, combined_cos
+from fastai.learner import Learner
+from fastcore.basics import patch
+from fastcore.foundation import L
 from ..models import native_bf16
 
 # %% auto #0

@@ -46,10 +46,7 @@ class Recipe:
 
     def __post_init__(self):
         self.crop_scale, self.growth = tuple(self.crop_scale), tuple(tuple(g) for g in self.growth)
-        for f in fields(self): # JSON of other programs may hold 48.0 for an int, or 1 for a float
-            v = getattr(self, f.name)
-            if f.type == 'int' and isinstance(v, float) and v.is_integer(): setattr(self, f.name, int(v))
-            if f.type == 'float' and type(v) is int: setattr(self, f.name, float(v))
+        _convert_numbers(self)
         _check_recipe(self)
         self.growth = tuple((int(size), share) for size, share in self.growth)
 
@@ -75,6 +72,14 @@ class Recipe:
     def resize_rule(self) -> str:
         "The resize rule at evaluation, one of `RESIZE_RULES`"
         return self.resize or self.architecture.resize
+
+# %% ../../nbs/train/00_recipes.ipynb #ce8de34f
+def _convert_numbers(r:Recipe) -> None:
+    "Convert whole floats to int and ints to float where the field needs it, since JSON of other programs may hold 48.0 or 1"
+    for f in fields(r):
+        v = getattr(r, f.name)
+        if f.type == 'int' and isinstance(v, float) and v.is_integer(): setattr(r, f.name, int(v))
+        if f.type == 'float' and type(v) is int: setattr(r, f.name, float(v))
 
 # %% ../../nbs/train/00_recipes.ipynb #bba8d44f
 OPTIMISERS = dict(adamw='torch.optim:AdamW', muon='har_fastai.train.optim:Muon') # what `opt` may be, and the class of each

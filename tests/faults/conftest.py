@@ -27,7 +27,8 @@ def train_on_broken_images(tmp) -> dict:
     bad = {fault: [make(data/'train'/f'bad_{i}', fault).name] for i, fault in enumerate(UNREADABLE)}
     rows = [*csv.reader(open(data/'Training_set.csv'))][1:]
     write_table(data/'Training_set.csv', rows + [(b, 'sitting') for names in bad.values() for b in names])
-    train = ['--data', data, '--recipe', 'demo', '--size', 32, '--epochs', 1, '--device', 'cpu', '--faithfulness', 0, '--out', tmp/'run'] # batches of 32
+    train = ['--data', data, '--out', tmp/'run', '--recipe', 'demo', '--size', 32, '--bs', 32, '--epochs', 1, '--device', 'cpu',
+             '--faithfulness', 0]
     score = [tmp/'run', '--data', data, '--split', 'all', '--report', 'no', '--json', tmp/'all.json']
     with warnings.catch_warnings(), contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter('always')

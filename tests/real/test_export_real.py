@@ -1,4 +1,4 @@
-"Exported models answer to real images as the predictor does"
+"Exported models predict photographs as the predictor does"
 import numpy as np
 import pytest
 import torch
@@ -19,18 +19,19 @@ def images(): return find_images(DATA)[::100][:60]
 
 @pytest.mark.parametrize('what', ['random', 'shipped'])
 def test_parity(what, images, tmp_path):
-    if what == 'shipped' and not (shipped_model()/'model.json').is_file(): pytest.skip('no model comes with the package')
+    if what == 'shipped' and not (shipped_model()/'model.json').is_file(): pytest.skip('the package has no model')
     run = None if what == 'shipped' else random_run(tmp_path/'run', images[:16], size=128, temperature=.8, tta=True)
-    torch_one = Predictor(run, half=False)
-    want = torch_one.probs(images)
-    assert want.std(0).max() > .03 and len(set(want.argmax(1))) > 1, 'all images have the same answer: the comparison would prove little'
-    onnx_one = OnnxPredictor(export_onnx(run, tmp_path/'m.onnx'))
-    got = onnx_one.probs(images)
+    predictor = Predictor(run, half=False)
+    want = predictor.probs(images)
+    assert want.std(0).max() > .03 and len(set(want.argmax(1))) > 1, 'equal predictions for all images: the comparison would prove little'
+    exported = OnnxPredictor(export_onnx(run, tmp_path/'m.onnx'))
+    got = exported.probs(images)
     assert np.abs(got - want).max() < 1e-4 and (got.argmax(1) == want.argmax(1)).all()
-    x = [torch_one.array(f) for f in images]
-    assert all(np.array_equal(a, onnx_one.array(f)) for a, f in zip(x, images)), 'the images are prepared alike'
-    assert len({a.shape for a in x}) > 5 or torch_one.card.resize == 'squash', 'photographs have many shapes'
-    assert np.abs(onnx_one.logits(x) - torch_one.logits(x).numpy()).max() < 1e-4 * max(1, np.abs(torch_one.logits(x).numpy()).max())
+    x = [predictor.array(f) for f in images]
+    assert all(np.array_equal(a, exported.array(f)) for a, f in zip(x, images)), 'the preprocessing must be the same'
+    assert len({a.shape for a in x}) > 5 or predictor.card.resize == 'squash', 'photographs of too few shapes'
+    z = predictor.logits(x).numpy()
+    assert np.abs(exported.logits(x) - z).max() < 1e-4 * max(1, np.abs(z).max())
     module = torch.export.load(export_pt2(run, tmp_path/'m.pt2')).module()
     with torch.no_grad(): got = np.concatenate([module(torch.from_numpy(a[None]))[1].numpy() for a in x])
     assert np.abs(got - want).max() < 1e-4

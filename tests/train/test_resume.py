@@ -106,7 +106,7 @@ def test_nan_at_the_command_line(trained, tmp_path, refuse):
 
 # ---- a resumed run repeats the whole one ----
 
-WAYS = {'decoded once': {}, 'one by one': dict(packed=False), 'one by one, 2 workers': dict(packed=False, num_workers=2)}
+WAYS = {'decoded once': {}, 'one by one': dict(cached=False), 'one by one, 2 workers': dict(cached=False, num_workers=2)}
 
 
 @pytest.mark.parametrize('way', WAYS)
@@ -126,7 +126,7 @@ def test_a_small_disk_fills_up_while_saving(trained, tiny_run, tmp_path):
         out = disk/'run'; full = FillDisk(2, out, lambda: fill(disk, 1_000_000))
         with pytest.raises(RunError) as e: train_baseline(trained.data, out=out, cbs=[full], **TINY)
         message = str(e.value)
-        assert not [w for w in ('No space left', 'make room', str(out), '--resume') if w not in message], message
+        assert not [w for w in ('No space left', 'free space', str(out), '--resume') if w not in message], message
         assert len(message.splitlines()) == 1
         assert {f: f.read_bytes() for f in full.kept} == full.kept and leftovers(out) == []
         (disk/'filler').unlink()
@@ -140,7 +140,7 @@ def test_a_small_disk_fills_up_at_the_end_of_a_run(trained, tmp_path):
         def after_fit(self): fill(disk, 100_000) # the checkpoints are saved, the model is not yet
     with small_disk(tmp_path/'disk', 60) as disk:
         out = disk/'run'
-        with pytest.raises(RunError, match='No space left.*make room.*--resume'):
+        with pytest.raises(RunError, match='No space left.*free space.*--resume'):
             train_baseline(trained.data, out=out, cbs=[Late()], **TINY)
         assert not (out/'model.json').exists() and leftovers(out) == []
         (disk/'filler').unlink()
