@@ -15,7 +15,7 @@ from ..models import create_model, find_arch, weight_bytes
 from .base import is_valid_card
 
 # %% auto #0
-__all__ = ['FORMAT', 'Card', 'save_card', 'save_bundle', 'read_card', 'load_bundle', 'shipped_model']
+__all__ = ['FORMAT', 'Card', 'save_card', 'save_bundle', 'read_card', 'network_of', 'load_bundle', 'shipped_model']
 
 # %% ../../nbs/predict/01_bundle.ipynb #662acf0d
 FORMAT = 1 # version of the layout of `model.json`; other versions are refused
@@ -103,6 +103,18 @@ def _state_is_complete(model:nn.Module) -> bool:
     def tensors(m): return any(isinstance(v, torch.Tensor) for v in vars(m).values())
     return not any(m._non_persistent_buffers_set or tensors(m) for m in model.modules())
 
+# %% ../../nbs/predict/01_bundle.ipynb #9f43e6b5
+def network_of(
+    card:Card, # Says which architecture, and how many classes
+    state:dict[str, torch.Tensor] # State dict of the network
+)->nn.Module: # In evaluation mode, on the CPU
+    "Build a network with the given weights"
+    arch, n = find_arch(card.arch), len(card.vocab)
+    with torch.device('meta'): model = create_model(arch, n) # skips the initialisation, which the weights would overwrite
+    model = model.to_empty(device='cpu') if _state_is_complete(model) else create_model(arch, n)
+    model.load_state_dict(state)
+    return model.eval()
+
 # %% ../../nbs/predict/01_bundle.ipynb #2d671fb8
 def load_bundle(
     folder:str|Path # A run, or any folder with model.safetensors and model.json
@@ -114,12 +126,8 @@ def load_bundle(
     if not file.is_file(): raise HARError(f'{file} is missing')
     if sha256_file(file) != card.sha256:
         raise HARError(f'{file} is not the file that model.json describes (its sha256 differs): it was cut short or replaced')
-    arch, n = find_arch(card.arch), len(card.vocab)
-    with torch.device('meta'): model = create_model(arch, n) # skips the initialisation, which the stored weights would overwrite
-    model = model.to_empty(device='cpu') if _state_is_complete(model) else create_model(arch, n)
-    try: model.load_state_dict(load_file(file))
+    try: return network_of(card, load_file(file)), card
     except (SafetensorError, RuntimeError) as e: raise HARError(f'{file} does not fit the architecture {card.arch}') from e
-    return model.eval(), card
 
 # %% ../../nbs/predict/01_bundle.ipynb #2025eb3f
 def shipped_model() -> Path:

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/predict/02_predictor.ipynb #a669d8ad
 from __future__ import annotations
-import copy, os
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ..images import group_by_shape
 from ..models import native_bf16, torch_device
 from .base import BasePredictor
-from .bundle import load_bundle, shipped_model
+from .bundle import load_bundle, network_of, shipped_model
 
 # %% auto #0
 __all__ = ['fold_batch_norm', 'single_thread_pool', 'Predictor']
@@ -89,7 +89,7 @@ class Predictor(BasePredictor):
         self.dtype = torch.bfloat16 if (cpu and native_bf16() if half is None else half) else torch.float32
         self._layout = torch.channels_last if cpu else torch.contiguous_format
         self._chunk,self._threads = (1, torch.get_num_threads()) if cpu else (bs, os.cpu_count())
-        if isinstance(folder, tuple): model, self.card = copy.deepcopy(folder[0]).eval(), folder[1]
+        if isinstance(folder, tuple): model, self.card = network_of(folder[1], folder[0].state_dict()), folder[1]
         else: model, self.card = load_bundle(shipped_model() if folder is None else folder)
         self.model = fold_batch_norm(model).to(self.device, self.dtype, memory_format=self._layout)
 

@@ -197,8 +197,8 @@ def headline_html(
 )->str: # HTML, for a page with `APP_STYLE`
     "The predicted class in large letters, and the meaning of its probability"
     n = max(1, round(10 * p.probability))
-    often = 'nearly always' if n == 10 else f'about {n} time{"s" * (n > 1)} in 10'
-    note = f'Predictions with this probability are correct {often} on images like the test images.' if p.calibrated else \
+    often = 'nearly always correct' if n == 10 else f'correct about {n} time{"s" * (n > 1)} in 10'
+    note = f'Predictions with this probability are {often} on images like the test images.' if p.calibrated else \
            'The probabilities of this model are not calibrated.'
     return f'<p class="har-label">{escape(label_text(p.label))}</p><p class="har-note">{note}</p>'
 
