@@ -81,7 +81,7 @@ def recipe_dls(
     cached:bool=True # Decode every image once, into a cache, and augment whole batches?
 ): # fastai `DataLoaders`
     "The DataLoaders of a recipe"
-    arch = find_arch(recipe.arch)
+    arch = recipe.architecture
     kw = dict(size=recipe.size, bs=recipe.bs, weighted=recipe.weighted, device=device, mean=arch.mean, std=arch.std,
               resize=recipe.resize_rule, **recipe.augment)
     cache = cache_images(df.path, df.sha256, cache_side(recipe)) if cached else None
@@ -95,7 +95,7 @@ def finish(
     faithful:int|None=None # As for `write_report`
 )->dict: # The scores of each part: 'valid' and 'test', as far as they have images
     "Calibrate, score and save the model of a run, and write its report"
-    recipe, arch = learn.recipe, find_arch(learn.recipe.arch)
+    recipe, arch = learn.recipe, learn.recipe.architecture
     card = Card(arch.name, list(learn.dls.vocab), recipe.size, list(arch.mean), list(arch.std), recipe.resize_rule,
                 tta=recipe.tta, versions=machine())
     explainer, preds = Explainer((learn.model, card), learn.dls.device), {}

@@ -310,7 +310,7 @@ def _learner_tensors(
     "Images as input of a learner's network, with the preprocessing of evaluation"
     opened = [open_image(p) for p in images]
     if recipe := getattr(learn, 'recipe', None):
-        arch = find_arch(recipe.arch)
+        arch = recipe.architecture
         arrays = [preprocess(img, recipe.size, arch.mean, arch.std, recipe.resize_rule) for img in opened]
         return [torch.from_numpy(a).to(learn.dls.device) for a in arrays]
     return [x for b in learn.dls.test_dl([*map(np.asarray, opened)], num_workers=0) for x in b[0].as_subclass(torch.Tensor)]
@@ -320,7 +320,7 @@ def _learner_layer(learn:Learner, layer:str|None) -> str:
     "`layer`, or the layer to explain of the learner's architecture"
     if layer is None and not hasattr(learn, 'recipe'):
         raise HARError('this learner has no recipe that names its architecture: give the layer to explain, such as layer="0.7"')
-    return layer or find_arch(learn.recipe.arch).target_layer
+    return layer or learn.recipe.architecture.target_layer
 
 # %% ../../nbs/explain/00_gradcam.ipynb #848e19b5
 def explain_learner(

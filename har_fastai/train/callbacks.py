@@ -14,7 +14,7 @@ from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.tracker import TrackerCallback
 from fastai.learner import AvgLoss, AvgSmoothLoss, Learner, Metric
 from fastai.torch_core import find_bs, set_seed, to_float
-from ..files import HARError, RunError, plural, first_sentence, write_atomic
+from ..files import HARError, plural, first_sentence, write_atomic
 from ..models import native_bf16, save_weights
 from .recipes import Recipe
 from .runs import Run, machine
