@@ -105,7 +105,7 @@ def processed():
     from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
     refresh_quarto_yml()
-    return proc_nbs(n_workers=min(2, os.cpu_count()))
+    return proc_nbs(n_workers=min(2, os.cpu_count()), force=True) # without `force`, pages with links to names that have moved stay as they are
 
 
 def sources():

@@ -112,6 +112,7 @@ def select_rows(
     else: raise HARError(f'unknown split {which!r}: choose one of test, valid, tail, all')
     return rows.assign(seen=in_train(rows, split))
 
+# %% ../../nbs/evaluate/02_scoring.ipynb #cd03228b
 def _own_part(df:pd.DataFrame, own:pd.DataFrame, which:str, run:Run) -> pd.DataFrame:
     "The rows of a table that belong to a part of a run, by checksum"
     rows = df[df.sha256.isin(own.sha256)]

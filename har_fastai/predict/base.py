@@ -27,7 +27,7 @@ def is_valid_card(
 
 # %% ../../nbs/predict/00_base.ipynb #afc2d61b
 def as_image(
-    src # An image as `BasePredictor.predict` accepts it
+    src # An image, in any form that `predict` accepts
 ): # An image as `open_image` accepts it
     "Call a function, convert an array of pixels to a PIL image, pass anything else on"
     if callable(src): src = src()
