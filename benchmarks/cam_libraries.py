@@ -1,8 +1,9 @@
 """Grad-CAM and ROAD's imputation: har_fastai compared with captum and pytorch-grad-cam, on the same network and images.
 
-Prints one JSON line: milliseconds per image (median of alternating rounds, one thread) and the largest difference between the maps, as a share
-of the largest value. Needs captum and, for the rest, `pip install grad-cam` (version 1.5.7 was used); a library that is missing is left out.
-The network is the baseline with random weights, since the time does not depend on the weights. The images are random noise.
+Prints one JSON line: milliseconds per image (median of alternating rounds, one thread) and the largest difference between the maps,
+as a share of the largest value. Needs captum, and pytorch-grad-cam from `pip install grad-cam` (version 1.5.7 was used); a library
+that is not installed is left out. The network is the baseline with random weights, since the time does not depend on the weights.
+The images are random noise.
 """
 import argparse
 import importlib.util
@@ -65,10 +66,13 @@ if __name__ == '__main__':
     x, c = torch.randn(a.n, 3, a.size, a.size), torch.arange(a.n) % 15
     has = [f for f in (captum, pytorch_grad_cam) if importlib.util.find_spec(f.__name__)]
     maps, ms = compare({f.__name__: lambda f=f: f(model, layer, x, c) for f in (ours, *has)}, a.rounds)
-    line = dict(what='Grad-CAM, ms per image', images='random', scored=a.n, size=a.size, rounds=a.rounds, **{k: round(v / a.n, 2) for k, v in ms.items()},
-                difference={f.__name__: float((maps[f.__name__] - maps['ours']).abs().max() / maps['ours'].abs().max()) for f in has})
+    largest = maps['ours'].abs().max()
+    line = dict(what='Grad-CAM, ms per image', images='random', scored=a.n, size=a.size, rounds=a.rounds,
+                **{k: round(v / a.n, 2) for k, v in ms.items()},
+                difference={f.__name__: float((maps[f.__name__] - maps['ours']).abs().max() / largest) for f in has})
     if pytorch_grad_cam in has:
         gone = torch.rand(a.n, 1, a.size // 8, a.size // 8).repeat_interleave(8, 2).repeat_interleave(8, 3) < 0.5
-        _, ms = compare(dict(ours=lambda: noisy_linear_impute(x, gone), pytorch_grad_cam=lambda: their_imputation(x, gone)), min(a.rounds, 3))
+        calls = dict(ours=lambda: noisy_linear_impute(x, gone), pytorch_grad_cam=lambda: their_imputation(x, gone))
+        _, ms = compare(calls, min(a.rounds, 3))
         line['imputation of half of the pixels, ms per image'] = {k: round(v / a.n, 2) for k, v in ms.items()}
     print(json.dumps({**line, **machine()}))
