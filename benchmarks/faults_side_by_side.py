@@ -59,7 +59,7 @@ def images() -> dict:
 def look(a:np.ndarray, right) -> str:
     "Describe an opened image"
     if right is None: return f'decoded, {a.shape[1] * a.shape[0] / 1e6:.0f} megapixels'
-    return 'as people see it' if right(a) else f'otherwise: {a.shape[1]}×{a.shape[0]}, mean {a.mean():.0f}'
+    return 'opened correctly' if right(a) else f'opened differently: {a.shape[1]}×{a.shape[0]}, mean {a.mean():.0f}'
 
 
 def by_fastai(root, bad, right):
@@ -93,7 +93,7 @@ def by_har(root, bad, right):
 def tried(f, *args) -> str:
     "The outcome of a call, or the error that it raises"
     try: return f(*args)
-    except HARError: return 'one sentence before training'
+    except HARError: return 'error before training'
     except Exception as e: return f'{type(e).__name__} when it is opened'
 
 
@@ -107,7 +107,7 @@ def image_rows(tmp:Path) -> dict[int, dict[str, str]]:
         bad = root/'running'/f'bad.{ending}'; put(bad)
         rows[n] = {t: tried(f, root, bad, right) for t, f in zip(TOOLS, (by_fastai, by_torchvision, by_timm, by_har))}
         def required(o):
-            if right is not None: return o == 'as people see it'
+            if right is not None: return o == 'opened correctly'
             return o.startswith('set aside before') or (n == 15 and 'set aside' in o)
         rows[n]['asked'] = {t: required(o) for t, o in rows[n].items()}
     return rows
@@ -136,7 +136,7 @@ def table_by_fastai(df, data, n) -> str:
     try:
         for dl in (dls.train, dls.valid):
             for _ in dl: pass
-    except Exception as e: return f'{type(e).__name__} in mid-epoch'
+    except Exception as e: return f'{type(e).__name__} during the epoch'
     return 'read outside the folder' if n in (17, 18) else 'accepted'
 
 
@@ -146,7 +146,7 @@ def table_by_har(df, data, n) -> str:
         checked = usable(check_har(read_har(data)))
         if n == 20: return f'{checked.label.nunique()} classes'
         cut = grouped_split(checked)
-    except HARError: return 'one sentence before training'
+    except HARError: return 'error before training'
     if n == 21:
         train, others = (set(cut.filename[rows]) for rows in (cut.part == 'train', cut.part != 'train'))
         return f'{len(train & others)} images in both parts'
@@ -164,7 +164,7 @@ def table_rows(tmp:Path) -> dict[int, dict[str, str]]:
             df = pd.DataFrame([(a.format(root=data), b) for a, b in table], columns=['filename', 'label'])
             out[tool] = f(df, data, n)
         rows[n] = {**out, 'torchvision': '–', 'timm': '–'}
-        rows[n]['asked'] = {t: o == right.get(n, 'one sentence before training') for t, o in out.items()}
+        rows[n]['asked'] = {t: o == right.get(n, 'error before training') for t, o in out.items()}
     return rows
 
 

@@ -100,7 +100,8 @@ def finish(
                 tta=recipe.tta, versions=machine())
     explainer, preds = Explainer((learn.model, card), learn.dls.device), {}
     try:
-        preds = predict_parts(explainer, df)
+        cache = getattr(learn.dls.train, 'cache', None)
+        preds = predict_parts(explainer, df, cache and cache.sources(df))
         card.metrics = {part: score_with_seen(p, card.vocab, card.temperature) for part, p in preds.items()}
     finally: save_bundle(run.path, learn.model, card) # the model is kept even where images can no longer be read
     if not preds: return {}

@@ -13,9 +13,9 @@ from PIL import Image, ImageFile
 from .files import HARError, first_sentence, natural_key
 
 # %% auto #0
-__all__ = ['MAX_PIXELS', 'FORMATS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'RESIZE_RULES', 'SIDE_STEP', 'WIDEST', 'IMAGE_SUFFIXES',
-           'to_rgb', 'ImageError', 'open_header', 'open_image', 'eval_shape', 'resize_image', 'preprocess',
-           'group_by_shape', 'describe_resize', 'is_image', 'visible_images', 'find_images']
+__all__ = ['MAX_PIXELS', 'FORMATS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'RESIZE_RULES', 'SIDE_STEP', 'MAX_ASPECT_RATIO',
+           'IMAGE_SUFFIXES', 'to_rgb', 'ImageError', 'open_header', 'open_image', 'eval_shape', 'resize_image',
+           'preprocess', 'group_by_shape', 'describe_resize', 'is_image', 'visible_images', 'find_images']
 
 # %% ../nbs/01_images.ipynb #829246b0
 MAX_PIXELS = 64_000_000 # maximum number of pixels (width × height): 64 megapixels, more than common cameras produce
@@ -135,7 +135,7 @@ RESIZE_RULES = ('squash', 'keep') # aspect ratio not kept, aspect ratio kept
 
 # %% ../nbs/01_images.ipynb #7174d942
 SIDE_STEP = 8 # with 'keep', sides are multiples of this, in pixels
-WIDEST = 2 # with 'keep', the maximum aspect ratio of the longer side to the shorter
+MAX_ASPECT_RATIO = 2 # with 'keep', the maximum aspect ratio of the longer side to the shorter
 
 # %% ../nbs/01_images.ipynb #28a5188e
 def eval_shape(
@@ -145,7 +145,7 @@ def eval_shape(
 )->tuple[int, int]: # Width and height, in pixels
     "The shape of an image after resizing for evaluation"
     if resize == 'squash': return size, size
-    aspect = min(max(width / height, 1 / WIDEST), WIDEST)
+    aspect = min(max(width / height, 1 / MAX_ASPECT_RATIO), MAX_ASPECT_RATIO)
     return tuple(max(SIDE_STEP, round(size * side / SIDE_STEP) * SIDE_STEP) for side in (aspect**0.5, aspect**-0.5))
 
 # %% ../nbs/01_images.ipynb #4989e817

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from .files import HARError, first_sentence, write_atomic
-from .images import IMAGENET_MEAN, IMAGENET_STD, SIDE_STEP, WIDEST, eval_shape
+from .images import IMAGENET_MEAN, IMAGENET_STD, SIDE_STEP, MAX_ASPECT_RATIO, eval_shape
 
 # %% auto #0
 __all__ = ['ARCHS', 'conv_block', 'BaselineCNN', 'receptive_field', 'Arch', 'macs', 'find_arch', 'check_size', 'create_model',
@@ -206,7 +206,7 @@ def check_size(
 # %% ../nbs/03_models.ipynb #fae5bf3c
 def _least_size(min_size:int, resize:str) -> int:
     "The smallest size at which the widest image is `min_size` high; a wide image is lower than the side of the square"
-    return next(s for s in count(min_size) if eval_shape(WIDEST, 1, s, resize)[1] >= min_size)
+    return next(s for s in count(min_size) if eval_shape(MAX_ASPECT_RATIO, 1, s, resize)[1] >= min_size)
 
 # %% ../nbs/03_models.ipynb #0e948ca1
 def create_model(

@@ -12,11 +12,11 @@ from PIL import Image, ImageDraw
 from .files import HARError
 
 # %% auto #0
-__all__ = ['SHAPES', 'complaint', 'temp_folder', 'draw_shapes', 'put_shapes', 'tiny_har', 'tiny_table', 'shake', 'write_clip',
+__all__ = ['SHAPES', 'error_message', 'temp_folder', 'draw_shapes', 'put_shapes', 'tiny_har', 'tiny_table', 'shake', 'write_clip',
            'synth_har_learner']
 
 # %% ../nbs/90_testing.ipynb #d365081d
-def complaint(
+def error_message(
     f:callable, # A function that should raise a `HARError`
     *args, **kwargs # Its arguments
 )->str: # The error's message

@@ -8,6 +8,7 @@ import hashlib, mmap, os, shutil, sqlite3, threading, uuid, warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 import numpy as np, PIL
 from PIL import Image
@@ -37,6 +38,13 @@ class ImageCache:
         "Image `i` as uint8 of shape (height, width, 3), not copied"
         start, h, w = self.index[i].tolist()
         return self.pixels[start:start + h * w * 3].reshape(h, w, 3)
+
+    def sources(self,
+        df # The table of its images, with path, width and height from `check_har`
+    )->list: # For each row a function that returns its pixels, or its path where the cache holds a reduced image
+        "The images in full size for a `Predictor`, which then decodes none of them again"
+        whole = (self.index[:, 1:] == df[['height', 'width']].to_numpy()).all(1)
+        return [partial(self.array, i) if w else p for i, (w, p) in enumerate(zip(whole, df.path))]
 
     def image(self, i:int) -> Image.Image:
         "Image `i` as a PIL image"

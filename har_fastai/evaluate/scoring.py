@@ -5,6 +5,8 @@
 # %% ../../nbs/evaluate/02_scoring.ipynb #dd0a1d1c
 from __future__ import annotations
 import warnings
+from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..files import HARError, plural
@@ -24,15 +26,15 @@ __all__ = ['METRIC_NAMES', 'predict_table', 'class_indices', 'score', 'score_tab
 # %% ../../nbs/evaluate/02_scoring.ipynb #18965a27
 def predict_table(
     predictor:Predictor, # Trained model
-    df:pd.DataFrame # Labelled images: columns filename, label and path
+    df:pd.DataFrame, # Labelled images: columns filename, label and path
+    images:Sequence|None=None # The images of the rows, as `Predictor.probs` accepts them; their paths where None
 )->pd.DataFrame: # filename, label, path, predicted, then a column of probabilities for each class
     "Predict the images of a table"
     if 'label' not in df or df.label.isna().any():
         raise HARError('some images have no label and cannot be scored: use har_predict to predict them')
     if unknown := sorted(set(df.label) - set(predictor.vocab)):
-        raise HARError(f'the model does not know the label{"s" * (len(unknown) > 1)} {", ".join(unknown)}; '
-                       f'it knows {", ".join(predictor.vocab)}')
-    probs = predictor.probs(df.path)
+        raise HARError(f'the model has no class {", ".join(unknown)}; its classes are {", ".join(predictor.vocab)}')
+    probs = predictor.probs(df.path if images is None else images)
     keep = df[[c for c in ('filename', 'label', 'part', 'path') if c in df]].reset_index(drop=True)
     predicted = np.array(predictor.vocab)[probs.argmax(1)]
     return keep.assign(predicted=predicted).join(pd.DataFrame(probs, columns=predictor.vocab))
@@ -163,14 +165,16 @@ def evaluate_run(
 # %% ../../nbs/evaluate/02_scoring.ipynb #488e29b3
 def predict_parts(
     predictor:Predictor, # Trained model; the temperature in its card is set
-    df:pd.DataFrame # Split images, from `split_har`
+    df:pd.DataFrame, # Split images, from `split_har`
+    images:Sequence|None=None # The images of the rows, from `ImageCache.sources`; their paths where None
 )->dict[str, pd.DataFrame]: # Predictions by part, 'valid' and 'test', of those that have images
     "Predict the validation and the test images once each; the temperature is fitted on the validation images first"
     preds = {}
     for part in ('valid', 'test'):
-        rows = df[df.part == part]
-        if not len(rows): continue
-        preds[part] = predict_table(predictor, rows).assign(seen=in_train(rows, df).to_numpy())
+        mine = (df.part == part).to_numpy()
+        if not mine.any(): continue
+        rows, sources = df[mine], images and list(compress(images, mine))
+        preds[part] = predict_table(predictor, rows, sources).assign(seen=in_train(rows, df).to_numpy())
         if part == 'valid': preds[part] = calibrate(predictor.card, preds[part])
     return preds
 

@@ -13,7 +13,7 @@ import numpy as np, torch
 from torch import nn
 from .. import __version__
 from ..files import HARError, RunError, first_sentence, write_atomic
-from ..images import SIDE_STEP, WIDEST, group_by_shape, eval_shape
+from ..images import SIDE_STEP, MAX_ASPECT_RATIO, group_by_shape, eval_shape
 from ..drawing.dataset import DRAWN_ACTIONS, draw_action
 from .bundle import Card
 from .predictor import Predictor
@@ -41,7 +41,7 @@ class InferenceModule(nn.Module):
 def _describe_shape(card:Card) -> str:
     "The shape of the input, for authors of their own preprocessing"
     if card.resize == 'squash': return f'{card.size} x {card.size} pixels, aspect ratio not kept'
-    return (f'its own aspect ratio (limited to 1:{WIDEST} and {WIDEST}:1) and about as many pixels as {card.size} x {card.size}, '
+    return (f'its own aspect ratio (limited to 1:{MAX_ASPECT_RATIO} and {MAX_ASPECT_RATIO}:1) and about as many pixels as {card.size} x {card.size}, '
             f'both sides rounded to multiples of {SIDE_STEP}: for an aspect ratio r = width / height, '
             f'the width is {card.size} times the square root of r and the height {card.size} divided by it')
 
