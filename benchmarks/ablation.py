@@ -1,10 +1,10 @@
 """The gain of each part of a recipe: from the recipe of the report to another one, one part at a time, with several seeds.
 
-Each step takes a group of fields from the goal recipe and keeps those of the steps before. All steps train on the same rows with
-the same size and number of epochs. They are evaluated after the last epoch, so nothing is selected, on rows that are neither
-trained on nor test images of a published score (see `explored` in explore.py). The gain of a step is a mean over the seeds; its
-95 % confidence interval is a bootstrap over the images, with the same draws for both steps and all seeds. Finished trainings are
-kept in --keep, so the script can be interrupted. Prints one JSON line. Without --data it uses the synthetic sample.
+Each step takes a group of fields from the goal recipe (--recipe) and keeps those of the steps before. All steps train on the same
+rows with the same size and number of epochs. They are evaluated after the last epoch, so nothing is selected, on rows that are
+neither trained on nor test images of a published score (see `explored` in explore.py). The gain of a step is a mean over the
+seeds; its 95 % confidence interval is a bootstrap over the images, with the same draws for both steps and all seeds. Finished
+trainings are kept in --keep, so the script can be interrupted. Prints one JSON line. Without --data it uses the synthetic sample.
 """
 import argparse
 import hashlib
@@ -23,12 +23,12 @@ from har_fastai.train.learner import har_learner
 
 from explore import explored, outputs, value
 
-STEPS = {"the report's recipe": (),
+STEPS = {'recipe report': (),
          'other augmentation, less dropout': ('crop_scale', 'num_ops', 'magnitude', 'flip', 'erase', 'dropout'),
-         'higher learning rate, updated per batch': ('bs', 'lr', 'warmup', 'per_batch'),
+         'higher learning rate, larger batches': ('bs', 'lr', 'warmup', 'per_batch'), # updated per batch, with a shorter warm-up
          'Muon in place of AdamW': ('opt', 'wd'), 'model averaging (EMA)': ('ema',),
-         'every image once per epoch': ('weighted',), 'aspect ratio kept in evaluation': ('resize',)} # fields of each step
-LAST = 'test-time augmentation (horizontal flip)' # needs no training of its own
+         'uniform sampling': ('weighted',), 'aspect ratio kept in evaluation': ('resize',)} # fields of each step
+LAST = 'test-time augmentation (flip)' # needs no training of its own
 
 
 def recipes(goal, size, epochs):

@@ -1,8 +1,8 @@
 """Coverage of the 95 % confidence intervals of `metrics`, by simulation.
 
 A population of images is simulated, with classes of different difficulty and a second model that is slightly better than the
-first, so the true metrics are known. Test sets are sampled from it; each interval either contains the true value or does not.
-Prints one JSON line with the fraction that did.
+first, so the true metrics are known. Test sets are sampled from it. Prints one JSON line with the fraction of confidence
+intervals that contain the true value.
 """
 import argparse
 import json

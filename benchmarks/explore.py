@@ -1,10 +1,10 @@
 """Evaluate a change of a recipe on images that are not used for published scores.
 
-Four fifths of the rows that `tail_split` assigns to training and validation are trained on. The other fifth, with exact duplicates
-on one side, is evaluated after the last epoch, with and without test-time augmentation; test rows are not used. The temperature is
-the best of a grid on the same images, so negative log-likelihoods are comparable between recipes only. Changes are fields of
-`Recipe`, such as epochs=24 growth='()' opt=muon cutmix=0.5; --sizes evaluates at other sizes as well. Prints one JSON line. Needs
---data. On two cores, 24 epochs at 64 px take a quarter of an hour.
+The network is trained on four fifths of the rows that `tail_split` assigns to training and validation. The other fifth is
+evaluated after the last epoch, with and without test-time augmentation; exact duplicates are on one side, and test rows are not
+used. The temperature is the best of a grid on the same images, so negative log-likelihoods can be compared only with those of
+this script. Changes are fields of `Recipe`, such as epochs=24 growth='()' opt=muon cutmix=0.5; --sizes evaluates at other sizes
+as well. Prints one JSON line. Needs --data. On two cores, 24 epochs at 64 px take a quarter of an hour.
 """
 import argparse
 import ast

@@ -4,7 +4,7 @@
 
 Each tool opens the files that the tests of the faults make (tests/faults/) through its usual interface: `ImageDataLoaders.from_df`,
 `ImageFolder`, `create_dataset`, and `read_har` with `check_har`. An outcome says when the fault is detected (before training, or
-during an epoch) or what the opened image looks like; a dash means that the tool has no such function. Prints a table, and one JSON
+during an epoch) or describes the opened image; a dash means that the tool does not read tables. Prints a table, and one JSON
 line with the number of faults that each tool handles as required. Faults of runs (29 to 40) are not included, as they concern
 har_fastai only.
 """
@@ -80,7 +80,7 @@ def by_timm(root, bad, right):
     if str(bad) not in names: return 'set aside silently'
     img = ds[names.index(str(bad))][0]
     a = np.asarray(img.convert('RGB'))
-    if right is None and a.shape == (48, 48, 3): return 'another image in its place'
+    if right is None and a.shape == (48, 48, 3): return 'another image returned instead'
     return look(a, right)
 
 

@@ -3,9 +3,9 @@
     python benchmarks/fuzz_images.py --data DIR [--n 20000] [--keep DIR]
 
 The files are synthetic (JPEG, PNG, GIF, WebP, TIFF, BMP of many modes) and, with --data, photographs from its train folder. Each
-input is mutated with a seed of its own and can be made again. Workers have a limit on their address space and an alarm after 2 s of
-processor time (wall-clock time would depend on other processes), which also ends a hang in C code. Prints one JSON line; --keep
-saves the inputs that broke a rule. Limitations: no coverage feedback, and no files above about 100 kB.
+input is mutated with its own seed, so it can be reproduced. Workers have a limit on their address space and an alarm after 2 s of
+CPU time (wall-clock time would depend on other processes), which also ends a hang in C code. Prints one JSON line; --keep saves
+the inputs that broke a rule. Limitations: no coverage feedback, and no files above about 100 kB.
 """
 import argparse, collections, faulthandler, io, json, multiprocessing as mp, os, random, resource, signal, sys, time, traceback, warnings
 from pathlib import Path
@@ -74,7 +74,7 @@ def attempt(data:bytes) -> str:
     "'image', 'refused', or a description of the broken rule"
     try: img = open_image(data)
     except ImageError as e:
-        if isinstance(e.__cause__, MemoryError): return 'it took all of its memory'
+        if isinstance(e.__cause__, MemoryError): return 'it exceeded the memory limit'
         return 'refused' if len(str(e).splitlines()) == 1 else f'a message of several lines: {e}'
     except BaseException: return traceback.format_exc(limit=-3)
     if img.mode != 'RGB' or img.width * img.height > MAX_PIXELS: return f'an image of mode {img.mode} and size {img.size}'

@@ -2,11 +2,12 @@
 
     python benchmarks/kill_resume.py [--data DIR] [--kills 25] [--rows 600] [--size 48] [--epochs 30] [--seed 0]
 
-Moments are random within a phase, and each phase has its share of the kills: building the cache, training steps, saving, validation
-and the final evaluation. A quarter of the kills during caching happen later in the run, after its cache was deleted. Meanwhile a
-thread reads all files of the run continuously; none may be partially written. Prints one JSON line; `equal` says whether weights,
-checkpoints, history, metrics and predictions are bit-identical. Without --data the images are drawn. CPU, one thread. Limitations:
-no power cuts (SIGKILL does not empty the buffers of the kernel), and no GPUs, whose results may differ between any two runs.
+Moments are random within a phase, and each phase has its share of the kills: building the cache, training steps, saving,
+validation and the final evaluation. A quarter of the kills during caching happen later in the run, after its cache was deleted.
+Meanwhile a thread reads all files of the run continuously; none may be partially written. Prints one JSON line; `equal` is true
+if weights, checkpoints, history, metrics and predictions are bit-identical. Without --data the images are drawn. CPU, one thread.
+Limitations: no power cuts (after SIGKILL the kernel still writes its buffers), and no GPUs, whose results may differ between any
+two runs.
 """
 import argparse, collections, json, mmap, os, random, shutil, signal, subprocess, sys, tempfile, threading, time
 from pathlib import Path

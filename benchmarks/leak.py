@@ -1,10 +1,11 @@
 """The optimism of a score on images that were trained on: a random split compared with a leakage-free split.
 
-As in the course report, one side trains on a random 80 % of all rows and is evaluated on the last 20 % of the rows, of which about
-four in five were trained on. The other side trains on the rows before, without duplicates of the last 20 %. Both sides train on the
-same number of images for the same number of epochs with the same recipe, and are evaluated after the last epoch, so nothing is
-selected. Confidence intervals are bootstraps over the images, with the same draws for all seeds and both sides. Finished runs are
-kept in --keep, so the script can be interrupted. Prints one JSON line. Without --data it uses the synthetic sample.
+As in the course report, one side trains on a random 80 % of all rows and is evaluated on the last 20 % of the rows, of which
+about four in five are also training images. The other side trains on the rows before, without duplicates of the last 20 %. Both
+sides train on the same number of images for the same number of epochs with the same recipe, and are evaluated after the last
+epoch, so nothing is selected. Confidence intervals are bootstraps over the images, with the same draws for all seeds and both
+sides. Finished runs are kept in --keep, so the script can be interrupted. Prints one JSON line. Without --data it uses the
+synthetic sample.
 """
 import argparse
 import hashlib

@@ -1,8 +1,8 @@
 """Peak memory of `har_predict` for many images, compared with few, each in a process of its own.
 
-The network is that of a run, or the baseline with random weights, which need the same memory; the images are drawn, or those of
---data. Predictions are written as a table and as JSON lines. Prints one JSON line; a ratio near 1 means that memory does not grow
-with the number of images.
+The network is that of a run, or the baseline with random weights (the memory does not depend on them); the images are drawn, or
+those of --data. Predictions are written as a table and as JSON lines. Prints one JSON line; a ratio near 1 means that memory does
+not grow with the number of images.
 """
 from __future__ import annotations
 import argparse, contextlib, json, os, subprocess, sys, tempfile, time

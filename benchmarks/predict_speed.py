@@ -1,9 +1,9 @@
 """Speed of prediction with `Predictor`, compared with fastai's `Learner.predict`, plain PyTorch and ONNX Runtime, in one process.
 
-The sides alternate in rounds and their medians are compared, so changes in the speed of the machine affect all of them. The network
-is the baseline with random weights, which have the same speed; the images are drawn, or those of --data. All sides start from the
-bytes of an image file, except `batches_network`, which starts from arrays. Prints one JSON line; ratios above 1 mean that
-`Predictor` is faster.
+The sides alternate in rounds and their medians are compared, so changes in the speed of the machine affect all of them. The
+network is the baseline with random weights, since the speed does not depend on the weights; the images are drawn, or those of
+--data. All sides start from the bytes of an image file, except `batches_network`, which starts from arrays. Prints one JSON line;
+ratios above 1 mean that `Predictor` is faster.
 """
 from __future__ import annotations
 import argparse, contextlib, importlib.util, json, os, subprocess, sys, tempfile, time

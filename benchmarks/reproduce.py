@@ -1,14 +1,15 @@
 """Train a recipe with several seeds on the protocol of the report without leakage (the last 20 % of rows are test), and score it.
 
-Each seed has a run in --out. A finished run is not trained again and an interrupted one resumes from its checkpoint, so the script
-can be stopped and restarted, also on another machine with the same folder. A seed determines weights, sampling, augmentation and the
-validation rows; the test rows are always the same. The confidence interval of the mean is a bootstrap over the test images, with the
-same draws for all seeds; the standard deviation over seeds is reported beside it. Prints one JSON line, which also contains the
-learning curve of each seed, its prediction for every test image, whether the label was among the top 3, and the confusion matrix of
-all seeds together. Seeds of the same recipe in an earlier line (--earlier results.jsonl) are included without training. Needs --data.
+Each seed has a run in --out. A finished run is not trained again and an interrupted one resumes from its checkpoint, so the
+script can be stopped and restarted, also on another machine with the same folder. A seed determines weights, sampling,
+augmentation and the validation rows; the test rows are always the same. The confidence interval of the mean is a bootstrap over
+the test images, with the same draws for all seeds; the standard deviation over seeds is reported beside it. Prints one JSON line,
+which also contains the learning curve of each seed, its prediction for every test image, whether the label was among the top 3,
+and the confusion matrix of all seeds together. Results of further seeds of the same recipe, from an earlier line (--earlier
+results.jsonl), are included without training. Needs --data.
 
-The recipes: `report` (R1), `best` (R2, the same network), `scratch` (R3, a residual network; these need a GPU), `cpu` (R4), or any
-other with --changes, as in explore.py.
+Recipes include `report`, `best` (the same network), `scratch` (a residual network) and `cpu`; `report` and `scratch` take many
+hours per seed without a GPU. --changes sets other fields, as in explore.py.
 """
 import argparse
 import base64
@@ -55,7 +56,7 @@ def packed(classes):
 
 
 def unpacked(text):
-    "The classes that `packed` wrote"
+    "The inverse of `packed`"
     return np.frombuffer(base64.b64decode(text), np.uint8).astype(int)
 
 
@@ -65,7 +66,7 @@ def test_table(run):
 
 
 def same_recipe(line, own):
-    "Whether a line is about the recipe with these settings; fields that did not exist when it was printed have their defaults"
+    "Whether a line is for the recipe with these settings; fields that did not exist when it was printed have their defaults"
     try: return settings(Recipe(**line['settings'])) == own
     except (KeyError, TypeError, HARError): return False # a line without settings, or with a field that no longer exists
 
@@ -101,7 +102,7 @@ if __name__ == '__main__':
     p.add_argument('--out', type=Path, default=Path('runs'), help='folder for the runs')
     p.add_argument('--earlier', type=Path, help='file of lines of this script, with further seeds')
     p.add_argument('--device')
-    p.add_argument('--name', default='', help='name of the result, such as R2')
+    p.add_argument('--name', default='', help='name of the result')
     a = p.parse_args()
     changes = {k: value(v) for k, v in (c.split('=', 1) for c in a.changes)}
     runs = [trained(a.data, a.recipe, s, a.out, a.device, changes) for s in a.seeds]

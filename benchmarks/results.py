@@ -16,6 +16,7 @@ TITLES = {
     'shipped': 'The included model',
     "seconds to a valid macro-F1: report's recipe at 256 px in the plain loop / ours":
         'Training time to a validation macro-F1: plain PyTorch with the recipe of the report at 256 px / har_fastai',
+    'time of a prediction, other / Predictor': 'Time of a prediction: other / Predictor',
     'time of a training epoch, other / packed': 'Time of a training epoch: other / cached images',
     'images fed per second, packed / DataBlock': 'Images loaded per second: cached images / DataBlock',
     'macro-F1, packed - DataBlock': 'Macro-F1: cached images − DataBlock',
@@ -29,8 +30,36 @@ TITLES = {
     'the shape in which images are scored': 'Resize rules in evaluation',
     'evaluation and report, over the forward passes alone': 'Time of evaluation and report / forward passes alone',
 } # headings in place of `what`
-LABELS = dict(mirror='test-time augmentation', short_numbers='bfloat16', siege='hostile uploads', told='reported', room='drift',
-              struck='interrupted in', least='minimum', most='maximum') # names in place of keys
+LABELS = {
+    'mirror': 'test-time augmentation', 'struck': 'interrupted in', 'least': 'minimum', 'most': 'maximum', 'n': 'images evaluated',
+    'scored': 'images evaluated', 'n_valid': 'validation images', 'trained': 'training images', 'bs': 'batch size',
+    'nll': 'negative log-likelihood', 'top3': 'top-3 accuracy', 'low': '95 % CI low', 'high': '95 % CI high',
+    'goal': 'macro-F1 to reach', 'report_seconds': 'seconds, plain PyTorch (calculated)', 'seconds': 'seconds',
+    'plain_images_per_s': 'images per second of plain PyTorch, before and after', 'setup_seconds': 'seconds to prepare the data',
+    'curve': 'seconds and macro-F1 of each epoch', 'packed': 'cached images', 'one_by_one': 'DataBlock', 'datablock': 'DataBlock',
+    'vs_plain': 'compared with plain PyTorch', 'vs_datablock': 'compared with DataBlock', 'plain': 'plain PyTorch',
+    'one_p50_ms': 'one image, median, ms', 'many_images_per_s': 'many images, images per second', 'cold_start_s': 'whole process, s',
+    'load_1min': 'load average over 1 minute', 'honest': 'disjoint split', 'random': 'random split',
+    'random_seen': 'random split, test images in the training set', 'random_unseen': 'random split, other test images',
+    'share_seen': 'share of test images in the training set', 'in_training': 'random split, score in training',
+    'kills': 'interruptions', 'half_written': 'half-written files', 'files_read_meanwhile': 'files read meanwhile',
+    'left_over': 'temporary files left', 'equal': 'identical results', 'unequal': 'files that differ', 'real': 'photographs',
+    'inputs': 'files', 'refused': 'rejected', 'broken': 'crashes, timeouts and other errors', 'kinds': 'kinds of these errors',
+    'slowest': 'number of the slowest file', 'slowest_s': 'slowest file, s', 'peak_mb': 'peak memory, MB', 'limit_s': 'limit, s',
+    'limit_mb': 'memory limit, MB', 'room': 'drift', 'width': 'smoothing, s', 'single': 'single frames', 'smoothed': 'smoothed',
+    'no_short': 'minimum duration', 'both': 'smoothed, with minimum duration', 'surplus': 'predicted minus true segments',
+    'stills': 'accuracy on the still images', 'known_cuts': 'accuracy with known segments', 'keep_less_squash': 'keep minus squash',
+    'ratio_later': 'ratio in the second half', 'few': 'few images', 'many': 'many images', 'few_mb': 'few images, MB',
+    'many_mb': 'many images, MB', 'few_later_mb': 'few images, second half, MB', 'many_later_mb': 'many images, second half, MB',
+    'one_vs_learner': 'one image, Learner.predict', 'one_vs_eager': 'one image, eager PyTorch',
+    'one_vs_onnx': 'one image, ONNX Runtime', 'many_vs_batches': 'many images, eager PyTorch in batches',
+    'many_vs_batches_network': 'many images, eager PyTorch, already decoded', 'f1': 'F1', 'weighted_f1': 'weighted F1',
+    'accuracy_change': '95 % CI of the change in accuracy', 'f1_change': '95 % CI of the change in F1',
+    'valid': 'validation macro-F1', 'valid_macro_f1_of_last_3_epochs': 'validation macro-F1 of the last 3 epochs',
+    'valid macro f1 of last 3 epochs': 'validation macro-F1 of the last 3 epochs', 'gpu': 'GPU',
+    'few_s': 'few images, s', 'many_s': 'many images, s', 'size_kb': 'size, kB', 'truth': 'true values',
+} # names in place of keys
+IMAGES = dict(own='photographs', drawn='drawings') # values of `images`
 NOTE = '<!-- Rendered from results.jsonl by results.py: do not edit. -->\n\n'
 INTRO = ('Ratios and differences compare two sides that were measured in the same run. Absolute times depend on the machine. '
          'The docstring of each script describes the measurement.')
@@ -38,11 +67,12 @@ INTRO = ('Ratios and differences compare two sides that were measured in the sam
 
 def label(key):
     "The name of a key"
-    return LABELS.get(key, key.replace('_', ' '))
+    return LABELS.get(key, key.replace('_', ' ').replace('macro f1', 'macro-F1'))
 
 
 def cell(v):
     "A value as text"
+    if v in ([], {}): return 'none'
     if isinstance(v, dict): return ', '.join(f'{label(k)} {cell(x)}' for k, x in v.items())
     if isinstance(v, list):
         return '; '.join(map(cell, v)) if len(v) <= 10 else f'{len(v)} values, from {cell(v[0])} to {cell(v[-1])}'
@@ -58,7 +88,7 @@ def rows(head, body):
 
 def table(pairs):
     "Names and values as a Markdown table"
-    return '\n'.join(['| | |', '|---|---|', *(f'| {label(k)} | {cell(v)} |' for k, v in pairs)])
+    return '\n'.join(['| | |', '|---|---|', *(f'| {label(k)} | {cell(IMAGES.get(v, v) if k == "images" else v)} |' for k, v in pairs)])
 
 
 def reproduced(line):
@@ -70,7 +100,7 @@ def reproduced(line):
             f'{line["low"]:.4f}–{line["high"]:.4f}{spread})')
     if line.get('note'): head += f'. Note: {line["note"]}'
     cols = ('seed', 'macro_f1', 'low', 'high', 'accuracy', 'valid', 'best_epoch', 'minutes', 'threads', 'gpu')
-    return head + '\n\n' + rows([c.replace('_', ' ') for c in cols], [[cell(s.get(c)) for c in cols] for s in line['seeds']])
+    return head + '\n\n' + rows([label(c) for c in cols], [[cell(s.get(c)) for c in cols] for s in line['seeds']])
 
 
 def steps(line):

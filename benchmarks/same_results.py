@@ -1,8 +1,9 @@
 """Scores after training with cached images (`CachedDL`) and with fastai's `DataBlock` path, seed by seed.
 
-Both sides train with the same recipe and the augmentation of the report on the same images. They are evaluated on the validation and
-test parts together after the last epoch, since selecting the best epoch would favour the noisier side. Prints one JSON line with the
-mean difference over the seeds and its 95 % t interval. Without --data it uses the synthetic sample.
+Both sides train with the same recipe and the augmentation of the report on the same images. They are evaluated on the validation
+and test parts together after the last epoch, since selecting the best epoch would favour the noisier side. Prints one JSON line
+with the mean difference over the seeds and its 95 % confidence interval (Student's t). Without --data it uses the synthetic
+sample.
 """
 import argparse
 import json

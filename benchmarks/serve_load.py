@@ -1,11 +1,11 @@
 """The HTTP service under load, compared with plain FastAPI handlers, all on one machine in one run.
 
-Four servers run in processes of their own and are loaded alternately: the service as `har_serve` starts it; the service with batches
-of up to 32 images, gathered for a few milliseconds; a plain FastAPI handler with eager PyTorch (`async def`, as in most examples);
-and the same handler as `def`, which FastAPI runs in threads. Clients send one image per request over persistent connections as fast
-as they are answered, and compare each response with the prediction of `Predictor`. Then 32 clients send 500 uploads, some of them
-hostile. Clients and server share the cores, so the results are those of a small machine. Prints one JSON line; ratios above 1 mean
-that the service is faster.
+Four servers run in processes of their own and are loaded alternately: the service as `har_serve` starts it; the service with
+batches of up to 32 images, gathered for a few milliseconds; a plain FastAPI handler with eager PyTorch (`async def`, as in most
+examples); and the same handler as `def`, which FastAPI runs in threads. Clients send one image per request over persistent
+connections without pauses, and compare each response with the prediction of `Predictor`. Then 32 clients send 500 uploads, every
+fifth of them hostile. Clients and server share the cores, so the results are those of a small machine. Prints one JSON line;
+ratios above 1 mean that the service is faster.
 """
 from __future__ import annotations
 import argparse, contextlib, http.client, json, os, random, re, socket, subprocess, sys, tempfile, threading, time, zlib
@@ -54,8 +54,8 @@ def plain_app(run, threads:bool):
         async def predict(files:fastapi.UploadFile): return classify(await files.read())
     return app
 
-def be_server(side, run):
-    "The process of a server"
+def run_server(side, run):
+    "Run a server in this process"
     with listen(port=0) as sock:
         options = dict(threads=1, most=32) if side == 'gathered' else {}
         app = plain_app(run, side == 'plain_threads') if side.startswith('plain') else make_service(run, **options)
@@ -143,12 +143,12 @@ def attack(server, kind, data, evil):
     except (OSError, http.client.HTTPException): return 0
     finally: c.close()
 
-def siege(server, images, raw, truth, uploads, clients=32):
+def hostile_uploads(server, images, raw, truth, uploads, clients=32):
     "Send many uploads, every fifth of them hostile; a summary of the responses"
     load, seen, evil, todo, lock = Load(), {}, bomb(), iter(range(uploads)), threading.Lock()
     def take():
         with lock: return next(todo, None)
-    def hostile(i):
+    def send_hostile(i):
         kind = HOSTILE[i // 5 % len(HOSTILE)]
         status = attack(server, kind, raw[i % len(raw)], evil)
         with lock: seen.setdefault(kind, set()).add(status)
@@ -161,7 +161,7 @@ def siege(server, images, raw, truth, uploads, clients=32):
         finally: c.close()
         load.add([time.perf_counter() - start] if ok else [], ok and not right(response, truth[i % len(images)]), not ok)
     def work():
-        while (i := take()) is not None: (good if i % 5 else hostile)(i)
+        while (i := take()) is not None: (good if i % 5 else send_hostile)(i)
     threads = [threading.Thread(target=work) for _ in range(clients)]
     for t in threads: t.start()
     for t in threads: t.join()
@@ -199,7 +199,7 @@ def main(a, tmp):
             for n in CLIENTS:
                 for s in SIDES: loads[s, n].append(turn(servers[s], n, a.seconds, images, truth[s], 1000 * r))
         idle = servers['service'].memory('VmRSS')
-        besieged = siege(servers['service'], images, raw, truth['service'], a.uploads)
+        hostile = hostile_uploads(servers['service'], images, raw, truth['service'], a.uploads)
         peak = servers['service'].memory('VmHWM')
     finally:
         for s in servers.values(): s.stop()
@@ -214,9 +214,10 @@ def main(a, tmp):
                 ratios={f'{o}_{n}': rate['service', n] / rate[o, n] for o in SIDES[1:] for n in CLIENTS},
                 servers={s: {str(n): summary(s, n) for n in CLIENTS} for s in SIDES},
                 answered=sum(len(l.times) for l in ours), wrong=sum(l.wrong for l in ours), lost=sum(l.failed for l in ours),
-                wrong_elsewhere=sum(l.wrong for l in others), siege=besieged, memory_mb=dict(before_siege=idle, peak=peak),
+                wrong_elsewhere=sum(l.wrong for l in others), hostile_uploads=hostile,
+                memory_mb=dict(before_hostile_uploads=idle, peak=peak),
                 uploads=a.uploads, arch=card.arch, size=card.size, tta=card.tta,
-                short_numbers=predictor.dtype is torch.bfloat16, images=a.data and 'own' or 'drawn', n=len(raw),
+                bfloat16=predictor.dtype is torch.bfloat16, images=a.data and 'own' or 'drawn', n=len(raw),
                 mean_kb=sum(map(len, raw)) / len(raw) / 1e3, seconds=a.seconds, rounds=a.rounds,
                 threads=torch.get_num_threads(), cores=os.cpu_count(), load_1min=os.getloadavg()[0],
                 python=sys.version.split()[0], torch=torch.__version__)
@@ -227,7 +228,7 @@ def rounded(x):
 
 if __name__ == '__main__':
     args = options()
-    if args.serve: be_server(args.serve, args.model)
+    if args.serve: run_server(args.serve, args.model)
     else:
         with tempfile.TemporaryDirectory() as d, contextlib.redirect_stdout(sys.stderr): result = main(args, Path(d))
         print(json.dumps(rounded(result)))

@@ -1,12 +1,12 @@
 """Make the included model: train a recipe on all images, and take its scores from runs that were tested on other images.
 
-A model that was trained on all images cannot be tested on any of them. Its scores are those of sister runs: runs of the same recipe
-by reproduce.py, each tested on the same last 20 % of rows, which it was not trained on. Each score is the mean over the sister runs,
-with a bootstrap confidence interval over the test images (the same draws for all runs); the temperature is their geometric mean. The
-included model has two fifths more training images than they, so it is more likely better than worse. It is the model of the last
-epoch, as no images were left to select one. Weights are rounded to 16 bits.
+A model that was trained on all images cannot be tested on any of them. Its scores are therefore those of separate evaluation
+runs: runs of the same recipe by reproduce.py, each tested on the same last 20 % of rows, which it was not trained on. Each score
+is the mean over the evaluation runs, with a bootstrap confidence interval over the test images (the same draws for all runs); the
+temperature is their geometric mean. The included model has two fifths more training images than these runs, so it probably scores
+slightly higher. It is the model of the last epoch, as no images were left to select one. Weights are rounded to 16 bits.
 
-The predictions of the sister runs are read from the line that reproduce.py printed. Interrupted training resumes from its
+The predictions of the evaluation runs are read from the line that reproduce.py printed. Interrupted training resumes from its
 checkpoint. Prints one JSON line. Needs --data.
 """
 import argparse
@@ -35,12 +35,12 @@ def trained(data, recipe, out, device):
     return train_baseline(data, None if run.exists else recipe, split='whole', out=out, resume=run.exists, device=device).run
 
 
-def sisters(file, recipe):
-    "The last line of `reproduce.py` about this recipe"
+def evaluation_runs(file, recipe):
+    "The last line of `reproduce.py` for this recipe"
     def fits(e): return e['what'] == 'reproduced' and same_recipe(e, settings(recipe)) and all('top3' in r for r in e['seeds'])
     with open(file, encoding='utf-8') as f: lines = [e for e in map(json.loads, f) if fits(e)]
     if not lines:
-        raise HARError(f'{file} has no line about the present recipe {recipe.name}: run reproduce.py, and append its output')
+        raise HARError(f'{file} has no line for the current recipe {recipe.name}: run reproduce.py, and append its output')
     return lines[-1]
 
 
@@ -50,10 +50,10 @@ def interval(values):
 
 
 def mean_scores(y, preds, near, n_classes, draws=2000, seed=0):
-    "Mean scores of the sister runs, by name and by class, with confidence intervals"
+    "Mean scores of the evaluation runs, by name and by class, with confidence intervals"
     rng, n = np.random.default_rng(seed), len(y)
     samples = [rng.integers(0, n, n) for _ in range(draws)]
-    drawn = np.array([[confusion(y[i], p[i], n_classes) for p in preds] for i in samples]) # (draws, sisters, n, n)
+    drawn = np.array([[confusion(y[i], p[i], n_classes) for p in preds] for i in samples]) # (draws, runs, n, n)
     own = np.array([confusion(y, p, n_classes) for p in preds])
     def named(value, many):
         low, high = interval(many)
@@ -66,7 +66,7 @@ def mean_scores(y, preds, near, n_classes, draws=2000, seed=0):
 
 
 def by_class(y, preds, vocab, f1, low, high):
-    "Precision, recall and F1 of each class, mean over the sister runs"
+    "Precision, recall and F1 of each class, mean over the evaluation runs"
     tables = [classification_table(y, p, vocab).loc[vocab] for p in preds]
     mean = sum(t[['precision', 'recall']] for t in tables) / len(tables)
     return {v: dict(precision=float(mean.precision[v]), recall=float(mean.recall[v]), f1=float(f1[i]), low=float(low[i]),
@@ -74,7 +74,7 @@ def by_class(y, preds, vocab, f1, low, high):
 
 
 def card_metrics(line, total):
-    "Temperature and metrics of the sister runs; `total` is the number of training images of the included model"
+    "Temperature and metrics of the evaluation runs; `total` is the number of training images of the included model"
     vocab, rows, y = line['vocab'], line['seeds'], unpacked(line['truth'])
     preds = [unpacked(r['answers']) for r in rows]
     near = [np.unpackbits(unpacked(r['top3']).astype(np.uint8), count=len(y)) for r in rows]
@@ -82,12 +82,12 @@ def card_metrics(line, total):
     head['calibration'] = {k: float(np.mean([r['calibration'][k] for r in rows])) for k in rows[0]['calibration']}
     pairs = confused_pairs(sum(confusion(y, q, len(vocab)) for q in preds), vocab, 8)
     confused = [{k: v if isinstance(v, str) else round(float(v), 4) for k, v in r.items()} for r in pairs.to_dict('records')]
-    which = 'one sister run' if len(rows) == 1 else f'{len(rows)} sister runs, their mean'
+    which = 'scores of one run' if len(rows) == 1 else f'mean scores of {len(rows)} runs'
     seeds = ', '.join(str(r['seed']) for r in rows)
     return float(np.exp(np.mean([np.log(r['temperature']) for r in rows]))), dict(
         test=head, classes=by_class(y, preds, vocab, f1, low, high), confused=confused,
-        of=f'those of {which} (seed {seeds}), trained on {rows[0]["trained"]:,} images and scored on the last 20 % of rows; '
-           f'the model itself was trained on all {total:,}',
+        of=f'{which} of the same recipe (seed {seeds}), trained on {rows[0]["trained"]:,} images and evaluated on the last 20 % of '
+           f'rows; the model itself was trained on all {total:,}',
         seeds=[{k: r[k] for k in ('seed', 'macro_f1', 'accuracy', 'temperature')} for r in rows])
 
 
@@ -96,18 +96,18 @@ if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--data', required=True, help='folder or table of labelled images')
     p.add_argument('--recipe', default='best')
-    p.add_argument('--sisters', type=Path, default=here/'results.jsonl',
-                   help='file of lines of reproduce.py; the last one about the recipe is used')
+    p.add_argument('--results', type=Path, default=here/'results.jsonl',
+                   help='output of reproduce.py (JSON lines); the last line for the recipe is used')
     p.add_argument('--run', type=Path, default=Path('runs/whole'), help='folder of the run on all images')
     p.add_argument('--to', type=Path, default=here.parent/'har_fastai'/'shipped', help='folder for the model')
     p.add_argument('--device')
     a = p.parse_args()
-    images, line = read_har(a.data), sisters(a.sisters, find_recipe(a.recipe))
+    images, line = read_har(a.data), evaluation_runs(a.results, find_recipe(a.recipe))
     run = trained(a.data, a.recipe, a.run, a.device)
     if not same_recipe(line, settings(run.recipe)):
-        raise HARError(f'{run.path} is a run of another recipe than {a.recipe}: give another --run')
+        raise HARError(f'{run.path} was trained with another recipe than {a.recipe}: give another --run')
     model, card = load_bundle(run.path)
-    if line['vocab'] != card.vocab: raise HARError(f'{a.sisters} and {run.path} have different classes')
+    if line['vocab'] != card.vocab: raise HARError(f'{a.results} and {run.path} have different classes')
     card.temperature, metrics = card_metrics(line, len(images))
     card.metrics = dict(**metrics, recipe=vars(run.recipe))
     a.to.mkdir(parents=True, exist_ok=True)

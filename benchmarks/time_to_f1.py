@@ -1,10 +1,10 @@
 """Training time to a validation macro-F1 on real images: a recipe of har_fastai, compared with the recipe of the report in plain PyTorch.
 
-The side of the report is not trained to the end, which would take hours. Its images per second are measured in the same process,
-half before and half after the training of har_fastai, and multiplied by the number of images that it needs according to its log (29
-epochs to 0.45, on augmented images). The training of har_fastai is complete: its time includes loading, validation, all callbacks
-and, if the cache does not contain the images yet, decoding, and ends with the first epoch that reaches the goal. Prints one JSON
-line. Needs --data.
+The recipe of the report is not trained to the end, which would take hours. Its images per second are measured in the same
+process, half before and half after the training of har_fastai, and multiplied by the number of images that it needs according to
+its log (29 epochs to 0.45, on augmented images). The training of har_fastai is complete: its time includes loading, validation,
+all callbacks and, if the cache does not contain the images yet, decoding, and ends with the first epoch that reaches the goal.
+Prints one JSON line. Needs --data.
 """
 import argparse
 import itertools

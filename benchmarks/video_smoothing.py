@@ -1,10 +1,11 @@
 """The effect of smoothing over time and of a minimum duration on the timelines of video clips.
 
-Each clip shows a few images of different classes one after the other, as a hand-held camera films them (drift, zoom, changing light,
-noise), encoded as MPEG-4 and read with the `Frames` of `predict_clip`. Images in the training or validation part of the run are excluded.
-Two metrics are reported: frame accuracy, and the segmental F1 at an overlap of one half (Lea et al., 2017,
+Each clip shows a few images of different classes one after the other, as a hand-held camera films them (drift, zoom, changing
+light, noise), encoded as MPEG-4 and read with the `Frames` of `predict_clip`. Images in the training or validation part of the
+run are excluded. Two metrics are reported: frame accuracy, and the segmental F1 at an overlap of one half (Lea et al., 2017,
 doi:10.1109/CVPR.2017.113), which compares the actions of a timeline with the true ones. Confidence intervals are bootstraps over
-clips. The defaults of `predict_clip` were selected on clips of --seed 0; report results of another seed. Prints one JSON line.
+clips. The defaults of `predict_clip` were selected on clips of --seed 0, so results must be reported for another seed. Prints one
+JSON line.
 """
 from __future__ import annotations
 import argparse, contextlib, json, os, sys, tempfile

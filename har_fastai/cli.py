@@ -109,15 +109,15 @@ def _train_parser() -> argparse.ArgumentParser:
     add('--split', default='grouped',
         help="grouped: 80/10/10 at random, or the data set's own parts; tail: the last 20 %% of rows are test; "
              'whole: train on all images, without evaluation')
-    add('--arch', help=f'{", ".join(_registry("models", "ARCHS"))}, or any architecture of timm (default: as the recipe)')
+    add('--arch', help=f'{", ".join(_registry("models", "ARCHS"))}, or any architecture of timm (default: from the recipe)')
     add('--weights', metavar='FILE', help='initial weights (.safetensors, or a PyTorch state dict)')
-    add('--pretrained', choices=['yes', 'no'], help='start from pretrained weights, which are downloaded (default: as the recipe)')
+    add('--pretrained', choices=['yes', 'no'], help='start from pretrained weights, which are downloaded (default: from the recipe)')
     for name, kind, text in (('epochs', int, 'number of epochs'), ('size', int, "side of the network's input, px"),
                              ('bs', int, 'batch size'), ('lr', float, 'maximum learning rate'),
                              ('seed', int, 'seed of split, weights, sampling and augmentation')):
-        add(f'--{name}', type=kind, metavar='N', help=f'{text} (default: as the recipe)')
+        add(f'--{name}', type=kind, metavar='N', help=f'{text} (default: from the recipe)')
     add('--resize', choices=RESIZE_RULES,
-        help='resizing for evaluation: squash to a square, or keep the aspect ratio (default: as the recipe)')
+        help='resizing for evaluation: squash to a square, or keep the aspect ratio (default: from the recipe)')
     _add_device(p, None)
     add('--workers', type=int, metavar='N', help='loader processes (default: chosen by device)')
     add('--cache', choices=['yes', 'no'], default='yes',
@@ -196,10 +196,10 @@ def _predict_parser() -> argparse.ArgumentParser:
     p = _parser(har_predict,
         epilog='Exit code: 0 if everything could be read; 1 if some images or clips could not (they are reported on standard '
                'error, the others are predicted and written); 2 if none could, or for invalid options. '
-               'A FILE appears when it is complete; - is standard output, and nothing else is printed there then.')
+               'A FILE is created when it is complete; - is standard output, to which nothing else is then printed.')
     add = p.add_argument
     add('paths', nargs='+', metavar='PATH',
-        help='images, folders, patterns, zip archives, tables (.csv) with the column filename, - for a list of paths on '
+        help='images, folders, glob patterns, zip archives, tables (.csv) with the column filename, - for a list of paths on '
              'standard input; or video clips')
     add('--model', metavar='RUN', help='folder of a run, or an .onnx file of har_export (default: the model in the package)')
     add('--top', type=int, default=1, metavar='K', help='number of most probable classes for each image')
@@ -239,7 +239,7 @@ def _predict_images(a:argparse.Namespace) -> None:
     if a.submission and not sources.table:
         raise HARError('--submission needs one table of images as PATH, such as Testing_set.csv')
     predictor, files = _predictor(a.model, a.device), dict(csv=a.csv, json=a.json, submission=a.submission)
-    bar = any(files.values()) and not a.quiet and is_interactive() # in place of the lines, which are in a file already
+    bar = any(files.values()) and not a.quiet and is_interactive() # replaces the printed lines, which a file contains already
     written = write_predictions(predict_sources(predictor, sources), a.top, **files)
     print_predictions(written, a.top, sources.total, not (a.quiet or bar), bar)
 
@@ -360,7 +360,7 @@ def har_check(argv=None):
     "Open every image of a data set, and report classes, sizes, duplicates and problems"
     p = _parser(har_check)
     p.add_argument('data', metavar='DIR', help='folder or table of labelled images')
-    p.add_argument('--fix', action='store_true', help='write a second table beside the first, without unusable rows')
+    p.add_argument('--fix', action='store_true', help='write a copy of the table without unusable rows, beside the original')
     p.add_argument('--json', metavar='FILE', help='write all findings to FILE')
     a = p.parse_args(argv)
     from har_fastai.data.checks import check_data, fix_table, summarise_check
@@ -387,7 +387,7 @@ def _write_findings(c, file:str) -> None:
 # %% ../nbs/11_cli.ipynb #2ebaebe6
 @_command
 def har_download(argv=None):
-    "Download the data set Human Action Recognition from Kaggle with kagglehub; Kaggle may require an account"
+    "Download the Human Action Recognition data set from Kaggle with kagglehub; Kaggle may require an account"
     p = _parser(har_download)
     p.add_argument('dest', metavar='DIR', help='folder to create')
     a = p.parse_args(argv)

@@ -6,11 +6,13 @@
 from __future__ import annotations
 import errno, warnings
 from contextlib import contextmanager
+from itertools import compress
 from pathlib import Path
 import pandas as pd, torch
 from fastai.learner import Learner
 from fastcore.foundation import L
 from .files import HARError, RunError, lock_folder, sha256_file, write_atomic, write_json
+from .efficientnet_lite import has_imagenet_weights
 from .models import find_arch, torch_device
 from .data.tables import read_har
 from .data.checks import check_har, usable
@@ -22,15 +24,18 @@ from .evaluate.metrics import classification_table
 from .evaluate.scoring import class_indices, format_score, portable_columns, predict_parts, score_with_seen
 from .explain.gradcam import Explainer, show_cam
 from .predict.bundle import Card, load_bundle, save_bundle
+from .predict.features import FeatureExtractor, cached_features
 from .report.run import write_report
-from .train.recipes import Recipe, find_recipe
+from .train.recipes import RECIPES, Recipe, find_recipe
 from .train.runs import Run, begin_run, machine, run_folder
 from .train.callbacks import Compile, TimeEstimate
+from .train.probe import FitProbe
 from .train.learner import HARLearner, har_learner
 
 # %% auto #0
-__all__ = ['drawn_sample', 'prepare', 'reload_data', 'cache_side', 'recipe_dls', 'finish', 'resume_run', 'initial_weights',
-           'same_device', 'attach_run', 'choose_recipe', 'train_baseline', 'load_run']
+__all__ = ['drawn_sample', 'prepare', 'reload_data', 'cache_side', 'recipe_dls', 'run_card', 'image_sources', 'finish',
+           'resume_run', 'initial_weights', 'same_device', 'attach_run', 'default_recipe', 'choose_recipe',
+           'probe_features', 'train_baseline', 'load_run']
 
 # %% ../nbs/10_core.ipynb #bc8a4958
 def drawn_sample(
@@ -46,7 +51,7 @@ def prepare(
     split:str, # 'grouped', 'tail' or 'whole', see `split_har`
     seed:int, # Of the split
     cache_side:int|None=None # Fill the image cache in the same pass, see `check_har`
-)->pd.DataFrame: # One row an image: filename, label, path, part, sha256 …
+)->pd.DataFrame: # One row per image: filename, label, path, part, sha256 …
     "Read, check and split a data set; each file is opened once"
     return split_har(usable(check_har(read_har(path), cache_side=cache_side)), split, seed)
 
@@ -67,10 +72,10 @@ def reload_data(
 
 # %% ../nbs/10_core.ipynb #8b4f6a9b
 def cache_side(
-    recipe:Recipe # What is trained
+    recipe:Recipe # Its size is used
 )->int: # In pixels
-    "The largest shorter side of images in the cache: enough for crops of a quarter of the area at the recipe's size"
-    return max(512, 2 * recipe.size)
+    "Maximum shorter side of the cached images: a crop of a quarter of the area is still as large as the recipe's size"
+    return 512 if recipe.size <= 288 else 2 * recipe.size # one cache for most recipes
 
 # %% ../nbs/10_core.ipynb #c3a5281b
 def recipe_dls(
@@ -87,23 +92,38 @@ def recipe_dls(
     cache = cache_images(df.path, df.sha256, cache_side(recipe)) if cached else None
     return cached_dls(df, cache, **kw) if cache else har_dls(df, num_workers=num_workers, **kw)
 
+# %% ../nbs/10_core.ipynb #f1a2b3c4
+def run_card(
+    learn:HARLearner # A learner with a recipe
+)->Card: # Without scores
+    "The description of a learner's model"
+    recipe, arch = learn.recipe, learn.recipe.architecture
+    return Card(arch.name, list(learn.dls.vocab), recipe.size, list(arch.mean), list(arch.std), recipe.resize_rule,
+                tta=recipe.tta, versions=machine())
+
+# %% ../nbs/10_core.ipynb #f1a2b3c5
+def image_sources(
+    learn:HARLearner, # Its loaders may have the image cache of `df`
+    df:pd.DataFrame # The run's split table
+)->list: # For each row its pixels in the cache, or its path
+    "The images of a run, as a `Predictor` accepts them"
+    cache = getattr(learn.dls.train, 'cache', None)
+    return cache.sources(df) if cache else df.path.tolist()
+
 # %% ../nbs/10_core.ipynb #11043134
 def finish(
     learn:HARLearner, # A fitted learner with its best network
     run:Run, # Its run
     df:pd.DataFrame, # The run's split table
     faithful:int|None=None # As for `write_report`
-)->dict: # The scores of each part: 'valid' and 'test', as far as they have images
+)->dict: # The scores of 'valid' and 'test'; a part without images is left out
     "Calibrate, score and save the model of a run, and write its report"
-    recipe, arch = learn.recipe, learn.recipe.architecture
-    card = Card(arch.name, list(learn.dls.vocab), recipe.size, list(arch.mean), list(arch.std), recipe.resize_rule,
-                tta=recipe.tta, versions=machine())
+    card = run_card(learn)
     explainer, preds = Explainer((learn.model, card), learn.dls.device), {}
     try:
-        cache = getattr(learn.dls.train, 'cache', None)
-        preds = predict_parts(explainer, df, cache and cache.sources(df))
+        preds = predict_parts(explainer, df, image_sources(learn, df))
         card.metrics = {part: score_with_seen(p, card.vocab, card.temperature) for part, p in preds.items()}
-    finally: save_bundle(run.path, learn.model, card) # the model is kept even where images can no longer be read
+    finally: save_bundle(run.path, learn.model, card) # the model is saved even if images can no longer be read
     if not preds: return {}
     _save_scores(run, preds, card, learn.save_run.best_epoch)
     part = list(preds)[-1]
@@ -122,7 +142,7 @@ def _save_scores(run:Run, preds:dict[str, pd.DataFrame], card:Card, best_epoch:i
 # %% ../nbs/10_core.ipynb #55f60074
 @contextmanager
 def _keep_best(learn:HARLearner, run:Run, df:pd.DataFrame):
-    "If a run fails, save its best model so far, and raise an error that says where it is and how to go on"
+    "If a run fails, save its best model so far, and raise an error with its path and what to do next"
     try: yield
     except (RunError, OSError) as e:
         saved = learn.save_run.best_epoch is not None
@@ -136,7 +156,7 @@ def _keep_best(learn:HARLearner, run:Run, df:pd.DataFrame):
 # %% ../nbs/10_core.ipynb #505b21da
 def resume_run(
     out:str|Path|None, # The folder of the run
-    path:str|Path|None, # Where its images are now; where they were by default
+    path:str|Path|None, # Where its images are now; by default where they were
     settings:list # Other arguments of the call; all must be None
 )->tuple[Run, Recipe, str]: # The run, its recipe, and where its images are
     "The run to resume"
@@ -162,7 +182,7 @@ def initial_weights(
 # %% ../nbs/10_core.ipynb #39d66d04
 def same_device(
     run:Run, # An existing run
-    device=None # The device asked for; that of the run where None
+    device=None # The requested device; that of the run by default
 )->torch.device: # If the run's device does not exist here, the best one that does
     "The device on which to resume a run"
     try: return torch_device(device or run.info.get('device'))
@@ -177,19 +197,32 @@ def attach_run(learn:HARLearner, run:Run) -> HARLearner:
     warnings.filterwarnings('ignore', r'You are shadowing an attribute \(run\)') # fastai's callbacks have an attribute of this name
     return learn
 
+# %% ../nbs/10_core.ipynb #f1a2b3c6
+def default_recipe(
+    path:str|Path|None, # Where the images are; None for the synthetic sample
+    device=None, # Where to compute; None for a CPU
+    weights:str|Path|None=None, # A weights file to start from
+    arch:str|None=None, # The architecture, where one was chosen
+    pretrained:bool|None=None # Start from pretrained weights? Where it was chosen
+)->str: # A key of `RECIPES`
+    "`demo` for drawings; `probe`, or on a GPU `finetune`, where pretrained weights are installed; else `report`"
+    if path is None: return 'demo'
+    if arch: return 'finetune' if find_arch(arch).weights else 'report'
+    if weights or pretrained is False or not has_imagenet_weights(RECIPES['probe'].arch): return 'report'
+    return 'probe' if str(device or 'cpu') == 'cpu' else 'finetune'
+
 # %% ../nbs/10_core.ipynb #2f3dbf87
 def choose_recipe(
     recipe:str|Recipe|None, # A name, a recipe, or None for the default
     path:str|Path|None, # Where the images are; None for the synthetic sample
     weights:str|Path|None=None, # A weights file to start from
+    device=None, # Where to compute; `finetune` is the default on a GPU, `probe` on a CPU
     **changes # Fields of the recipe to change; None leaves a field unchanged
 )->Recipe:
-    "The recipe of a new run; by default `demo` for drawings, `finetune` for an architecture with pretrained weights, else `report`"
-    if recipe is None:
-        pretrained = find_arch(changes.get('arch') or 'baseline').weights
-        recipe = 'demo' if path is None else 'finetune' if pretrained else 'report'
+    "The recipe of a new run; by default that of `default_recipe`"
+    if recipe is None: recipe = default_recipe(path, device, weights, changes.get('arch'), changes.get('pretrained'))
     if weights: changes['pretrained'] = False # the file replaces the pretrained weights
-    elif changes.get('pretrained') is False: changes['freeze'] = 0 # there is nothing to preserve in random layers
+    elif changes.get('pretrained') is False: changes.update(freeze=0, probe=False) # there is nothing to preserve in random layers
     return find_recipe(recipe, **changes)
 
 # %% ../nbs/10_core.ipynb #94695177
@@ -199,6 +232,21 @@ def _begin(run:Run, recipe:Recipe, df:pd.DataFrame, dls, path, device, weights) 
     start = dict(weights=str(Path(weights).resolve()), weights_sha256=sha256_file(weights)) if weights else {}
     begin_run(run, recipe, data=str(Path(path).resolve()), split=df.attrs['split'], carved=df.attrs['carved'], device=str(device),
               packed=isinstance(dls.train, CachedDL), num_workers=dls.train.fake_l.num_workers, **start)
+
+# %% ../nbs/10_core.ipynb #f1a2b3c7
+def probe_features(
+    learn:HARLearner, # A learner with a recipe
+    df:pd.DataFrame # The run's split table, with sha256
+): # A function of the network, as `FitProbe` needs it
+    "The features of training and validation images, computed once and cached"
+    used = df.part.isin(['train', 'valid']).to_numpy()
+    y = df.label[used].map(learn.dls.vocab.o2i).to_numpy()
+    train, sources = (df.part[used] == 'train').to_numpy(), list(compress(image_sources(learn, df), used))
+    def features(model):
+        extractor = FeatureExtractor((model, run_card(learn)), learn.dls.device)
+        x = cached_features(extractor, df.sha256[used], sources)
+        return x[train], y[train], x[~train], y[~train]
+    return features
 
 # %% ../nbs/10_core.ipynb #ff471387
 def train_baseline(
@@ -212,7 +260,7 @@ def train_baseline(
     cached:bool=True, # Decode every image once, into a cache, and augment whole batches? With `resume` as in the run
     compile:bool=False, # Compile the network with PyTorch? Pays off for long runs on a GPU
     weights:str|Path|None=None, # A weights file to start from
-    resume:bool=False, # Resume the run in `out`, by its own recipe and split?
+    resume:bool=False, # Resume the run in `out`, with its own recipe and split?
     cbs=None, # More callbacks for the fit
     faithful:int|None=None, # Number of images for the faithfulness test of the heat-maps, 0 for none; see `write_report`
     **changes # Fields of the recipe to change, such as size=128, epochs=10, arch='resnet50' or pretrained=False
@@ -223,14 +271,15 @@ def train_baseline(
         cached, num_workers = run.info.get('packed', False), run.info.get('num_workers') if num_workers is None else num_workers
         device, weights = same_device(run, device), initial_weights(run)
     else:
-        device, recipe = torch_device(device), choose_recipe(recipe, path, weights, seed=seed, **changes)
+        device, recipe = torch_device(device), choose_recipe(recipe, path, weights, device, seed=seed, **changes)
         run, path = run_folder(out, recipe), drawn_sample() if path is None else path
     with lock_folder(run.path):
         df = reload_data(run, path) if resume else prepare(path, split, recipe.seed, cache_side(recipe) if cached else None)
         learn = har_learner(recipe_dls(df, recipe, device, num_workers, cached), recipe, run, resume, weights)
         if not resume: _begin(run, recipe, df, learn.dls, path, device, weights) # all arguments have been checked by now
         with _keep_best(learn, run, df):
-            learn.fit_recipe(cbs=[TimeEstimate(recipe), *([Compile()] if compile else []), *L(cbs)])
+            probe = [FitProbe(probe_features(learn, df), recipe.architecture.head, recipe.weighted)] if recipe.probe else []
+            learn.fit_recipe(cbs=[TimeEstimate(recipe), *probe, *([Compile()] if compile else []), *L(cbs)])
             for part, scores in finish(learn, run, df, faithful).items(): print(format_score(part, scores))
         print(f'Run folder: {run.path}', flush=True)
     learn.remove_cb(learn.save_run) # a further fit does not belong to this run
@@ -239,7 +288,7 @@ def train_baseline(
 # %% ../nbs/10_core.ipynb #f516fa79
 def load_run(
     folder:str|Path, # The folder of a run
-    path:str|Path|None=None, # Where its images are now; where they were by default
+    path:str|Path|None=None, # Where its images are now; by default where they were
     device=None # Where to compute; by default a GPU if there is one
 )->HARLearner: # With the run's best network
     "Load a run as a learner"
@@ -250,4 +299,4 @@ def load_run(
     return attach_run(har_learner(dls, recipe, weights=run.file('model.safetensors')), run)
 
 # %% ../nbs/10_core.ipynb #95684784
-Learner.show_cam = show_cam # of any learner: learn.show_cam(images)
+Learner.show_cam = show_cam # for any learner: learn.show_cam(images)

@@ -39,7 +39,7 @@ def plural(
 def first_sentence(
     e:Exception, # An error of any library
     most:int=150 # Maximum length, in characters
-)->str: # Cut between words where it is longer
+)->str: # Cut between words if it is longer
     "The first sentence of an error message, or the name of the error's type if the message is empty"
     lines = str(e).strip().splitlines() or [type(e).__name__]
     text = lines[0].split('. ')[0].rstrip('.')
@@ -78,7 +78,7 @@ def write_together(
     folder:str|os.PathLike, # Where the files go
     files:dict[str, bytes] # Contents by file name; the last file describes the others
 )->None:
-    "Write files that belong together: all are on the disk before the first is replaced, and the last one is absent meanwhile"
+    "Write files that belong together: all are on the disk before the first is replaced; the last is absent until the others are in place"
     folder = Path(folder)
     with ExitStack() as stack: # leaves in reverse order, so the last of `files` is put in place last
         for name in reversed(files):
@@ -112,7 +112,7 @@ def sha256_file(path:str|os.PathLike) -> str:
 
 # %% ../nbs/00_files.ipynb #45228098
 def cache_folder() -> Path:
-    "The folder for files that can be made again: `HAR_FASTAI_CACHE`, or har_fastai in the user's cache folder"
+    "The folder for files that can be recreated: `HAR_FASTAI_CACHE`, or har_fastai in the user's cache folder"
     own, usual = (os.environ.get(k) for k in ('HAR_FASTAI_CACHE', 'XDG_CACHE_HOME'))
     return Path(own) if own else Path(usual or '~/.cache').expanduser()/'har_fastai'
 

@@ -50,7 +50,7 @@ class ImageError(HARError):
     "An image that cannot be used, and the reason"
 
 # %% ../nbs/01_images.ipynb #8a8c9590
-FORMATS = ('JPEG', 'MPO', 'PNG', 'GIF', 'WEBP', 'TIFF', 'BMP', 'PPM', 'AVIF') # Pillow's names; AVIF only where Pillow supports it
+FORMATS = ('JPEG', 'MPO', 'PNG', 'GIF', 'WEBP', 'TIFF', 'BMP', 'PPM', 'AVIF') # Pillow's names; AVIF only if Pillow supports it
 
 # %% ../nbs/01_images.ipynb #f5f97190
 def _supported() -> list[str]:
@@ -135,7 +135,7 @@ RESIZE_RULES = ('squash', 'keep') # aspect ratio not kept, aspect ratio kept
 
 # %% ../nbs/01_images.ipynb #7174d942
 SIDE_STEP = 8 # with 'keep', sides are multiples of this, in pixels
-MAX_ASPECT_RATIO = 2 # with 'keep', the maximum aspect ratio of the longer side to the shorter
+MAX_ASPECT_RATIO = 2 # with 'keep', the maximum ratio of the longer side to the shorter
 
 # %% ../nbs/01_images.ipynb #28a5188e
 def eval_shape(

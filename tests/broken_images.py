@@ -1,4 +1,4 @@
-"Image files that are broken in one way each"
+"Image files, each broken in one way"
 import io, os, struct, zlib
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def chunk(kind:bytes, data:bytes) -> bytes:
 
 
 def png(width:int, height:int, before:bytes=b'', whole:bool=True) -> bytes:
-    "A white 1-bit PNG, written chunk by chunk; `whole=False` leaves the pixels out"
+    "A white 1-bit PNG, written chunk by chunk; with `whole=False` it has no pixel data"
     row = b'\0' + b'\xff' * ((width + 7) // 8)
     pixels = zlib.compress(row * height, 9) if whole else b'no pixels here'
     header = chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 1, 0, 0, 0, 0))
@@ -49,7 +49,7 @@ def folder(path:Path): path.mkdir()
 def link_loop(path:Path): os.symlink(path.name, path)
 
 
-# fault -> (ending of the name, function that makes the file, what the reason must contain)
+# fault -> (file extension, function that creates the file, text that the reason must contain)
 UNREADABLE = {
     'zero bytes':         ('jpg', lambda p: p.write_bytes(b''), 'not an image'),
     'HTML':               ('jpg', lambda p: p.write_text(HTML), 'not an image'),
@@ -67,7 +67,7 @@ UNREADABLE = {
 
 
 def make(path:Path, fault:str) -> Path:
-    "Make a broken image at `path`, to which the ending is added; return the file"
+    "Create a broken image at `path` with the extension of its format; return the file"
     ending, maker, _ = UNREADABLE[fault]
     file = path.with_suffix(f'.{ending}')
     maker(file)

@@ -1,4 +1,4 @@
-"""Fixtures of all tests, and the summary of what a selection of tests leaves out
+"""Fixtures of all tests, and the summary of the tests that are deselected
 
 `pytest -n 2` runs the tests in two processes ("workers"). What is expensive to make, such as a trained run, is made by the first worker
 that needs it; the others wait for it and read the same files, so a test must not change them."""
@@ -24,7 +24,7 @@ OPTIONS = ['--recipe', 'demo', '--size', 32, '--bs', 8, '--epochs', EPOCHS, '--d
 
 @pytest.fixture(scope='session')
 def shared(tmp_path_factory):
-    "`shared(name, make)`: call `make(folder)` in the first worker that asks, and return its JSON-serialisable value in all of them"
+    "`shared(name, make)`: call `make(folder)` in the first worker that needs it, and return its JSON-serialisable value in all of them"
     base = tmp_path_factory.getbasetemp()
     home = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base)/'shared'
     home.mkdir(exist_ok=True)
@@ -49,7 +49,7 @@ def drawn(shared):
 
 @pytest.fixture(scope='session')
 def trained(drawn, shared):
-    "A finished run of `har_train` in a process of its own: its folder, its data set, its options and what it printed"
+    "A finished run of `har_train` in a process of its own: its folder, its data set, its options and its output"
     def train(to):
         done = run('har_train', '--data', drawn, '--out', to/'whole', *OPTIONS)
         assert done.returncode == 0, done.stderr
@@ -96,7 +96,7 @@ def browser():
         b.close()
 
 
-# ---- what `-m "not slow"` leaves out ----
+# ---- tests deselected by `-m "not slow"` ----
 
 _left_out = collections.Counter() # reason of the marker `slow` -> number of tests
 
@@ -112,7 +112,7 @@ def pytest_sessionfinish(session):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node, error):
-    "Every worker selects the same tests: count those of one"
+    "Every worker deselects the same tests, so only those of one are counted"
     if not _left_out: _left_out.update(getattr(node, 'workeroutput', {}).get('left_out', {}))
 
 

@@ -1,4 +1,4 @@
-"Helpers of several test files: paths of the repository, commands, images, tables and models made on the spot"
+"Helpers shared by the tests: paths of the repository, commands, and generated images, tables and models"
 import contextlib, csv, io, os, shutil, subprocess, sys, warnings
 from configparser import ConfigParser
 from importlib import import_module
@@ -34,7 +34,7 @@ def scripts() -> dict:
 
 
 def notebooks() -> list[Path]:
-    "All notebooks but those in hidden folders and in nbdev's working folders"
+    "All notebooks, except those in hidden folders and in nbdev's working folders"
     return sorted(p for p in NBS.rglob('*.ipynb') if not any(part[0] in '._' for part in p.relative_to(NBS).parts))
 
 
@@ -52,7 +52,7 @@ def chromium() -> str|None:
 # ---- commands ----
 
 def call(name, *args) -> subprocess.CompletedProcess:
-    "Run a command in this process: much quicker than `run`, which imports PyTorch and fastai anew"
+    "Run a command in this process: much faster than `run`, which imports PyTorch and fastai again"
     module, func = scripts()[name]
     out, err, code = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
@@ -62,7 +62,7 @@ def call(name, *args) -> subprocess.CompletedProcess:
 
 
 def start(name, *args, **kwargs) -> subprocess.Popen:
-    "Start a command as its console script does, with one computing thread, and with pipes in place of a terminal"
+    "Start a command as its console script does, with one thread for computation, and with pipes instead of a terminal"
     module, func = scripts()[name]
     code = ('import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); '
             f'sys.argv[0] = {name!r}; from {module} import {func}; sys.exit({func}())')
@@ -72,7 +72,7 @@ def start(name, *args, **kwargs) -> subprocess.Popen:
 
 
 def run(name, *args, timeout=900, **kwargs) -> subprocess.CompletedProcess:
-    "Run a command in a process of its own, to its end"
+    "Run a command in a process of its own until it ends"
     with start(name, *args, **kwargs) as p:
         try: out, err = p.communicate(timeout=timeout)
         except subprocess.TimeoutExpired: p.kill(); raise
@@ -92,7 +92,7 @@ def read_rows(file) -> list[dict]:
 
 
 def image(seed:int, size:int=48) -> Image.Image:
-    "An image of coloured clouds that is no near-duplicate of any other seed's"
+    "An image of random colours; images of different seeds are not near-duplicates"
     a = np.random.default_rng(seed).integers(0, 256, (24, 24, 3), dtype=np.uint8)
     return Image.fromarray(a).resize((size, size), Image.Resampling.BICUBIC)
 
@@ -104,7 +104,7 @@ def write_table(file:Path, rows:list, columns=('filename', 'label')) -> Path:
 
 
 def dataset(folder:Path, n:int=24, labels=('running', 'sitting', 'texting'), extra=()) -> Path:
-    "A data set in Kaggle's layout: n images, each label in turn, and then the rows `extra`"
+    "A data set in Kaggle's layout: n images, with the labels in turn, then the rows `extra`"
     (folder/'train').mkdir(parents=True)
     rows = [(f'Image_{i}.png', labels[i % len(labels)]) for i in range(n)]
     for i, (name, _) in enumerate(rows): image(i).save(folder/'train'/name)
@@ -115,7 +115,7 @@ def dataset(folder:Path, n:int=24, labels=('running', 'sitting', 'texting'), ext
 # ---- models ----
 
 def unlike(a:dict, b:dict) -> list:
-    "Names of the tensors that are not equal bit for bit in two state dicts"
+    "Names of the tensors that are not bit-identical in two state dicts"
     return sorted({k for k in a.keys() & b.keys() if a[k].dtype != b[k].dtype or not a[k].equal(b[k])} | (a.keys() ^ b.keys()))
 
 

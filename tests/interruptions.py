@@ -1,4 +1,4 @@
-"Helpers of tests of interrupted runs: stop a run, fill a disk, compare two runs"
+"Helpers for tests of interrupted runs: stop a run, fill a disk, compare two runs"
 import os, resource, shutil, signal, subprocess, time
 from contextlib import contextmanager, suppress
 
@@ -25,7 +25,7 @@ def wait_for(p, line:str):
     "Read the output of a command up to the line that begins with `line`"
     for got in iter(p.stdout.readline, b''):
         if got.decode().startswith(line): return time.perf_counter()
-    pytest.fail(f'{line!r} never came: {p.stderr.read().decode()}')
+    pytest.fail(f'{line!r} was not printed: {p.stderr.read().decode()}')
 
 
 def stop_in_epoch(p, folder, after:int):
@@ -36,11 +36,11 @@ def stop_in_epoch(p, folder, after:int):
         time.sleep((ends - before) / 2)
         os.kill(p.pid, signal.SIGSTOP)
         if len(pd.read_csv(folder/'history.csv')) == epoch: return epoch
-        before = ends; os.kill(p.pid, signal.SIGCONT) # the epoch had ended already
+        before = ends; os.kill(p.pid, signal.SIGCONT) # the epoch had already ended
 
 
 def same_runs(a, b) -> None:
-    "Two runs ended in the same bits"
+    "Assert that two runs ended with bit-identical results"
     assert unlike(weights(a), weights(b)) == []
     pd.testing.assert_frame_equal(history(a), history(b), check_exact=True)
     last = [load_file(f/'checkpoint'/'last.safetensors') for f in (a, b)]
@@ -67,7 +67,7 @@ class Poison(Callback):
 
 @contextmanager
 def file_limit(n:int):
-    "No file can grow beyond n bytes, as on a full disk"
+    "Limit the size of files to n bytes, which simulates a full disk"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (n, hard))
     try: yield
@@ -84,7 +84,7 @@ class FillDisk(Callback):
 
 @contextmanager
 def mounted(folder, *args):
-    "A mount at `folder`; the test is skipped where that is not allowed"
+    "A mount at `folder`; the test is skipped if that is not allowed"
     folder.mkdir(parents=True, exist_ok=True)
     if os.geteuid() != 0 or not shutil.which('mount'): pytest.skip('mounting a file system needs root and the command mount')
     done = subprocess.run(['mount', *map(str, args), str(folder)], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"Imports point one way, light packages stay light, and nothing grows too long"
+"Imports follow the layers, light modules import nothing heavy, and modules, functions and lines are short"
 import ast, json, re, subprocess, sys
 from pathlib import Path
 from statistics import median
@@ -7,11 +7,11 @@ import pytest
 
 from helpers import NBS, PACKAGE, ROOT
 
-# each imports from those before it only; within a package, modules import from those with a lower number
-LAYERS = ['files', 'images', 'figures', 'models', 'drawing', 'data', 'train', 'predict', 'evaluate', 'explain', 'report', 'serve',
-          'core', 'cli']
-APART = {'testing', 'docs'} # for tests and the site: nothing that users call imports them
-PREDICTS = {'predict', 'explain', 'serve'} # must work without what trains
+# each layer imports only from earlier ones; within a package, modules import only from those with a lower number
+LAYERS = ['files', 'images', 'figures', 'efficientnet_lite', 'models', 'drawing', 'data', 'train', 'predict', 'evaluate',
+          'explain', 'report', 'serve', 'core', 'cli']
+APART = {'testing', 'docs'} # for tests and the site; no module that users call imports them
+PREDICTS = {'predict', 'explain', 'serve'} # must work without the training code
 FASTAI = {'data.augment', 'data.batch_augment', 'data.loaders', 'train.optim', 'train.callbacks', 'train.learner',
           'evaluate.interpretation', 'core'}
 HEAVY = {'fastai', 'torchvision'}
@@ -47,13 +47,13 @@ def imported(package:Path, module:str) -> set[str]:
 
 
 def place(module:str, numbers:dict[str, int]) -> tuple:
-    "Where a module stands: its layer, and its number within the package"
+    "The position of a module: its layer, and its number within the package"
     top = module.split('.')[0]
     return (LAYERS.index(top) if top in LAYERS else len(LAYERS), numbers.get(module, 999))
 
 
 def upward(package:Path, numbers:dict[str, int]) -> list[str]:
-    "Imports that do not lead to a lower place"
+    "Imports of modules that are not at a lower position"
     return [f'{m} imports {to}' for m in modules(package) if m.split('.')[0] not in APART
             for to in sorted(imported(package, m)) if place(to, numbers) >= place(m, numbers)]
 
@@ -67,7 +67,7 @@ def test_a_module_and_its_notebook_are_found_from_each_other():
     assert set(modules(PACKAGE)) == set(expected)
 
 
-def test_imports_point_one_way(): assert upward(PACKAGE, numbers()) == []
+def test_imports_follow_the_layers(): assert upward(PACKAGE, numbers()) == []
 
 
 @pytest.mark.parametrize('line', [
@@ -95,7 +95,7 @@ def test_nothing_imports_the_commands_or_the_tools_of_tests():
 
 
 def loaded(names:list[str], watch:set[str]) -> dict[str, list[str]]:
-    "Which packages of `watch` are in memory after importing each module in turn, in a process of its own"
+    "Which packages of `watch` have been imported after importing each module in turn, in a process of its own"
     code = (f'import importlib, json, sys\nseen = {{}}\nfor m in {names!r}:\n    importlib.import_module(m)\n'
             f'    seen[m] = sorted({watch!r} & set(sys.modules))\nprint(json.dumps(seen))')
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
@@ -106,7 +106,7 @@ def test_light_modules_load_no_fastai():
     light = [f'har_fastai.{m}' for m in sorted(modules(PACKAGE), key=lambda m: place(m, numbers())) if m not in FASTAI]
     needed = {'files', 'data.checks', 'drawing.dataset', 'models', 'train.runs', 'predict.predictor', 'explain.gradcam', 'serve.web', 'cli'}
     assert {f'har_fastai.{m}' for m in needed} <= set(light)
-    found = loaded(light, HEAVY) # together: if none of them brings fastai, then each of them is light
+    found = loaded(light, HEAVY) # all in one process: if none of them imports fastai, each of them is light
     assert {m: a for m, a in found.items() if a} == {}
 
 
@@ -115,7 +115,7 @@ def test_a_heavy_import_is_seen():
 
 
 def long_things(package:Path) -> list[str]:
-    "Modules, lines and functions that are longer than they may be"
+    "Modules, lines and functions that are longer than allowed"
     found = []
     for m, file in modules(package).items():
         text = file.read_text(encoding='utf-8'); lines = text.splitlines()
@@ -163,7 +163,7 @@ def public_names(package:Path) -> dict[str, list[str]]:
 
 
 def test_a_public_name_is_defined_once():
-    assert {n: ms for n, ms in public_names(PACKAGE).items() if len(ms) > 1} == {}, 'the site links a name to one place'
+    assert {n: ms for n, ms in public_names(PACKAGE).items() if len(ms) > 1} == {}, 'the site links each name to one definition'
 
 
 def test_a_name_defined_twice_is_seen(tmp_path):

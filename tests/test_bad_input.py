@@ -1,4 +1,4 @@
-"Bad input that no row of the 40 faults covers (see faults/): paths that are no data set, damaged model cards"
+"Bad input that the 40 faults (see faults/) do not cover: paths that are not a data set, damaged model cards"
 import shutil, struct
 
 import pytest
@@ -9,7 +9,7 @@ from helpers import dataset, image
 
 @pytest.fixture(params=['check', 'train', 'evaluate'])
 def refused_by(request, tmp_path, refuse):
-    "Give a data set to one of the commands, which must refuse it"
+    "Pass a data set to one of the commands, which must reject it"
     def check(data, words):
         command, *argv = {
             'check': lambda: (cli.har_check, data),

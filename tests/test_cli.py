@@ -1,4 +1,4 @@
-"The commands: quick help, training to prediction, output that can be piped, errors of one sentence"
+"The commands: fast help, everything from training to prediction, output suitable for pipes, one-sentence errors"
 import json, resource, shutil, subprocess, sys, time
 from importlib import import_module
 
@@ -29,7 +29,7 @@ def timed_help(name) -> tuple[float, float]:
 
 @pytest.mark.parametrize('name', scripts())
 def test_help_is_quick(name):
-    "Other processes may disturb a measurement, so the best of five at most counts"
+    "Other processes may slow down a run, so the test passes if one of up to five runs is fast enough"
     for _ in range(5):
         wall, cpu = timed_help(name)
         if cpu < .5 and wall < 1.5: return
@@ -73,7 +73,7 @@ def test_training_shows_no_warnings_for_developers(trained):
 
 
 @pytest.mark.parametrize('argv, words', [
-    (['--recipe', 'stew'], ['stew', 'report', 'demo']), (['--arch', 'lenet'], ['lenet', 'baseline']),
+    (['--recipe', 'repotr'], ['repotr', 'report', 'demo']), (['--arch', 'lenet'], ['lenet', 'baseline']),
     (['--epochs', '0'], ['epochs', '0']), (['--size', '8'], ['size', '8']),
     (['--split', 'odd'], ['odd', 'grouped', 'tail']), (['--device', 'abacus'], ['abacus']),
     (['--weights', 'no.pth'], ['no.pth']), (['--pretrained', 'yes'], ['pretrained']),
@@ -83,13 +83,13 @@ def test_training_refuses_bad_options(trained, tmp_path, refuse, argv, words):
     out = [] if '--resume' in argv else ['--out', tmp_path/'run']
     code, message = refuse(har_train, '--data', trained.data, *out, *argv)
     assert code == 2 and all(w in message for w in words), message
-    if out: assert not (tmp_path/'run'/'recipe.json').exists(), 'a refused option must not leave a run behind'
+    if out: assert not (tmp_path/'run'/'recipe.json').exists(), 'a rejected option must not create a run'
 
 
 # ---- evaluation ----
 
 def test_evaluation_repeats_the_metrics_exactly(trained, tmp_path):
-    home = shutil.copytree(trained.run, tmp_path/'run') # the report that the training wrote stays as it is
+    home = shutil.copytree(trained.run, tmp_path/'run') # so that the report written by training is not replaced
     done = call('har_evaluate', home, '--data', trained.data, '--json', tmp_path/'m.json', '--csv', tmp_path/'p.csv', '--faithfulness', 2)
     assert done.returncode == 0, done.stderr
     got, kept = json.loads((tmp_path/'m.json').read_text()), json.loads((trained.run/'metrics.json').read_text())

@@ -1,4 +1,4 @@
-"What CONTRIBUTING.md says: an architecture and a recipe are one entry each, and every command finds them"
+"As CONTRIBUTING.md states, a new architecture or recipe is one registry entry, which every command accepts"
 from dataclasses import replace
 
 import pytest

@@ -34,7 +34,7 @@ def rewrite(file, column, value, **where):
 
 
 def refusal(f, *args, **kw) -> str:
-    "The sentence with which a function must refuse its input"
+    "The one-sentence error that a function must raise for its input"
     with pytest.raises(HARError) as e: f(*args, **kw)
     assert len(str(e.value).splitlines()) == 1
     return str(e.value)
@@ -142,7 +142,7 @@ def test_an_eps_file_runs_no_interpreter(tmp_path):
     opened = python(f'from har_fastai.images import open_image, ImageError\ntry: open_image({str(tmp_path/"a.jpg")!r})\n'
                     f'except ImageError: open({str(tmp_path/"refused")!r}, "w")')
     assert not opened and (tmp_path/'refused').exists()
-    assert python(f'from PIL import Image; Image.open({str(tmp_path/"a.jpg")!r}).load()'), 'the script would not have been noticed'
+    assert python(f'from PIL import Image; Image.open({str(tmp_path/"a.jpg")!r}).load()'), 'Pillow does not call the script'
 
 
 def test_har_predict_stays_in_the_given_folder(tmp_path):

@@ -1,4 +1,4 @@
-"What pip installs: all modules, all commands, the requirements of settings.ini, and nothing else"
+"The installed package: all modules, all commands, the requirements of settings.ini, and nothing else"
 import importlib.util, os, re, shutil, subprocess, sys, tarfile, zipfile
 from configparser import ConfigParser
 from email import message_from_string
@@ -87,7 +87,7 @@ def test_the_sdist_can_be_built_from(built, tmp_path):
 
 
 @slow
-def test_twine_has_no_complaints(built):
+def test_twine_check_passes(built):
     if importlib.util.find_spec('twine') is None: pytest.skip('twine is not installed, and tests use no network')
     argv = [sys.executable, '-m', 'twine', 'check', '--strict', built['wheel'], built['sdist']]
     done = subprocess.run(argv, capture_output=True, text=True)
@@ -127,7 +127,7 @@ def test_the_metadata_are_those_of_settings(wheel):
     m, ini = message_from_string(meta(wheel, 'METADATA')), settings()
     expected = (ini['lib_name'], ini['version'], f'>={ini["min_python"]}', ini['description'])
     assert (m['Name'], m['Version'], m['Requires-Python'], m['Summary']) == expected
-    assert m.get_payload().strip(), 'the page on PyPI would be empty: README.md is'
+    assert m.get_payload().strip(), 'README.md is empty, so the page on PyPI would be too'
 
 
 IMPORT_ALL = '''import importlib, pkgutil, har_fastai

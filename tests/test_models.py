@@ -1,4 +1,4 @@
-"Every architecture of the registry trains, is scored, explains, is saved and predicts through the same calls; weights come from files"
+"Every architecture of the registry can be trained, evaluated, explained, saved and used by the same calls; weights are loaded from files"
 import os, shutil
 
 import pandas as pd
@@ -27,7 +27,7 @@ QUICK = {'baseline', 'xresnet18', 'resnet10t'} # small networks of our own, of f
 
 @pytest.fixture(scope='module')
 def photos(drawn, shared):
-    "Images of three actions in several shapes: 45 photographs if there are some, otherwise 18 synthetic samples"
+    "Images of three actions in several shapes: 45 photographs if available, otherwise 18 synthetic samples"
     def make(to):
         df = read_har(DATA or drawn)
         df = pd.concat([g.head(15 if DATA else 6) for _, g in df.groupby('label')][:3])
@@ -63,7 +63,7 @@ def test_from_images_to_predictions(arch, photos, tmp_path):
     printed = call('har_predict', one, '--model', run, '--top', 3).stdout
     assert all(l in printed for l in card.vocab)
     assert abs(Predictor(run).predict(one)[2].sum() - 1) < 1e-4
-    shutil.rmtree(run) # half a gigabyte for some
+    shutil.rmtree(run) # some take half a gigabyte
 
 
 @pytest.mark.parametrize('recipe', mostly_slow(RECIPES, set(RECIPES) - {'finetune'}, 'large architectures'))
@@ -79,7 +79,7 @@ def test_every_recipe_trains(recipe, photos, tmp_path):
 
 @pytest.mark.parametrize('cache', ['yes', 'no'])
 def test_images_with_their_aspect_ratio_kept(cache, photos, tmp_path):
-    "Validation, the saved model, evaluation and explanations give the same predictions, whatever shapes come together"
+    "Validation, the saved model, evaluation and explanations give the same predictions, whatever shapes a batch contains"
     run = tmp_path/'run'
     train(photos, run, '--arch', 'baseline', '--resize', 'keep', '--size', 64, '--epochs', 2, '--cache', cache)
     assert read_card(run).resize == Run(run).recipe.resize_rule == 'keep'
@@ -96,7 +96,7 @@ def test_images_with_their_aspect_ratio_kept(cache, photos, tmp_path):
 # ---- shapes ----
 
 def test_shapes_that_a_network_cannot_take(photos, tmp_path):
-    for arch, size, why in (('vit_b_16', 224, 'squares only'), ('baseline', 39, '40 px at least')):
+    for arch, size, why in (('vit_b_16', 224, 'squares only'), ('baseline', 39, 'at least 40 px')):
         with pytest.raises(HARError, match=why): find_recipe('report', resize='keep', arch=arch, size=size)
         with pytest.raises(SystemExit):
             train(photos, tmp_path/'run', '--arch', arch, '--size', size, '--resize', 'keep', '--pretrained', 'no')
@@ -104,7 +104,7 @@ def test_shapes_that_a_network_cannot_take(photos, tmp_path):
 
 
 def test_architectures_of_timm():
-    "Channels may come last; some networks need sides that fit, and some name a layer that does not exist"
+    "Features may be channels-last; some networks accept only certain sides, and some list a layer that does not exist"
     arch = find_arch('swin_tiny_patch4_window7_224')
     with GradCAM(arch.build(3, False).eval(), arch.target_layer) as cam: assert cam(torch.randn(1, 3, 224, 224)).shape == (1, 7, 7)
     with pytest.raises(HARError, match='some aspect ratios only'): check_size('dla34', 128, 'keep')
@@ -179,7 +179,7 @@ def test_weights_that_cannot_be_downloaded(photos, tmp_path, refuse, monkeypatch
 
 
 @pytest.mark.parametrize('options, words', [
-    (['--arch', 'resnet51'], 'did you mean resnet50'), (['--arch', 'inception_v3', '--size', 64], 'must be 75 px at least'),
+    (['--arch', 'resnet51'], 'did you mean resnet50'), (['--arch', 'inception_v3', '--size', 64], 'must be at least 75 px'),
     (['--arch', 'vit_b_16', '--size', 128], '224 px only'), (['--arch', 'baseline', '--size', 8], 'between 16 and 1024'),
     (['--weights', 'none.pth'], 'does not exist')])
 def test_impossible_options_are_refused_at_once(options, words, photos, tmp_path, refuse):

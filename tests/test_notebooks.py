@@ -1,4 +1,4 @@
-"The notebooks are clean, in step with the modules, and readable"
+"The notebooks are clean, consistent with the modules, and readable"
 import ast, json, re, shutil, subprocess, sys
 
 import pytest
@@ -26,11 +26,11 @@ def test_git_ignores_no_source():
     assert done.stdout.split() == []
 
 
-# ---- in step ----
+# ---- consistent with modules and rendered pages ----
 
 @pytest.fixture(scope='module')
 def copy(tmp_path_factory):
-    "A copy of what nbdev reads and writes"
+    "A copy of the files that nbdev reads and writes"
     to = tmp_path_factory.mktemp('copy')/'repository'
     shutil.copytree(NBS, to/'nbs', ignore=shutil.ignore_patterns('.ipynb_checkpoints', '_proc', '_quarto.yml'))
     shutil.copytree(PACKAGE, to/'har_fastai', ignore=shutil.ignore_patterns('__pycache__'))
@@ -54,7 +54,7 @@ def differing(a, b, pattern):
 
 def test_notebooks_are_clean(copy):
     name = NOTEBOOKS[0].relative_to(NBS).as_posix()
-    dirty = copy/'nbs'/name # shows that the cleaning takes place
+    dirty = copy/'nbs'/name # shows that cleaning has an effect
     text = dirty.read_text(encoding='utf-8')
     dirty.write_text(re.sub('"execution_count": null', '"execution_count": 7', text, count=1), encoding='utf-8')
     assert differing(copy/'nbs', NBS, '*.ipynb') == [name]
@@ -62,7 +62,7 @@ def test_notebooks_are_clean(copy):
     assert differing(copy/'nbs', NBS, '*.ipynb') == []
 
 
-def test_modules_are_in_step(copy):
+def test_modules_match_their_notebooks(copy):
     assert differing(copy/'har_fastai', PACKAGE, '*.py') == []
     for f in (copy/'har_fastai').rglob('*.py'): # otherwise a module that is no longer exported would go unnoticed
         if f.name != '__init__.py': f.unlink()
@@ -72,7 +72,7 @@ def test_modules_are_in_step(copy):
 
 @pytest.fixture(scope='module')
 def rendered(tmp_path_factory):
-    "README.md, MODEL_CARD.md and RESULTS.md, rendered anew"
+    "README.md, MODEL_CARD.md and RESULTS.md, rendered again"
     to = tmp_path_factory.mktemp('rendered')
     for script in ('.ci/readme.py', 'benchmarks/results.py'):
         subprocess.run([sys.executable, ROOT/script, to], cwd=ROOT, check=True, capture_output=True, text=True)
@@ -80,14 +80,14 @@ def rendered(tmp_path_factory):
 
 
 @pytest.mark.parametrize('file', ['README.md', 'MODEL_CARD.md', 'benchmarks/RESULTS.md'])
-def test_rendered_pages_are_in_step(rendered, file):
+def test_rendered_pages_are_up_to_date(rendered, file):
     new = (rendered/file.split('/')[-1]).read_text(encoding='utf-8')
     assert new == (ROOT/file).read_text(encoding='utf-8'), f'{file} is out of date: make readme'
 
 
 @pytest.mark.parametrize('page', ['README.md', 'MODEL_CARD.md'])
 def test_images_of_a_rendered_page_exist(page):
-    "And git does not ignore them, where this is a git repository"
+    "They exist, and git does not ignore them (if this is a git repository)"
     images = re.findall(r'!\[.*?\]\((?!https?:)(.+?)\)', (ROOT/page).read_text(encoding='utf-8'))
     assert images and [s for s in images if not (ROOT/s).is_file()] == []
     if (ROOT/'.git').exists():

@@ -1,4 +1,4 @@
-"Property-based tests: whatever a table, a recipe or an image file holds, the library returns a result or one sentence"
+"Property-based tests: whatever a table, a recipe or an image file contains, the library returns a result or raises a one-sentence error"
 import csv, os, signal, sys, warnings
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -29,7 +29,7 @@ parts = st.sampled_from(['train', 'valid', 'test', 'Val', 'exam', ''])
 
 
 def result(f, *args, **kw):
-    "What `f` returns, or the `HARError` with which it refuses"
+    "The result of `f`, or the `HARError` that it raises"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
@@ -41,7 +41,7 @@ def result(f, *args, **kw):
 
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
-    "A folder with a few images, and a secret one beside it"
+    "A folder with a few images, and a private image beside it"
     tmp = tmp_path_factory.mktemp('home'); data = tmp/'data'; (data/'sub').mkdir(parents=True)
     for i, n in enumerate(('a.png', 'b.png', 'c.png', 'sub/d.png')): image(i).save(data/n)
     image(9).save(tmp/'secret.png'); (data/'way_out.png').symlink_to(tmp/'secret.png')
@@ -54,7 +54,7 @@ def write(file, columns, rows):
 
 
 def inside(df, home):
-    "All images of a table lie in the folder"
+    "Assert that all images of a table are in the folder"
     assert all(str(home) + '/' in p and 'secret' not in p and 'way_out' not in p for p in df.path)
 
 
@@ -70,7 +70,7 @@ def test_any_table_is_read_or_refused(home, rows, with_part):
         inside(df, home)
         assert df.filename.is_unique and (df.label.str.strip() == df.label).all() and not df.label.isin(['', 'nan']).any()
     if not isinstance(strict, HARError): assert strict.equals(lenient) and all(f['kept'] or f['fault'] == 21 for f in found)
-    elif not isinstance(lenient, HARError): assert any(f['error'] for f in found), f'training refuses ({strict}), and the check does not'
+    elif not isinstance(lenient, HARError): assert any(f['error'] for f in found), f'training rejects it ({strict}), and the check does not'
 
 
 @few
@@ -150,7 +150,7 @@ def test_mutated_images():
 
 
 @pytest.mark.parametrize('kind, why', [('error', 'KeyError'), ('hang', 'SIGPROF'), ('crash', 'SIGSEGV')])
-def test_the_fuzz_finds_what_it_looks_for(monkeypatch, kind, why):
+def test_the_fuzz_test_detects_failures(monkeypatch, kind, why):
     def opener(data):
         while kind == 'hang': pass
         if kind == 'crash': os.kill(os.getpid(), signal.SIGSEGV)
@@ -160,7 +160,7 @@ def test_the_fuzz_finds_what_it_looks_for(monkeypatch, kind, why):
     assert len(res['broken']) == 1 and why in res['broken'][0]
 
 
-# ---- regressions: what these tests and the fuzz have found ----
+# ---- regressions: errors that these tests and the fuzz test have found ----
 
 @pytest.mark.parametrize('name, size', [('notes_that_cannot_be_rewritten.webp', (36, 48)), ('offset_that_is_no_integer.tif', None)])
 def test_images_that_broke_a_decoder(name, size):

@@ -11,11 +11,11 @@ from helpers import NBS, ROOT, modules, notebooks
 
 NOTEBOOKS = [p.relative_to(NBS).as_posix() for p in notebooks()]
 CONFIG = yaml.safe_load((ROOT/'_quarto.yml').read_text(encoding='utf-8'))
-WIDTHS = 1280, 390 # pixels: a laptop and a telephone
+WIDTHS = 1280, 390 # pixels: a laptop and a phone
 slow = pytest.mark.slow('site preview in a browser')
 
-# The keys we may use, as Quarto documents them: quarto.org/docs/reference/projects/websites.html and formats/html.html,
-# and src/resources/schema/{project,definitions,document-*}.yml in quarto-dev/quarto-cli. Quarto refuses a key it doesn't know.
+# The keys that Quarto documents: quarto.org/docs/reference/projects/websites.html and formats/html.html,
+# and src/resources/schema/{project,definitions,document-*}.yml in quarto-dev/quarto-cli. Quarto rejects unknown keys.
 KNOWN = {k: set(v.split()) for k, v in {
     '': 'project format execute website metadata-files',
     'project': 'title type render execute-dir output-dir lib-dir resources preview pre-render post-render',
@@ -88,7 +88,7 @@ def lacks_alt(cell) -> bool:
 
 # ---- configuration ----
 
-def test_quarto_knows_what_is_configured(): assert unknown(CONFIG) == []
+def test_quarto_documents_all_configured_keys(): assert unknown(CONFIG) == []
 
 
 def test_an_unknown_key_is_found():
@@ -206,7 +206,7 @@ def test_no_link_is_dead(pages, site):
 def test_a_dead_link_is_found(pages, site):
     at, repo = site.as_uri(), 'https://github.com/har-fastai/har_fastai/blob/main'
     alive = [f'{at}/index.html', f'{at}/predict/predictor.html#predictor', f'{repo}/README.md', 'https://nbdev.fast.ai']
-    gone = [f'{at}/predict/02_predictor.ipynb', f'{at}/predict/predictor.html#oracle', f'{repo}/READYOU.md', (ROOT/'README.md').as_uri()]
+    gone = [f'{at}/predict/02_predictor.ipynb', f'{at}/predict/predictor.html#oracle', f'{repo}/NO_README.md', (ROOT/'README.md').as_uri()]
     assert [dead(l, site, pages) for l in alive + gone] == [False] * 4 + [True] * 4
 
 

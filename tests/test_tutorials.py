@@ -12,7 +12,7 @@ from helpers import NBS, notebooks
 
 ALL = os.environ.get('HAR_NOTEBOOKS') == 'all'
 PATHS = [p for p in notebooks() if ALL or p.is_relative_to(NBS/'tutorials')]
-LEFT_OUT = re.compile(r'(?m)^#\|\s*(eval:\s*false|slow)\s*$|nbdev_export\(\)') # cells that nbdev_test leaves out as well
+LEFT_OUT = re.compile(r'(?m)^#\|\s*(eval:\s*false|slow)\s*$|nbdev_export\(\)') # cells that nbdev_test also skips
 SECONDS = 120 # of processor time: a minute on two cores
 
 
@@ -30,7 +30,7 @@ def execute(path) -> float:
 def test_notebook_runs(path, monkeypatch, record_property):
     monkeypatch.delenv('MPLBACKEND') # Jupyter sets its own
     seconds = execute(path); record_property('seconds', round(seconds, 1)); print(f'{seconds:.1f} s of processor time')
-    assert seconds < SECONDS, f'{seconds:.0f} s of processor time: make it smaller, or mark heavy cells with #| eval: false'
+    assert seconds < SECONDS, f'{seconds:.0f} s of processor time: make it smaller, or mark slow cells with #| eval: false'
 
 
 def test_a_broken_notebook_is_found(tmp_path):

@@ -266,7 +266,7 @@ def erasing_boxes(
     p:float, # Probability that a rectangle is erased, 0–1
     scale:tuple[float,float], # Smallest and largest share of the area
     ratio:tuple[float,float] # Smallest and largest aspect ratio, height to width
-)->torch.Tensor: # Top, left, height and width of each box, of shape (n, 4), on the CPU; all 0 where there is none
+)->torch.Tensor: # Top, left, height and width of each box, of shape (n, 4), on the CPU; all 0 if there is none
     "Random erasing's random draws for a batch"
     area = height * width * torch.empty(n, 10).uniform_(*scale)
     shape = torch.empty(n, 10).uniform_(*torch.tensor(ratio).log().tolist()).exp()

@@ -28,7 +28,7 @@ class ImageCache:
     ):
         self.folder = Path(folder)
         self.index = np.load(self.folder/'index.npy', allow_pickle=False) # rows of offset, height, width
-        self.pixels = np.memmap(self.folder/'pixels.bin', dtype=np.uint8, mode='c') # PyTorch wants writable memory; the file never changes
+        self.pixels = np.memmap(self.folder/'pixels.bin', dtype=np.uint8, mode='c') # writable, for PyTorch; the file never changes
         if hasattr(mmap, 'MADV_WILLNEED'): self.pixels._mmap.madvise(mmap.MADV_WILLNEED) # start reading ahead
     def __len__(self): return len(self.index)
     @property
@@ -41,8 +41,8 @@ class ImageCache:
 
     def sources(self,
         df # The table of its images, with path, width and height from `check_har`
-    )->list: # For each row a function that returns its pixels, or its path where the cache holds a reduced image
-        "The images in full size for a `Predictor`, which then decodes none of them again"
+    )->list: # For each row a function that returns its pixels, or its path if the cached image was reduced
+        "The images in full size, for a `Predictor`; cached ones are not decoded again"
         whole = (self.index[:, 1:] == df[['height', 'width']].to_numpy()).all(1)
         return [partial(self.array, i) if w else p for i, (w, p) in enumerate(zip(whole, df.path))]
 
@@ -63,7 +63,7 @@ def reduced(
 # %% ../../nbs/data/02_cache.ipynb #63135c4c
 def fingerprint(
     paths:Sequence[str|Path], # The image files, in order
-    sha256:Sequence[str]|None=None, # Their checksums; computed where None
+    sha256:Sequence[str]|None=None, # Their checksums; computed by default
     side:int=512 # As for `reduced`
 )->str: # 32 hexadecimal digits
     "Identify a cache by the contents of its files, their order and the reduction"
@@ -88,14 +88,14 @@ def caches_folder() -> Path:
 
 # %% ../../nbs/data/02_cache.ipynb #0904cb16
 def cache_limit() -> float:
-    "How many bytes all image caches together may take"
+    "The maximum total size of all image caches, in bytes"
     try: return float(os.environ.get('HAR_FASTAI_CACHE_GB') or 8) * 1e9
     except ValueError:
         raise HARError(f'HAR_FASTAI_CACHE_GB is {os.environ["HAR_FASTAI_CACHE_GB"]!r} and must be a number of gigabytes') from None
 
 # %% ../../nbs/data/02_cache.ipynb #5909f231
 def list_caches() -> list[tuple[Path, int]]:
-    "The complete caches and their sizes in bytes, the one used longest ago first"
+    "The complete caches and their sizes in bytes, the least recently used first"
     found = []
     for p in caches_folder().glob('[!.]*'):
         with suppress(OSError, HARError): # another process may be deleting it
@@ -106,7 +106,7 @@ def list_caches() -> list[tuple[Path, int]]:
 def trim_caches(
     keep:Path # The cache that is about to be used, which is not deleted
 )->None:
-    "Delete the caches used longest ago until all of them are within the limit"
+    "Delete the least recently used caches until all of them are within the limit"
     caches = list_caches()
     total = sum(n for _, n in caches)
     for p, n in caches:
@@ -118,7 +118,7 @@ def trim_caches(
 # %% ../../nbs/data/02_cache.ipynb #79c64ad2
 @contextmanager
 def _building_folder(parent:Path):
-    "A locked temporary folder in `parent`, deleted at the end; those of dead processes are deleted first"
+    "A locked temporary folder in `parent`, deleted at the end; those of killed processes are deleted first"
     from filelock import FileLock, Timeout
     parent.mkdir(parents=True, exist_ok=True)
     for old in parent.glob('.making-*[!k]'): # not the .lock files themselves
@@ -230,9 +230,9 @@ def _report(folder:Path) -> None:
 # %% ../../nbs/data/02_cache.ipynb #2b7ede7b
 def cache_images(
     paths:Sequence[str|Path], # The image files, in order
-    sha256:Sequence[str]|None=None, # Their checksums as `check_har` gives them; computed where None
+    sha256:Sequence[str]|None=None, # Their checksums, as `check_har` returns them; computed by default
     side:int=512 # Largest length of the shorter side, in pixels; larger images are reduced
-)->ImageCache|None: # None, with a warning, where the cache cannot be built
+)->ImageCache|None: # None, with a warning, if the cache cannot be built
     "The cache of a list of images; built if it does not exist"
     paths = list(paths)
     sha256 = [sha256_file(p) for p in paths] if sha256 is None else list(sha256)
@@ -294,7 +294,7 @@ class ImageRecords:
 
     def get(self,
         sha256:str # Of an image file
-    )->tuple[int, int, str]|None: # Width, height and perceptual hash; None where unknown
+    )->tuple[int, int, str]|None: # Width, height and perceptual hash; None if unknown
         "Look up an image"
         if not self.db: return None
         with self.lock: return self._try(self._find, sha256)

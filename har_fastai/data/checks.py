@@ -23,11 +23,11 @@ __all__ = ['FAULTS', 'has_extreme_shape', 'check_har', 'usable', 'summarise_chec
 # %% ../../nbs/data/03_checks.ipynb #26c26d27
 def _check_image(
     path:str, # The image file
-    expected:str='', # Its checksum according to the table; '' where the table has none
+    expected:str='', # Its checksum according to the table; '' if the table has none
     max_pixels:int=MAX_PIXELS, # As for `check_har`
     records:ImageRecords|None=None, # Images that are known
     side:int|None=None # As `cache_side` of `check_har`
-)->tuple[dict, np.ndarray|None]: # Width, height, sha256, phash and problem; the reduced pixels where they were decoded and `side` is given
+)->tuple[dict, np.ndarray|None]: # Width, height, sha256, phash and problem; the reduced pixels if they were decoded and `side` is given
     "Read and check one image"
     row, pixels = dict(width=0, height=0, sha256='', phash='', problem=''), None
     if not os.path.isfile(path): return {**row, 'problem': 'it is not a file'}, None
@@ -60,7 +60,7 @@ def check_har(
     max_pixels:int=MAX_PIXELS, # Largest number of pixels (width × height) that an image may have
     workers:int|None=None, # Threads; by default one per processor, at most 8
     cache_side:int|None=None # Build the cache of the usable rows in the same pass, with this `side` of `cache_images`; None for no cache
-)->pd.DataFrame: # The rows with width, height (px), sha256, phash (64 hex digits) and problem ('' where there is none)
+)->pd.DataFrame: # The rows with width, height (px), sha256, phash (64 hex digits) and problem ('' if there is none)
     "Read every image once, hash it and note what is wrong with it"
     workers = workers or min(os.cpu_count() or 1, 8)
     items, rows = zip(df.path, df.sha256 if 'sha256' in df else [''] * len(df)), []
@@ -144,7 +144,7 @@ FAULTS = { # number -> (description, consequence)
     11: ('floating-point', 'used, rescaled, if finite'),
     12: ('animated, or with several pages', 'used, the first frame'),
     13: ('file extension of another format', 'used, by its content'),
-    14: ('very small or narrow', 'used; shows little'),
+    14: ('very small or narrow', 'used, with a warning'),
     15: ('not a file: a folder or a loop of links', 'set aside'),
     16: ('a row whose file is missing', 'stops training'),
     17: ('a row that leads out of the folder', 'stops training'),
@@ -166,7 +166,7 @@ def fault_number(
     problem:str # Why an image cannot be used, as `check_har` gives it; not empty
 )->int: # A key of `FAULTS`
     "The number of the fault that a message describes"
-    if m := re.search(r'it has (\d+) megapixels', problem): return 4 if int(m[1]) > 178 else 5 # above that Pillow itself refuses
+    if m := re.search(r'it has (\d+) megapixels', problem): return 4 if int(m[1]) > 178 else 5 # above that Pillow itself raises an error
     return next((n for n, words in _REASONS if re.search(words, problem)), 2)
 
 # %% ../../nbs/data/03_checks.ipynb #67ec1b7f
@@ -238,7 +238,7 @@ def check_data(
     "Find everything that is wrong or unusual in a data set"
     found, columns = [], ['fault', 'where', 'filename', 'label', 'problem', 'kept', 'error']
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore', UserWarning) # what training warns of is among the faults
+        warnings.simplefilter('ignore', UserWarning) # the warnings of training are among the faults
         df, table = read_har(path, found=found), find_table(path)
         df = check_har(df, workers=workers) if len(df) else df.assign(problem='')
         found += _image_faults(df) if len(df) else []
@@ -260,7 +260,8 @@ def _fixed_folders(c:CheckResult) -> tuple[pd.DataFrame, Path, int]:
     "The new table for class folders, its file, and the number of images"
     inside = os.path.join(os.path.realpath(c.path), '')
     if not all(os.path.realpath(p).startswith(inside) for p in c.good.path):
-        raise HARError(f'{c.path} holds links to images elsewhere, which a table may not name: remove the files with faults by hand')
+        raise HARError(f'{c.path} contains links to images outside it, which a table must not contain: '
+                       'remove the files with faults by hand')
     return c.good[[k for k in ('filename', 'label', 'part') if k in c.good]], _free_name(c.path, c.path.resolve().name), len(c.df)
 
 def _fixed_table(c:CheckResult) -> tuple[pd.DataFrame, Path, int]:

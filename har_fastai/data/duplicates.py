@@ -77,7 +77,7 @@ def duplicate_pairs(
     df:pd.DataFrame, # Rows that `check_har` has checked
     max_distance:int=MAX_DISTANCE # Largest distance of near-duplicates, in bits of 256; 0 for equal hashes only
 )->pd.DataFrame: # One row per pair: positions i < j, distance (bits), exact (same bytes)
-    "Pairs of duplicates: each exact duplicate with the first of its kind, and near-duplicates among the distinct images"
+    "Pairs of duplicates: each exact duplicate with the first row of its checksum, and near-duplicates among the distinct images"
     _require(df, 'sha256', 'phash')
     i, j = _same(df.sha256)
     first = np.flatnonzero(~df.sha256.duplicated())

@@ -74,7 +74,7 @@ def check_weights(
     wgts, # One number for each row
     train:np.ndarray # Whether each row is in the training part
 )->np.ndarray: # The weights as an array
-    "Refuse weights that cannot be used for sampling"
+    "Check the weights for sampling; an error if they are negative, not finite, all zero or of the wrong number"
     wgts = np.asarray(wgts, dtype=float)
     if wgts.shape != np.shape(train):
         raise HARError(f'there are {wgts.size} weights for {len(train)} images: give one weight for each image')
@@ -254,4 +254,4 @@ def _on_gpu(cache:ImageCache, device) -> torch.Tensor|None:
         try: return torch.from_numpy(cache.pixels).view(-1, 3).to(device)
         except torch.cuda.OutOfMemoryError: pass
     if device.type == 'cuda':
-        print(f'The GPU has no room for {cache.nbytes / 1e6:,.0f} MB of images: they stay in main memory.', flush=True)
+        print(f'The GPU has too little free memory for {cache.nbytes / 1e6:,.0f} MB of images: they stay in main memory.', flush=True)

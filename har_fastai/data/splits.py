@@ -89,7 +89,7 @@ def _carve(df:pd.DataFrame, names:tuple[str, ...], n_folds:int, seed:int, max_di
 
 # %% ../../nbs/data/04_splits.ipynb #e21a87f8
 def _scorable(df:pd.DataFrame) -> pd.DataFrame:
-    "Refuse a split with an empty part, or with a label in valid or test that train lacks"
+    "Check a split: an error if a part is empty, or if valid or test contain a label that train lacks"
     for p in ('train', 'valid', 'test'):
         if not (df.part == p).any(): raise HARError(f'no image is left for the {p} part: give more images, or fewer duplicates')
     lost = set(df.label[df.part.isin(['valid', 'test'])]) - set(df.label[df.part == 'train'])

@@ -182,7 +182,7 @@ def _class_rows(folder:Path, root:Path) -> list[tuple[str, str]]:
 
 # %% ../../nbs/data/00_tables.ipynb #7255705c
 def _named_in_text(rows:list[tuple], where, found:list|None) -> list[tuple]:
-    "The rows whose filenames are valid text; file systems allow others, which no table can name"
+    "The rows whose filenames are valid UTF-8; file systems allow others, which a table cannot contain"
     plain = lambda name: name.encode(errors='replace').decode()
     odd = [(plain(f), plain(l)) for f, l, *_ in rows if plain(f) != f]
     listed = ', '.join(f for f, _ in odd[:5]) + (', …' if len(odd) > 5 else '')
@@ -220,7 +220,7 @@ def _nothing(folder:Path) -> HARError:
     loose = sum(is_image(f) for f in folder.iterdir())
     if loose: found.append(f'{plural(loose, "image")} without labels (har_predict classifies them)')
     return HARError(f'{folder} holds no table with the columns filename and label, no Training_set.csv, and no folders of images named '
-                    f'after classes; found: {", ".join(found[:8]) or "nothing that could be one"}')
+                    f'after classes; found: {", ".join(found[:8]) or "no tables, folders or images"}')
 
 # %% ../../nbs/data/00_tables.ipynb #b60d56b9
 def find_table(
@@ -240,7 +240,7 @@ def read_har(
     path:str|os.PathLike, # A CSV file, a folder with one (Kaggle's, or its parent), or a folder of class folders
     least:int=2, # Smallest number of classes: training needs two, scoring one
     found:list|None=None # A list to which invalid rows are added, which are then left out; None raises an error at the first one
-)->pd.DataFrame: # One row per image: filename (relative), label, path (absolute); part, group and sha256 where the source has them
+)->pd.DataFrame: # One row per image: filename (relative), label, path (absolute); part, group and sha256 if the source has them
     "Read images and their labels from a table or from class folders"
     path = Path(path)
     table = find_table(path)

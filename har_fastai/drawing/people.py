@@ -38,8 +38,8 @@ class Brush:
     "Paints shapes given in its own frame: a point z is drawn at origin + scale · z, the y axis upward"
     def __init__(self,
         draw:ImageDraw.ImageDraw, # What Pillow draws on
-        origin:complex, # Where the frame's zero lies, in pixels, the imaginary part pointing up (so negative)
-        scale:complex, # Pixels a unit; its angle turns the frame
+        origin:complex, # Position of the frame's origin, in pixels; the imaginary part points up, so it is negative
+        scale:complex, # Pixels per unit; its angle rotates the frame
         edge:float=2, # Width of outlines, in pixels
         flip:bool=False # Does x point to the left?
     ): self.draw, self.origin, self.scale, self.edge, self.flip = draw, origin, scale, edge, flip
@@ -313,7 +313,7 @@ def paint_person(
     p:Person, # The person
     mouth:str='smile', # smile, flat, open, grit, laugh
     eyes:str='open', # open, angry, down, shut, arc
-    held:Callable|None=None, # Called with `b` to paint what is in front of the trunk and under the arms of `ahead`
+    held:Callable|None=None, # Called with `b` to paint an object in front of the trunk and behind the arms of `ahead`
     behind:Sequence=(FAR,), # Arms behind the trunk
     ahead:Sequence=(NEAR,) # Arms in front of everything
 ):

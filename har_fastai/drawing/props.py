@@ -20,7 +20,7 @@ def paint_phone(
     screen:tuple|None=None, # Colour of the lit screen; None paints the back
     w:float=.026 # Half its width; smaller if it is turned to the side
 ):
-    "Paint a phone with its centre at zero, from the back or with its screen lit"
+    "Paint a phone with its centre at the origin, from the back or with its screen lit"
     b.blob([complex(x, y) for x, y in ((-w, -.058), (w, -.058), (w, .058), (-w, .058))], .010, colour)
     if screen: b.box(0, 1.9 * w, .1, screen, edge=False)
     else: b.oval(-.45 * w + .045j, .011, .011, (200, 205, 210), edge=False)
@@ -30,7 +30,7 @@ def paint_bottle(
     b:Brush, # In the frame of the prop
     colour:tuple # RGB
 ):
-    "Paint a bottle with its rim at zero"
+    "Paint a bottle with its rim at the origin"
     b.poly([-.016, .016, .02 + .06j, .046 + .09j, .046 + .23j, -.046 + .23j, -.046 + .09j, -.02 + .06j], colour)
     b.box(.15j, .09, .06, WHITE, edge=False)
 
@@ -39,7 +39,7 @@ def paint_glass(
     b:Brush, # In the frame of the prop
     colour:tuple # RGB, of the drink
 ):
-    "Paint a glass with its rim at zero"
+    "Paint a glass with its rim at the origin"
     b.poly([-.055, .055, .042 + .16j, -.042 + .16j], (215, 234, 240))
     b.poly([-.047 + .05j, .052 + .01j, .04 + .155j, -.04 + .155j], colour, edge=False)
 
@@ -48,7 +48,7 @@ def paint_mug(
     b:Brush, # In the frame of the prop
     colour:tuple # RGB
 ):
-    "Paint a mug with its rim at zero"
+    "Paint a mug with its rim at the origin"
     b.path([.055 + .025j, .105 + .035j, .1 + .09j, .05 + .105j], .018, shade(colour, .75))
     b.poly([-.06, .06, .055 + .13j, -.055 + .13j], colour); b.path([-.056 + .025j, .056 + .025j], .012, WHITE)
 
@@ -70,7 +70,7 @@ def paint_note(
     b:Brush, # In the frame of the prop
     colour:tuple # RGB
 ):
-    "Paint a musical note with its head at zero"
+    "Paint a musical note with its head at the origin"
     b.path([.03 + .02j, .03 + .13j], .013, colour); b.oval(.005 + .015j, .032, .024, colour, 20, edge=False)
     b.path([.03 + .13j, .06 + .105j, .07 + .07j], .015, colour)
 
@@ -83,7 +83,7 @@ def paint_bicycle(
     colour:tuple, # RGB
     crank:complex # Vector from the hub to the near pedal; the far pedal is opposite
 ):
-    "Paint a bicycle facing right, with the ground at zero"
+    "Paint a bicycle facing right, with the ground at the origin"
     seat, axle, front, tube, neck = -.14 + .57j, -.31 + .2j, .35 + .2j, -.115 + .48j, .235 + .52j
     for w in (axle, front):
         b.path([w + .2 * c for c in RING], .026, (45, 45, 50))
@@ -100,7 +100,7 @@ def paint_laptop_side(
     b:Brush, # In the frame of the prop
     colour:tuple # RGB
 ):
-    "Paint an open laptop from its side, with the screen on the right and the keys at zero"
+    "Paint an open laptop from its side, with the screen on the right and the keys at the origin"
     b.blob([-.15, .1], .010, colour)
     b.path([.1, .16 + .17j], .02, shade(colour, .8))
     b.path([.088 + .03j, .144 + .165j], .010, (190, 225, 245))
@@ -110,7 +110,7 @@ def paint_laptop_back(
     b:Brush, # In the frame of the prop
     colour:tuple # RGB
 ):
-    "Paint an open laptop from behind its lid, with the hinge at zero"
+    "Paint an open laptop from behind its lid, with the hinge at the origin"
     b.poly([-.16, .16, .145 + .2j, -.145 + .2j], colour); b.oval(.1j, .018, .02, shade(colour, 1.35), edge=False)
     b.poly([-.17 - .015j, .17 - .015j, .16, -.16], shade(colour, .75))
 

@@ -25,8 +25,8 @@ __all__ = ['learner_table', 'InterpretationPlots', 'HARInterpretation']
 # %% ../../nbs/evaluate/03_interpretation.ipynb #a239fb24
 def learner_table(
     learn:Learner, # Single-label classifier
-    dl=None, # DataLoader; that of the validation images where None
-    act=None # Function from the outputs of the network to probabilities; that of the loss function where None
+    dl=None, # DataLoader; that of the validation images if None
+    act=None # Function from the outputs of the network to probabilities; that of the loss function if None
 )->pd.DataFrame: # filename, label, path, predicted, then a column of probabilities for each class
     "Predict the images of a `DataLoader` with a learner"
     dl = (learn.dls.valid if dl is None else dl).new(shuffle=False, drop_last=False)
@@ -44,7 +44,7 @@ def learner_table(
 
 # %% ../../nbs/evaluate/03_interpretation.ipynb #70b0db55
 class InterpretationPlots:
-    "The figures of an interpretation, with fastai's names where it has them"
+    "The figures of an interpretation; those that fastai also has keep its names"
     def plot_confusion_matrix(self, title='Confusion matrix'):
         "Draw the confusion matrix"
         return plot_confusion(self.confusion_matrix(), self.vocab, f'{title}, {len(self.preds):,} {self.name}')
@@ -86,7 +86,7 @@ class HARInterpretation(InterpretationPlots, ClassificationInterpretation):
     @classmethod
     def from_learner(cls,
         learn:Learner, # Single-label classifier
-        ds_idx:int=1, # Index of its DataLoader where `dl` is None: 0 training, 1 validation
+        ds_idx:int=1, # Index of its DataLoader if `dl` is None: 0 training, 1 validation
         dl=None, # DataLoader
         act=None # As in `learner_table`
     ):
@@ -122,7 +122,7 @@ class HARInterpretation(InterpretationPlots, ClassificationInterpretation):
         print(skm.classification_report(self.y, self.p, labels=range(len(self.vocab)), target_names=self.vocab, zero_division=0))
 
     def top_losses(self,
-        k:int|None=None, # Number of images; all where None
+        k:int|None=None, # Number of images; all if None
         largest:bool=True, # Sort by decreasing loss?
         items:bool=False # Return the rows of the table as well?
     ):
@@ -134,7 +134,7 @@ class HARInterpretation(InterpretationPlots, ClassificationInterpretation):
 @patch(cls_method=True)
 def from_run(cls:HARInterpretation,
     run:Run|str|Path, # Run to interpret
-    data:str|Path|None=None, # Labelled images; those of the run where None
+    data:str|Path|None=None, # Labelled images; those of the run if None
     which:str='test', # Rows to score, as in `select_rows`: test, valid, tail or all
     device='cpu' # Device of the network
 ):

@@ -55,7 +55,7 @@ def accuracy(
 def top_k_hits(
     y:np.ndarray, # True classes, integers
     probs:np.ndarray, # Probabilities, of shape (images, classes)
-    k:int=3 # Number of classes that count
+    k:int=3 # Number of most probable classes to consider
 )->np.ndarray: # Booleans, one for each image
     "Whether the true class is among the `k` most probable ones"
     probs, y = np.asarray(probs), np.asarray(y)
@@ -64,7 +64,7 @@ def top_k_hits(
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #b0554409
 def _pieces(n:int, n_boot:int) -> int:
-    "The number of pieces into which to split `n_boot` confusion matrices of `n` classes, to use some tens of megabytes at a time"
+    "The number of pieces into which to split `n_boot` confusion matrices of `n` classes, so that each uses some tens of megabytes"
     return max(1, n_boot * n * n // 4_000_000)
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #39c8cccc
@@ -77,7 +77,7 @@ def _draw_matrices(cm:np.ndarray, n_boot:int, seed:int):
 # %% ../../nbs/evaluate/00_metrics.ipynb #5e010b86
 def bootstrap_interval(
     cm:np.ndarray, # Confusion matrix, of shape (n, n)
-    stat=macro_f1, # Computes scores from confusion matrices of shape (..., n, n)
+    stat=macro_f1, # Function that computes scores from confusion matrices of shape (..., n, n)
     level:float=0.95, # Confidence level, 0–1
     n_boot:int=4000, # Number of bootstrap samples
     seed:int=0 # Seed of the random draws; the same matrix and seed give the same interval
@@ -98,7 +98,7 @@ def mean_interval(
     values = np.asarray(values, dtype=np.float64)
     if not len(values): raise HARError('there are no images to score')
     distinct, counts = np.unique(values, return_counts=True)
-    if len(distinct) <= 2: # a share: draw its counts
+    if len(distinct) <= 2: # such as booleans: draw the number of times each value occurs
         draws = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=n_boot)
         means = draws @ distinct / len(values)
     else: means = np.concatenate([values[ix].mean(1) for ix in bootstrap_samples(len(values), n_boot, seed)])
@@ -120,7 +120,7 @@ def wilson_interval(
     n:np.ndarray, # Number of trials
     level:float=0.95 # Confidence level, 0–1
 )->tuple[np.ndarray, np.ndarray]: # Lower and upper ends, 0–1; nan where n is 0
-    "The score interval of shares (Wilson, 1927, doi:10.1080/01621459.1927.10502953)"
+    "The Wilson score interval of shares (Wilson, 1927, doi:10.1080/01621459.1927.10502953)"
     from scipy.special import ndtri
     hits, n, z = np.asarray(hits, float), np.where(np.asarray(n) > 0, n, np.nan).astype(float), ndtri((1 + level) / 2)
     centre, half = (hits + z * z / 2) / (n + z * z), z / (n + z * z) * np.sqrt(hits * (n - hits) / n + z * z / 4)
@@ -219,7 +219,7 @@ def apply_temperature(
 def fit_temperature(
     y:np.ndarray, # True classes of images that the model was not trained on, integers
     probs:np.ndarray # Their probabilities at temperature 1, of shape (images, classes)
-)->float: # 0.05–20; 1 where no temperature lowers the loss
+)->float: # 0.05–20; 1 if no temperature lowers the loss
     "Fit the temperature that minimises the mean loss (Guo et al., 2017, arXiv:1706.04599)"
     from scipy.optimize import minimize_scalar
     probs = np.asarray(probs, np.float64)
@@ -233,7 +233,7 @@ def paired_bootstrap(
     a:np.ndarray, # Classes predicted by the first model, integers
     b:np.ndarray, # Classes predicted by the second model, integers
     n:int, # Number of classes
-    stat=macro_f1, # Computes scores from confusion matrices of shape (..., n, n)
+    stat=macro_f1, # Function that computes scores from confusion matrices of shape (..., n, n)
     n_boot:int=4000, # Number of bootstrap samples
     seed:int=0 # Seed of the random draws
 )->tuple[float, float, float]: # stat(b) - stat(a), and the ends of its 95 % confidence interval

@@ -27,7 +27,7 @@ def plot_history(
             ax.plot(history.epoch + 1, history[f'{part}_{col}'], style, color=colour, marker='.', label=label)
         ax.set(xlabel='Epoch', ylabel=name, title=f'{name} by epoch'); ax.grid(alpha=0.3)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if history.valid_macro_f1.notna().any(): # otherwise no validation images chose an epoch
+    if history.valid_macro_f1.notna().any(): # without validation images, no epoch was selected
         best = history.valid_macro_f1.idxmax()
         ax.plot(history.epoch[best] + 1, history.valid_macro_f1[best], 'o', ms=9, mfc='none', color='black', label='saved epoch')
     ax.legend()
@@ -135,7 +135,7 @@ def plot_predictions(
     title:str='Sample predictions', # Title of the figure
     cols:int=4 # Images per row
 ): # A matplotlib figure
-    "Draw images with the predicted class, its probability, and the true class where it differs"
+    "Draw images with the predicted class, its probability, and the true class if it differs"
     right = [r.label == r.predicted if 'label' in preds else None for r in preds.itertuples()]
     def mark(r, ok): return '' if ok is None else ' ✓' if ok else f' ✗\ntrue: {r["label"]}'
     titles = [f'{r["predicted"]} {r[r["predicted"]]:.2f}{mark(r, ok)}' for (_, r), ok in zip(preds.iterrows(), right)]
@@ -144,7 +144,7 @@ def plot_predictions(
 # %% ../../nbs/evaluate/01_plots.ipynb #117301f6
 def top_losses(
     preds:pd.DataFrame, # Predictions: label, predicted and a column for each class
-    k:int|None=None, # Number of images; all where None
+    k:int|None=None, # Number of images; all if None
     largest:bool=True # Sort by decreasing loss?
 )->pd.DataFrame: # Sorted rows with the column `loss` (in nats)
     "The images with the highest loss"

@@ -125,7 +125,7 @@ def _own_part(df:pd.DataFrame, own:pd.DataFrame, which:str, run:Run) -> pd.DataF
         warnings.warn(f'{missing:,} of the {len(own):,} {which} images of the run are not in the data')
     keys = [pd.MultiIndex.from_frame(t[['filename', 'sha256']]) for t in (rows, own)]
     same = keys[0].isin(keys[1])
-    return rows[same | ~rows.sha256.isin(rows.sha256[same])] # a duplicate under another name counts only where the original is missing
+    return rows[same | ~rows.sha256.isin(rows.sha256[same])] # a duplicate under another name counts only if the original is missing
 
 # %% ../../nbs/evaluate/02_scoring.ipynb #442a80ba
 def labelled_images(
@@ -166,7 +166,7 @@ def evaluate_run(
 def predict_parts(
     predictor:Predictor, # Trained model; the temperature in its card is set
     df:pd.DataFrame, # Split images, from `split_har`
-    images:Sequence|None=None # The images of the rows, from `ImageCache.sources`; their paths where None
+    images:Sequence|None=None # The images of the rows, from the `sources` of an `ImageCache`; their paths where None
 )->dict[str, pd.DataFrame]: # Predictions by part, 'valid' and 'test', of those that have images
     "Predict the validation and the test images once each; the temperature is fitted on the validation images first"
     preds = {}

@@ -86,7 +86,7 @@ def removal_curve(
 
 # %% ../../nbs/explain/01_faithfulness.ipynb #7f1fd08a
 def _neighbour_mean(x:torch.Tensor) -> torch.Tensor:
-    "The weighted mean of the eight neighbours of each pixel: 1/6 for those beside it, 1/12 for those across; edges are repeated"
+    "The weighted mean of the eight neighbours of each pixel: 1/6 for direct neighbours, 1/12 for diagonal ones; edges are repeated"
     p = F.pad(x, (1, 1, 1, 1), mode='replicate') # (1 2 1) along both axes without the centre; faster than conv2d of 3 channels
     rows = (p[..., :-2] + p[..., 2:]).add_(p[..., 1:-1], alpha=2)
     both = (rows[..., :-2, :] + rows[..., 2:, :]).add_(rows[..., 1:-1, :], alpha=2)
@@ -96,7 +96,7 @@ def _neighbour_mean(x:torch.Tensor) -> torch.Tensor:
 def noisy_linear_impute(
     x:torch.Tensor, # Images, of shape (n, 3, height, width)
     gone:torch.Tensor, # Of shape (n, 1, height, width): True where a pixel is missing
-    noise:torch.Tensor|None=None, # Added to the missing pixels, of the shape of `x`; nothing where None
+    noise:torch.Tensor|None=None, # Added to the missing pixels, of the shape of `x`; no noise if None
     steps:int=12 # Jacobi steps at each size
 )->torch.Tensor: # `x` with the missing pixels filled in
     "Fill in missing pixels by the weighted mean of their neighbours, plus noise (Rong et al., 2022, arXiv:2202.00449)"
@@ -127,7 +127,7 @@ def road_curve(
 def rank_correlation(
     a:torch.Tensor, # Maps, of shape (n, h, w)
     b:torch.Tensor # Maps of the same shape
-)->np.ndarray: # One value for each pair, -1 to 1; 0 where a map is flat
+)->np.ndarray: # One value for each pair, -1 to 1; 0 if a map is flat
     "Spearman's rank correlation of pairs of maps"
     from scipy.stats import rankdata
     a, b = (rankdata(m.flatten(1).cpu().numpy(), axis=1) for m in (a, b))
@@ -142,7 +142,7 @@ def _flat(maps:torch.Tensor) -> np.ndarray:
 
 # %% ../../nbs/explain/01_faithfulness.ipynb #94d29958
 def _randomise(m:nn.Module) -> None:
-    "Initialise a module's own parameters anew; draw small random values where it has no initialisation, or where that changes nothing"
+    "Reinitialise a module's own parameters; draw small random values if it has no initialisation or that changes nothing"
     old = {k: p.clone() for k, p in m.named_parameters(recurse=False)}
     reset = getattr(m, 'reset_parameters', None) or getattr(m, '_reset_parameters', None)
     if reset: reset()
@@ -157,7 +157,7 @@ def _same_shape_batches(x:Sequence[torch.Tensor], classes:torch.Tensor) -> list[
 
 # %% ../../nbs/explain/01_faithfulness.ipynb #4fc3edb0
 def _layers(model:nn.Module) -> list[tuple[str, list[nn.Module]]]:
-    "Convolutions and linear layers from the output to the input, each with the modules with parameters before the next one"
+    "Convolutions and linear layers from the output to the input, each with the other modules with parameters before the next one"
     layers, modules = [], []
     for name, m in [*model.named_modules()][::-1]:
         if not [*m.parameters(recurse=False)]: continue
@@ -205,7 +205,7 @@ ROAD_SHARES = [0.1, 0.3, 0.5, 0.7, 0.9] # shares of the pixels that ROAD removes
 @dataclass
 class Faithfulness:
     "Results of the faithfulness tests of Grad-CAM and of the baselines"
-    table:pd.DataFrame # A row for each kind of map: mean and 95 % CI of each test, and of the difference to the centred Gaussian
+    table:pd.DataFrame # A row for each kind of map: mean and 95 % CI of each test, and of the difference from the centred Gaussian
     curves:pd.DataFrame # map, test, share (of the pixels, 0–1), prob (mean over the images, 0–1)
     cascade:pd.DataFrame # By layers randomised: layer, layers, correlation, low, high (mean, 95 % CI), flat (share of flat maps, 0–1)
     n:int # Number of images
@@ -219,7 +219,7 @@ def _small_batches(bs:int, *tensors:torch.Tensor) -> Iterator[tuple[torch.Tensor
 
 # %% ../../nbs/explain/01_faithfulness.ipynb #f72f4b4b
 def _all_curves(model, x, blurred, noise, classes, *ranks) -> list[dict[str, torch.Tensor]]:
-    "For each kind of map the curves of a small batch"
+    "The curves of a small batch, for each kind of map"
     grey, inner = torch.zeros_like(x), SHARES[1:-1] # 0 is the mean colour
     p, p_grey, p_blurred = (class_probs(model, v, classes)[:, None] for v in (x, grey, blurred))
     return [{'deletion': torch.cat([p, removal_curve(model, x, grey, classes, r, inner), p_grey], 1),
@@ -232,10 +232,10 @@ def removal_curves(
     model:nn.Module, # Network that returns logits, in evaluation mode
     x:torch.Tensor, # Normalised images, of shape (n, 3, height, width)
     classes:torch.Tensor, # Index of the class of each image
-    maps:dict[str, torch.Tensor], # For each kind of map a tensor of shape (n, h, w)
+    maps:dict[str, torch.Tensor], # For each kind of map, a tensor of shape (n, h, w)
     bs:int=64, # Maximum batch size
     noise:float=0.1 # Standard deviation of the noise of ROAD, in units of the normalised image
-)->dict[str, dict[str, np.ndarray]]: # For each kind of map and each test the probabilities, of shape (n, shares)
+)->dict[str, dict[str, np.ndarray]]: # For each kind of map and each test, the probabilities, of shape (n, shares)
     "The curves of deletion, insertion and ROAD of several kinds of map"
     grain = noise * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
     ranks = [rank_pixels(m.to(x.device), x.shape[-2:]) for m in maps.values()]
@@ -251,18 +251,18 @@ def faithfulness(
     model:nn.Module, # Network that returns logits
     layer:str, # Dotted name of the layer to explain
     x:Sequence[torch.Tensor], # Normalised images, each of shape (3, height, width), on the device of the network; or a batch
-    classes=None, # Index of the class of each image; the predicted class where None
+    classes=None, # Index of the class of each image; the predicted class if None
     bs:int=64, # Maximum batch size
     seed:int=0 # Seed of the random maps and weights
 )->Faithfulness:
-    "Test Grad-CAM by deletion, insertion, ROAD and randomisation, beside a centred Gaussian and a random map"
+    "Test Grad-CAM by deletion, insertion, ROAD and randomisation, in comparison with a centred Gaussian and a random map"
     classes = torch.full((len(x),), -1) if classes is None else torch.as_tensor(classes).cpu().expand(len(x)).clone()
     modes, parts = [(m, m.training) for m in model.modules()], []
     try:
         for i, same in enumerate(group_by_shape(x)):
             (batch, c), = _same_shape_batches([x[j] for j in same], classes[same])
             with GradCAM(model.eval(), layer, bs) as cam: grad = cam(batch, c)
-            classes[same] = c = torch.where(c < 0, cam.logits.argmax(1), c).cpu() # the predicted class where none was given
+            classes[same] = c = torch.where(c < 0, cam.logits.argmax(1), c).cpu() # the predicted class if none was given
             n, h, w = grad.shape
             maps = {'Grad-CAM': grad, 'centred Gaussian': gaussian_map(h, w).expand(n, h, w), 'random map': random_map(n, h, w, seed + i)}
             parts.append(removal_curves(model, batch, c.to(batch.device), maps, bs))
@@ -286,7 +286,7 @@ def _mean_curves(curves:dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=['map', 'test', 'share', 'prob'])
 
 def _difference_table(scores:dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
-    "Means with confidence intervals, and paired differences to the centred Gaussian"
+    "Means with confidence intervals, and paired differences from the centred Gaussian"
     rows, base = {}, scores['centred Gaussian']
     for kind, tests in scores.items():
         row = rows[kind] = {}
@@ -301,8 +301,8 @@ _SIGNS = dict(deletion=-1, insertion=1, ROAD=1) # sign of a difference in favour
 # %% ../../nbs/explain/01_faithfulness.ipynb #5303a4b4
 def faithfulness_verdicts(
     f:Faithfulness # Results, from `faithfulness`
-)->dict[str, str]: # For each test 'better', 'no better' or 'worse'
-    "Compare Grad-CAM with the centred Gaussian: better or worse only where the 95 % CI of the difference excludes 0"
+)->dict[str, str]: # For each test, 'better', 'no better' or 'worse'
+    "Compare Grad-CAM with the centred Gaussian: better or worse only if the 95 % CI of the difference excludes 0"
     r = f.table.loc['Grad-CAM']
     ends = {t: sorted(s * r[f'{t} - Gaussian {e}'] for e in ('low', 'high')) for t, s in _SIGNS.items()}
     return {t: 'better' if lo > 0 else 'worse' if hi < 0 else 'no better' for t, (lo, hi) in ends.items()}
@@ -311,7 +311,7 @@ def faithfulness_verdicts(
 def describe_faithfulness(
     f:Faithfulness # Results, from `faithfulness`
 )->str:
-    "The results in words"
+    "The results as text"
     v, last = faithfulness_verdicts(f), f.cascade.iloc[-1]
     by = {k: [t for t, o in v.items() if o == k] for k in ('better', 'no better', 'worse')}
     def names(ts): return ' and '.join(filter(None, [', '.join(ts[:-1]), ts[-1]]))

@@ -27,9 +27,9 @@ __all__ = ['CMAP', 'GradCAM', 'Explanation', 'explain_tensors', 'Explainer', 'ov
 # %% ../../nbs/explain/00_gradcam.ipynb #11dcdeb0
 def _as_maps(
     x:torch.Tensor, # Of shape (images, channels, h, w), (images, h, w, channels) or (images, tokens, channels)
-    height:int=1, width:int=1 # Size of the input images; tells the first two shapes apart, as maps have about the same aspect ratio
+    height:int=1, width:int=1 # Size of the input images; distinguishes the first two shapes, as maps have about the same aspect ratio
 )->torch.Tensor: # Of shape (images, channels, h, w)
-    "The output of a layer as maps; of the tokens of a transformer, the patches, which are the last square number of tokens"
+    "The output of a layer as maps; for a transformer, the maps of the patch tokens, which are the last square number of tokens"
     if x.ndim == 4:
         first, last = (abs(math.log(h / w * width / height)) for h, w in (x.shape[2:], x.shape[1:3]))
         return x if first <= last else x.permute(0, 3, 1, 2)
@@ -87,7 +87,7 @@ class GradCAM:
 
     def __call__(self,
         x:torch.Tensor, # Normalised images, of shape (images, 3, height, width), on the device of the network
-        classes=None, # Index of the class to explain, one for all or one for each image; the predicted class where None or -1
+        classes=None, # Index of the class to explain, one for all or one for each image; the predicted class if None or -1
         relu:bool=True # Cut off negative values, the evidence against the class?
     )->torch.Tensor: # float32 of shape (images, h, w), in the resolution of the layer; `self.logits` holds the outputs
         "The maps of a batch, not scaled"
@@ -114,10 +114,10 @@ def explain_tensors(
     layer:str|nn.Module, # Layer to explain, as in `GradCAM`
     x:Sequence[torch.Tensor], # Normalised images, each of shape (3, height, width), on the device of the network; or a batch
     vocab:list[str], # Names of the classes
-    classes:list[int|None]|None=None, # Index of the class to explain for each image; the predicted class where None
+    classes:list[int|None]|None=None, # Index of the class to explain for each image; the predicted class if None
     temperature:float=1., # Divides the logits before the softmax, > 0
     bs:int=32, # Maximum batch size
-    logits:torch.Tensor|None=None # Logits of the prediction, of shape (n, classes); those of the network for `x` where None
+    logits:torch.Tensor|None=None # Logits of the prediction, of shape (n, classes); those of the network for `x` if None
 )->list[Explanation]: # One for each image
     "Predict and explain preprocessed images"
     classes = classes or [None] * len(x)
@@ -138,7 +138,7 @@ class Explainer(Predictor):
         folder=None, # Saved model, as in `Predictor`
         device='cpu', # Device of the network
         bs:int=32, # Maximum batch size
-        layer:str|None=None # Dotted name of the layer to explain; that of the architecture where None
+        layer:str|None=None # Dotted name of the layer to explain; that of the architecture if None
     ):
         super().__init__(folder, device, bs, half=False)
         self.layer = layer or find_arch(self.card.arch).target_layer
@@ -157,13 +157,13 @@ class Explainer(Predictor):
 
     def _explain(self, arrays:list, classes:list) -> list[Explanation]:
         "Explain preprocessed images"
-        logits = self.logits(arrays) * self.card.temperature if self.card.tta else None # the prediction uses TTA, the map the image alone
+        logits = self.logits(arrays) * self.card.temperature if self.card.tta else None # the prediction uses TTA, the map does not
         return explain_tensors(self.model, self.layer, self.tensors(arrays), self.vocab, classes, self.card.temperature, self.bs, logits)
 
     def try_explain(self,
         images:Iterable, # Any number of images, as `predict` accepts them
-        classes:str|list[str|None]|None=None # Class to explain, by name, one for all or one for each image; the predicted class where None
-    )->list[tuple[Explanation|None, str]]: # For each image its explanation, or None and the reason why it cannot be read
+        classes:str|list[str|None]|None=None # Class to explain, by name, one for all or one for each image; the predicted class if None
+    )->list[tuple[Explanation|None, str]]: # For each image, its explanation and '', or None and the reason why it cannot be read
         "Explain images; one that cannot be read does not affect the others"
         images = list(images)
         classes = [self.check_class(c) for c in (classes if isinstance(classes, (list, tuple)) else [classes] * len(images))]
@@ -183,7 +183,7 @@ class Explainer(Predictor):
 
     def explain(self,
         src, # Image, as `predict` accepts it
-        cls:str|None=None # Class to explain; the predicted class where None
+        cls:str|None=None # Class to explain; the predicted class if None
     )->Explanation:
         "Explain one image"
         return self._explain([self.array(src)], [self.check_class(cls)])[0]
@@ -197,7 +197,7 @@ def _resize_map(
     return F.interpolate(torch.as_tensor(map)[None, None].float(), size[::-1], mode='bilinear', align_corners=False)[0, 0].numpy()
 
 # %% ../../nbs/explain/00_gradcam.ipynb #0f12f80c
-CMAP = 'inferno' # colour map of heat-maps; its lightness grows with the value, so it can be read in grey and by colour-blind people
+CMAP = 'inferno' # colour map of heat-maps; lightness increases with the value, so it can be read in greyscale
 
 # %% ../../nbs/explain/00_gradcam.ipynb #e84265b7
 def overlay(
@@ -252,7 +252,7 @@ def _cam_title(e:Explanation|None, truth:str|None) -> tuple[str, bool|None]:
 # %% ../../nbs/explain/00_gradcam.ipynb #d3edc766
 def plot_cams(
     images:list, # Images, as `open_image` accepts them
-    explanations:list[Explanation|None], # One for each image, from an `Explainer`; None where the image cannot be read
+    explanations:list[Explanation|None], # One for each image, from an `Explainer`; None if the image cannot be read
     truths:list[str]|None=None, # True classes, if known
     title:str='Evidence for the predicted class (Grad-CAM)', # Title of the figure
     cols:int=4 # Images per row
@@ -326,8 +326,8 @@ def _learner_layer(learn:Learner, layer:str|None) -> str:
 def explain_learner(
     learn:Learner, # Single-label classifier
     images:list, # Images, as `open_image` accepts them
-    classes:str|list[str|None]|None=None, # Class to explain, by name, one for all or one for each image; the predicted class where None
-    layer:str|None=None # Dotted name of the layer to explain; that of the architecture where None
+    classes:str|list[str|None]|None=None, # Class to explain, by name, one for all or one for each image; the predicted class if None
+    layer:str|None=None # Dotted name of the layer to explain; that of the architecture if None
 )->list[Explanation]: # One for each image
     "Predict and explain images with a learner"
     vocab = [str(v) for v in learn.dls.vocab]
@@ -341,8 +341,8 @@ def explain_learner(
 def show_cam(
     learn:Learner, # Single-label classifier
     images, # One or more images, as `open_image` accepts them, or indices of validation images
-    classes:str|list[str|None]|None=None, # Class to explain, by name, one for all or one for each image; the predicted class where None
-    layer:str|None=None, # Dotted name of the layer to explain; that of the architecture where None
+    classes:str|list[str|None]|None=None, # Class to explain, by name, one for all or one for each image; the predicted class if None
+    layer:str|None=None, # Dotted name of the layer to explain; that of the architecture if None
     cols:int=4 # Images per row
 ): # A matplotlib figure
     "Show the heat-map of one image, or a grid of several"

@@ -18,7 +18,7 @@ from .base import is_valid_card
 __all__ = ['FORMAT', 'Card', 'save_card', 'save_bundle', 'read_card', 'network_of', 'load_bundle', 'shipped_model']
 
 # %% ../../nbs/predict/01_bundle.ipynb #662acf0d
-FORMAT = 1 # version of the layout of `model.json`; other versions are refused
+FORMAT = 1 # version of the format of `model.json`; other versions are refused
 
 # %% ../../nbs/predict/01_bundle.ipynb #c1cadf71
 @dataclass
@@ -35,7 +35,7 @@ class Card:
     metrics:dict=field(default_factory=dict) # Scores, by part of the data
     versions:dict=field(default_factory=dict) # Versions of the libraries used for training
     sha256:str='' # Checksum of model.safetensors
-    format:int=FORMAT # Version of this layout
+    format:int=FORMAT # Version of the format of model.json
 
 # %% ../../nbs/predict/01_bundle.ipynb #a7709ca0
 def save_card(
@@ -51,7 +51,7 @@ def save_bundle(
     folder:str|Path, # Where model.safetensors and model.json are written
     model:nn.Module, # The network
     card:Card, # Its description; the checksum is filled in
-    half:bool=False # Store weights with 16 bits? Halves the file
+    half:bool=False # Store the weights in 16 bits? This halves the file
 )->Path: # The folder
     "Write a model as two files, both or neither"
     weights = weight_bytes(model, half)
@@ -88,7 +88,7 @@ def _not_a_folder(path:Path) -> str:
 
 # %% ../../nbs/predict/01_bundle.ipynb #cc1e3e92
 def _check_card(card:Card, file:Path) -> None:
-    "Raise `HARError` where a card names an unknown architecture or rule, or has unusable values"
+    "Raise `HARError` if a card names an unknown architecture or rule, or has unusable values"
     find_arch(card.arch)
     if card.resize not in RESIZE_RULES:
         rules = ' and '.join(RESIZE_RULES)
@@ -99,13 +99,13 @@ def _check_card(card:Card, file:Path) -> None:
 
 # %% ../../nbs/predict/01_bundle.ipynb #fdf39982
 def _state_is_complete(model:nn.Module) -> bool:
-    "Whether the state dict holds all tensors of a network; some keep index tables in other attributes"
+    "Whether the state dict holds all tensors of a network; some networks keep index tables in other attributes"
     def tensors(m): return any(isinstance(v, torch.Tensor) for v in vars(m).values())
     return not any(m._non_persistent_buffers_set or tensors(m) for m in model.modules())
 
 # %% ../../nbs/predict/01_bundle.ipynb #9f43e6b5
 def network_of(
-    card:Card, # Says which architecture, and how many classes
+    card:Card, # Names the architecture and lists the classes
     state:dict[str, torch.Tensor] # State dict of the network
 )->nn.Module: # In evaluation mode, on the CPU
     "Build a network with the given weights"

@@ -41,20 +41,21 @@ class InferenceModule(nn.Module):
 def _describe_shape(card:Card) -> str:
     "The shape of the input, for authors of their own preprocessing"
     if card.resize == 'squash': return f'{card.size} x {card.size} pixels, aspect ratio not kept'
-    return (f'its own aspect ratio (limited to 1:{MAX_ASPECT_RATIO} and {MAX_ASPECT_RATIO}:1) and about as many pixels as {card.size} x {card.size}, '
+    return (f'its own aspect ratio (limited to 1:{MAX_ASPECT_RATIO} and {MAX_ASPECT_RATIO}:1) '
+            f'and about as many pixels as {card.size} x {card.size}, '
             f'both sides rounded to multiples of {SIDE_STEP}: for an aspect ratio r = width / height, '
             f'the width is {card.size} times the square root of r and the height {card.size} divided by it')
 
 # %% ../../nbs/predict/04_export.ipynb #9d8c32f4
 def describe(
-    card:Card # Of the model
+    card:Card # Card of the model
 )->dict[str, str]: # Short texts; `card` holds all fields as JSON
     "The metadata of an exported file"
     mean, std = (', '.join(f'{v:g}' for v in vs) for vs in (card.mean, card.std))
     flips = ', averaged over the image and its horizontal flip' if card.tta else ''
     return dict(
         card=json.dumps({**asdict(card), 'exported_by': f'har_fastai {__version__}'}, ensure_ascii=False, allow_nan=False),
-        preprocessing='Rotate or flip the image as its EXIF orientation says, convert it to RGB with transparency on white, '
+        preprocessing='Rotate or flip the image according to its EXIF orientation, convert it to RGB with transparency on white, '
                       f'resize it to {_describe_shape(card)} (antialiased bilinear, as in Pillow), divide by 255, '
                       f'subtract the mean ({mean}) and divide by the standard deviation ({std}) of red, green and blue, '
                       'channels first, float32.',
@@ -76,14 +77,14 @@ def _quiet():
 
 # %% ../../nbs/predict/04_export.ipynb #18ceb962
 def _any_side(resize:str):
-    "Where the aspect ratio is kept, prevent PyTorch from specialising the graph on the sides of the example"
+    "If the aspect ratio is kept, prevent PyTorch from specialising the graph to the height and width of the example"
     from torch.fx.experimental import _config
     if resize == 'keep' and hasattr(_config, 'backed_size_oblivious'): return _config.patch(backed_size_oblivious=True)
     return nullcontext()
 
 # %% ../../nbs/predict/04_export.ipynb #d09dbc8e
 def trace_predictor(
-    predictor:Predictor # In 32 bits, on the CPU
+    predictor:Predictor # Predictor in 32 bits, on the CPU
 )->torch.export.ExportedProgram: # Maps `images` of shape (batch, 3, height, width) to logits and probabilities
     "Trace the whole computation of a predictor as a graph with a dynamic batch size"
     card = predictor.card
@@ -95,18 +96,18 @@ def trace_predictor(
         with _quiet(), torch.no_grad(), _any_side(card.resize):
             return torch.export.export(module, (torch.zeros(2, 3, h, w),), dynamic_shapes=(dims,))
     except Exception as e: # code of a network that cannot be traced may raise any error
-        why = f'its computation is no fixed graph ({first_sentence(e)})'
-        raise HARError(f'the architecture {card.arch} cannot be exported, since {why}') from e
+        why = f'its computation is not a fixed graph ({first_sentence(e)})'
+        raise HARError(f'the architecture {card.arch} cannot be exported, because {why}') from e
 
 # %% ../../nbs/predict/04_export.ipynb #6dc4676b
-TOLERANCE = 3e-4 # maximum difference of a probability, or of a logit relative to the largest
+TOLERANCE = 3e-4 # maximum difference of a probability, or of a logit relative to the largest logit
 
 # %% ../../nbs/predict/04_export.ipynb #77a72bec
 def largest_difference(
-    predictor:Predictor, # In 32 bits
+    predictor:Predictor, # Predictor in 32 bits
     exported:Callable[[np.ndarray], tuple], # The exported model: maps a batch to logits and probabilities, as arrays
     n:int=5 # Number of synthetic samples, of three aspect ratios
-)->float: # Of any probability, or of a logit divided by the largest one (where that is above 1)
+)->float: # Maximum over all probabilities, and over all logits divided by the largest logit (if that is above 1)
     "The largest difference between the outputs of an exported model and those of a predictor"
     card = predictor.card
     samples = [draw_action(label, np.random.default_rng(i), max(card.size, 64)) for i, label in zip(range(n), DRAWN_ACTIONS)]
@@ -121,11 +122,11 @@ def largest_difference(
 
 # %% ../../nbs/predict/04_export.ipynb #3629fdf6
 def _verify(predictor:Predictor, exported:Callable, kind:str) -> None:
-    "Raise `RunError` where an exported model differs from its predictor by more than `TOLERANCE`"
+    "Raise `RunError` if an exported model differs from its predictor by more than `TOLERANCE`"
     try: d = largest_difference(predictor, exported)
-    except Exception as e: # the graph is valid for some shapes only
+    except Exception as e: # the graph is valid only for some shapes
         why = f'it does not accept images of every shape ({first_sentence(e)})'
-        raise RunError(f'the {kind} file was not kept, as {why}: try another --format') from e
+        raise RunError(f'the {kind} file was not kept, because {why}: try another --format') from e
     if not d <= TOLERANCE:
         raise RunError(f'the {kind} file was not kept: its outputs differ from those of the model by {d:.2g}, more than {TOLERANCE:g}')
 
@@ -138,14 +139,14 @@ def _new_file(file:str|Path) -> Path:
 
 # %% ../../nbs/predict/04_export.ipynb #6295168e
 def _check_onnx() -> None:
-    "Raise `HARError` where a package for the export to ONNX is missing"
+    "Raise `HARError` if a package for the export to ONNX is missing"
     try: import onnx, onnxscript, onnxruntime
     except ImportError as e: raise HARError(f'exporting to ONNX needs {e.name}: pip install "har_fastai[onnx]"') from e
 
 # %% ../../nbs/predict/04_export.ipynb #d11a497d
 def export_onnx(
-    run:str|Path|None, # A run, or any folder with a model; the model that comes with the package where None
-    file:str|Path # Where to write; it must not exist
+    run:str|Path|None, # A run, or any folder with a model; None for the model that comes with the package
+    file:str|Path # File to write; it must not exist yet
 )->Path: # `file`
     "Export a model as ONNX with the input `images`, the outputs `logits` and `probs`, and metadata"
     file = _new_file(file); _check_onnx()
@@ -174,8 +175,8 @@ def _onnx_bytes(predictor:Predictor) -> bytes:
 
 # %% ../../nbs/predict/04_export.ipynb #e56f2963
 def export_pt2(
-    run:str|Path|None, # A run, or any folder with a model; the model that comes with the package where None
-    file:str|Path # Where to write; it must not exist
+    run:str|Path|None, # A run, or any folder with a model; None for the model that comes with the package
+    file:str|Path # File to write; it must not exist yet
 )->Path: # `file`
     "Export a model with `torch.export.save`, with the texts of `describe` as extra files"
     file = _new_file(file)

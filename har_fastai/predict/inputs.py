@@ -26,9 +26,9 @@ def display_name(
 # %% ../../nbs/predict/06_inputs.ipynb #70d93529
 class Source(NamedTuple):
     "An image and its name"
-    name:str # To print: the path, or the path of an archive and the name in it
-    image:str|os.PathLike|Callable # As `Predictor` accepts it
-    filename:str='' # As the table that lists the image spells it
+    name:str # Name to print: the path, or the path of an archive and the name in it
+    image:str|os.PathLike|Callable # In a form that `Predictor` accepts
+    filename:str='' # Name in the table that lists the image
 
 # %% ../../nbs/predict/06_inputs.ipynb #d6c5e64f
 def _refused(name:str, why:str) -> Source:
@@ -68,12 +68,12 @@ def _entries(z:zipfile.ZipFile) -> list[tuple[zipfile.ZipInfo, str]]:
 
 # %% ../../nbs/predict/06_inputs.ipynb #b06b611e
 def _why_refused(info:zipfile.ZipInfo, name:str) -> str:
-    "Why an entry of an archive is not opened; empty where it may be"
+    "Why an entry of an archive is not opened; empty if it may be opened"
     if re.search(r'^/|^[A-Za-z]:|(?:^|/)\.\.(?:/|$)', name): return 'its name leads out of the archive'
     if name.lower().endswith('.zip'): return 'it is an archive within an archive: unpack that first'
     if info.flag_bits & 1: return 'it is encrypted: unpack the archive first'
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return 'its compression method is not deflate: compress it again'
+        return 'its compression method is not deflate: compress it with deflate'
     return f'it unpacks to {info.file_size / 1e6:,.0f} MB and the limit is {MAX_ENTRY / 1e6:.0f}' if info.file_size > MAX_ENTRY else ''
 
 # %% ../../nbs/predict/06_inputs.ipynb #04eecfb0
@@ -143,7 +143,7 @@ def _from_lines(lines:io.BufferedIOBase) -> Iterator[Source]:
 class Sources:
     "Images with names, which can be iterated over repeatedly"
     def __init__(self,
-        parts:list[tuple[int|None, Callable[[], Iterator[Source]]]], # Number of images, if known, and iterator function of each part
+        parts:list[tuple[int|None, Callable[[], Iterator[Source]]]], # For each part: number of images, if known; iterator function
         table:bool=False # Are they the rows of one table?
     ):
         self.parts,self.table,counts = parts,table,[n for n, _ in parts]
@@ -168,9 +168,9 @@ def _part(path:str, seen:dict) -> tuple[int, Callable[[], Iterator[Source]]]:
 
 # %% ../../nbs/predict/06_inputs.ipynb #49c68e64
 def find_sources(
-    paths:Iterable[str|os.PathLike], # Image files, folders, patterns, zip archives, tables (.csv) with the column filename; `-` for `lines`
-    lines:io.BufferedIOBase|None=None # An open binary file with one path a line, which `-` stands for
-)->Sources: # In the given order; a file given repeatedly, by name or in a folder, comes once
+    paths:Iterable[str|os.PathLike], # Image files, folders, patterns, zip archives, tables with the column filename; `-` stands for `lines`
+    lines:io.BufferedIOBase|None=None # An open binary file with one path per line, read for `-`
+)->Sources: # In the given order; a file given repeatedly, by name or in a folder, appears once
     "Find images in files, folders, patterns, archives, tables and lists"
     paths, seen = expand(paths), {}
     if not paths: raise HARError('no images were given')

@@ -19,7 +19,7 @@ __all__ = ['INPUT_NAMES', 'parse_description', 'open_onnx', 'OnnxPredictor']
 
 # %% ../../nbs/predict/03_onnx.ipynb #9b1a906e
 def parse_description(
-    text:str, # JSON, as `describe` of the export writes it
+    text:str, # JSON, from `describe` of the module `export`
     file:str|Path # The file that contains it, for the error message
 )->SimpleNamespace: # vocab, size, mean, std, resize and the other fields of the model's card
     "Parse and check the card of an exported model"
@@ -33,8 +33,8 @@ def parse_description(
 # %% ../../nbs/predict/03_onnx.ipynb #f1dec62f
 def open_onnx(
     model:str|Path|bytes, # An .onnx file, or its content
-    threads:int=1, # Threads that compute one layer
-    name:str='' # Name of the model in error messages, where `model` is not a file
+    threads:int=1, # Number of threads that compute one layer
+    name:str='' # Name of the model in error messages, if `model` is not a file
 ): # A session of ONNX Runtime
     "Open an ONNX model on the CPU"
     try: import onnxruntime as ort
@@ -62,7 +62,7 @@ class OnnxPredictor(BasePredictor):
     "Predict the classes of images with a file that `export_onnx` wrote"
     def __init__(self,
         file:str|Path|bytes, # An .onnx file, or its content
-        threads:int|None=None # Maximum number of threads; all cores where None
+        threads:int|None=None # Maximum number of threads; all cores if None
     ):
         self.file,self._threads = file if isinstance(file, bytes) else Path(file).absolute(),threads or _cores()
         self.name = 'the exported model' if isinstance(file, bytes) else str(file)
@@ -86,7 +86,7 @@ class OnnxPredictor(BasePredictor):
     def logits(self,
         arrays:Sequence[np.ndarray] # Preprocessed images, as `array` returns them
     )->np.ndarray: # Of shape (images, classes)
-        "The logits divided by the temperature, averaged with those of the horizontal flips where the card says so"
+        "The logits divided by the temperature, averaged with those of the horizontal flips if the card sets `tta`"
         return self._run(self._session, 'logits', arrays)
 
     def _pool(self, n):

@@ -21,11 +21,11 @@ __all__ = ['WRITERS', 'Prediction', 'predict_sources', 'open_output', 'check_out
 @dataclass
 class Prediction:
     "The prediction for one image, or the reason why there is none"
-    name:str # What the image is called, such as its path
+    name:str # Name of the image, such as its path
     vocab:list[str] # The classes
-    probs:np.ndarray|None=None # Probabilities of all classes, 0–1; None where the image could not be read
-    problem:str='' # Why the image could not be read; empty where it could
-    filename:str='' # As the table that lists the image spells it
+    probs:np.ndarray|None=None # Probabilities of all classes, 0–1; None if the image could not be read
+    problem:str='' # Why the image could not be read; empty if it could
+    filename:str='' # Name in the table that lists the image
     calibrated:bool=True # Was the temperature of the model fitted?
 
     def top(self, k:int=1) -> list[tuple[str, float]]:
@@ -65,7 +65,7 @@ def predict_sources(
 # %% ../../nbs/predict/07_outputs.ipynb #1a793702
 @contextmanager
 def open_output(
-    file:str # Where to write; `-` is standard output
+    file:str # File to write; `-` is standard output
 )->Iterator[io.TextIOBase]:
     "Open a text file that appears complete or not at all"
     if file == '-': yield sys.stdout; sys.stdout.flush(); return
@@ -73,17 +73,17 @@ def open_output(
 
 # %% ../../nbs/predict/07_outputs.ipynb #11588bb7
 def check_outputs(
-    files:dict[str, str|None] # Where to write, by option
+    files:dict[str, str|None] # File to write, by option
 )->bool: # Is one of them standard output?
-    "Raise `HARError` where two outputs have the same file"
+    "Raise `HARError` if two outputs go to the same file"
     given = [f for f in files.values() if f]
     same = [f'--{k}' for k, f in files.items() if f and given.count(f) > 1]
-    if same: raise HARError(f'{" and ".join(same)} write to the same file: give each its own')
+    if same: raise HARError(f'{" and ".join(same)} write to the same file: give each one its own file')
     return '-' in given
 
 # %% ../../nbs/predict/07_outputs.ipynb #51ec9c1a
 def _table(f, top:int):
-    "A writer of CSV, a row for each of the `top` classes of an image"
+    "A writer of CSV with a row for each of the `top` classes of an image"
     w = csv.writer(f, lineterminator='\n')
     w.writerow(['path', 'rank', 'label', 'probability', 'problem'])
     def write(p:Prediction):
@@ -93,12 +93,12 @@ def _table(f, top:int):
 
 # %% ../../nbs/predict/07_outputs.ipynb #0f2064db
 def _json_lines(f, top:int):
-    "A writer of JSON lines, an object for each image"
+    "A writer of JSON lines with an object for each image"
     return lambda p: f.write(json.dumps(p.cli_dict(top), ensure_ascii=False) + '\n')
 
 # %% ../../nbs/predict/07_outputs.ipynb #214824b6
 def _submission(f, top:int):
-    "A writer of a Kaggle submission, a row for each image; an image that could not be read has an empty label, to be filled in by hand"
+    "A writer of a Kaggle submission with a row for each image; the label of an image that could not be read is left empty"
     w = csv.writer(f, lineterminator='\n')
     w.writerow(['filename', 'label'])
     return lambda p: w.writerow([p.filename, p.label or ''])
@@ -109,8 +109,8 @@ WRITERS = dict(csv=_table, json=_json_lines, submission=_submission) # writers o
 # %% ../../nbs/predict/07_outputs.ipynb #d1d7427d
 def write_predictions(
     predictions:Iterable[Prediction], # As `predict_sources` yields them
-    top:int=1, # Classes to write for each image
-    **files:str|None # Where to write, by format: csv, json or submission; `-` is standard output, None skips the format
+    top:int=1, # Number of classes to write for each image
+    **files:str|None # File to write, by format: csv, json or submission; `-` is standard output, None skips the format
 )->Iterator[Prediction]: # The same predictions, each after it has been written
     "Write predictions as they arrive; the files appear when the last one is written"
     with ExitStack() as stack:
@@ -122,13 +122,13 @@ def write_predictions(
 # %% ../../nbs/predict/07_outputs.ipynb #2a4d2c03
 def print_predictions(
     predictions:Iterable[Prediction], # As `predict_sources` yields them
-    top:int=1, # Classes to print for each image
-    total:int|None=None, # Number of images, where it is known
+    top:int=1, # Number of classes to print for each image
+    total:int|None=None, # Number of images, if known
     lines:bool=True, # Print a line for each image?
-    bar:bool=False # Show a progress bar instead, where the terminal is interactive?
+    bar:bool=False # Show a progress bar if the terminal is interactive?
 )->None:
-    "Print predictions, or a progress bar; raise `HARError` where images could not be read"
-    n, unread, notes = 0, 0, deque(maxlen=1000) # with a bar, notes are printed when it has ended
+    "Print predictions, or a progress bar; raise `HARError` if images could not be read"
+    n, unread, notes = 0, 0, deque(maxlen=1000) # with a bar, notes are printed after it has ended
     for p in progress(predictions, total, 'images') if bar else predictions:
         n, unread = n + 1, unread + bool(p.problem)
         if p.problem and bar: notes.append(p.problem)
@@ -139,12 +139,12 @@ def print_predictions(
 
 # %% ../../nbs/predict/07_outputs.ipynb #637f894d
 def report_unread(
-    unread:int, # Inputs that could not be read at all
-    n:int, # Inputs in all
+    unread:int, # Number of inputs that could not be read at all
+    n:int, # Number of all inputs
     what:str, # 'images' or 'clips'
-    damaged:int=0 # Inputs of which only a part could be read
+    damaged:int=0 # Number of inputs of which only a part could be read
 )->None:
-    "Raise the error that ends a command: exit code 2 where no input could be read, 1 where some could not"
+    "Raise the error that ends a command: exit code 2 if no input could be read, 1 if some could not"
     if not n: raise HARError(f'there are no {what} to read')
     if unread == n: raise HARError(f'none of the {n:,} {what} could be read' if n > 1 else f'the one {what[:-1]} could not be read')
     counts = [f'{k:,} of the {n:,} {what} could not be read{how}' for k, how in ((unread, ''), (damaged, ' completely')) if k]

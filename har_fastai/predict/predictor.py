@@ -20,7 +20,7 @@ from .base import BasePredictor
 from .bundle import load_bundle, network_of, shipped_model
 
 # %% auto #0
-__all__ = ['fold_batch_norm', 'single_thread_pool', 'Predictor']
+__all__ = ['fold_batch_norm', 'replace_module', 'single_thread_pool', 'Predictor']
 
 # %% ../../nbs/predict/02_predictor.ipynb #3d92d8b4
 class _Tracer(Tracer):
@@ -41,17 +41,17 @@ def _foldable(model:nn.Module) -> list[tuple[str, str]]:
 # %% ../../nbs/predict/02_predictor.ipynb #b5ddbd0e
 def fold_batch_norm(
     model:nn.Module # In evaluation mode; modified in place, and no longer suitable for training
-)->nn.Module: # `model`, whose modules keep their names; unchanged where it cannot be traced
+)->nn.Module: # `model`, whose modules keep their names; unchanged if it cannot be traced
     "Fold each batch norm into the convolution before it"
     try: pairs = _foldable(model)
     except Exception: return model # tracing runs the code of the network, which may raise any error
     for conv, norm in pairs:
-        _replace(model, conv, fuse_conv_bn_eval(model.get_submodule(conv), model.get_submodule(norm)))
-        _replace(model, norm, nn.Identity())
+        replace_module(model, conv, fuse_conv_bn_eval(model.get_submodule(conv), model.get_submodule(norm)))
+        replace_module(model, norm, nn.Identity())
     return model
 
 # %% ../../nbs/predict/02_predictor.ipynb #b0fd4594
-def _replace(model:nn.Module, name:str, new:nn.Module) -> None:
+def replace_module(model:nn.Module, name:str, new:nn.Module) -> None:
     "Replace the submodule with the dotted `name`"
     parent, _, last = name.rpartition('.')
     setattr(model.get_submodule(parent), last, new)
@@ -64,7 +64,7 @@ _starting = Lock() # held while the number of threads that new threads inherit i
 def single_thread_pool(
     n:int # Number of threads
 )->Iterator[ThreadPoolExecutor]:
-    "A pool of threads in each of which PyTorch computes on one core"
+    "A thread pool in which PyTorch uses one core per thread"
     def use_one_core():
         torch.get_num_threads() # initialises the thread's setting now instead of at its first computation
         torch.set_num_threads(1)
@@ -79,10 +79,10 @@ def single_thread_pool(
 class Predictor(BasePredictor):
     "Predict the classes of images with a saved model"
     def __init__(self,
-        folder=None, # A run, or any folder with a model; a pair of a network (copied) and its `Card`; None for the shipped model
+        folder=None, # A run or any folder with a model; or a pair of a network (copied) and its `Card`; None for the shipped model
         device='cpu', # Device of the network
         bs:int=32, # Maximum batch size on a GPU; a CPU processes images one at a time
-        half:bool|None=None # Compute in bfloat16? By default on a CPU that supports it; probabilities then have two to three digits
+        half:bool|None=None # Compute in bfloat16? Default: if the CPU supports it. Probabilities are then accurate to two or three digits
     ):
         self.device,self.bs = torch_device(device),bs; cpu = self.device.type == 'cpu'
         self.dtype = torch.bfloat16 if (cpu and native_bf16() if half is None else half) else torch.float32
@@ -100,7 +100,7 @@ class Predictor(BasePredictor):
         return torch.from_numpy(x).to(self.device, self.dtype, memory_format=self._layout)
 
     def _forward(self, x:torch.Tensor) -> torch.Tensor:
-        "The outputs of the network for a batch, averaged with those of the horizontal flips where the card says so"
+        "The outputs of the network for a batch, averaged with those of the horizontal flips if the card sets `tta`"
         if not self.card.tta: return self.model(x).float()
         return self.model(torch.cat([x, x.flip(-1)])).unflatten(0, (2, -1)).float().mean(0)
 
@@ -108,7 +108,7 @@ class Predictor(BasePredictor):
     def logits(self,
         arrays:Sequence[np.ndarray] # Preprocessed images, as `array` returns them; those of one shape share a batch
     )->torch.Tensor: # Of shape (images, classes), on the CPU
-        "The logits divided by the temperature, averaged with those of the horizontal flips where the card says so"
+        "The logits divided by the temperature, averaged with those of the horizontal flips if the card sets `tta`"
         z = torch.empty(len(arrays), len(self.vocab))
         for same in group_by_shape(arrays): z[same] = self._forward(self.batch([arrays[i] for i in same])).cpu()
         return z / self.card.temperature

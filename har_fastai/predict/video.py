@@ -28,7 +28,7 @@ MAX_FRAMES = 3600 # maximum number of frames of a clip: half an hour at two fram
 
 # %% ../../nbs/predict/08_video.ipynb #7de76108
 def _av():
-    "PyAV, or an error that says how to install it"
+    "Import PyAV, or raise an error with the command that installs it"
     try: import av
     except ImportError: raise HARError('clips need PyAV: pip install "har_fastai[video]"') from None
     return av
@@ -42,10 +42,10 @@ def _open_clip(path:Path): # The container and its video stream
     if not path.is_file(): raise error('it is a folder' if path.exists() else 'there is no such file')
     try: clip = av.open(os.path.abspath(path), options=dict(format_whitelist=CONTAINERS, protocol_whitelist='file'))
     except PermissionError as e: raise error('permission denied') from e
-    except av.error.FFmpegError as e: raise error('it is no video, is cut short, or has an unsupported format') from e
+    except av.error.FFmpegError as e: raise error('it is not a video, is cut short, or has an unsupported format') from e
     with clip:
-        streams = [s for s in clip.streams.video if not s.disposition & av.stream.Disposition.attached_pic] # cover art is no video
-        if not streams: raise error('it has no images')
+        streams = [s for s in clip.streams.video if not s.disposition & av.stream.Disposition.attached_pic] # cover art is not a video
+        if not streams: raise error('it has no video stream')
         codec = streams[0].codec_context; pixels = codec.width * codec.height
         if pixels > MAX_PIXELS: raise error(f'its frames have {pixels / 1e6:.0f} megapixels and the limit is {MAX_PIXELS / 1e6:.0f}')
         streams[0].thread_type, codec.options = 'AUTO', dict(max_pixels=str(MAX_PIXELS)) # later frames may be larger
@@ -53,12 +53,12 @@ def _open_clip(path:Path): # The container and its video stream
 
 # %% ../../nbs/predict/08_video.ipynb #83dddfb8
 def _upright(frame) -> Image.Image:
-    "A frame as a PIL image, rotated as the metadata of the clip says"
+    "A frame as a PIL image, rotated according to the metadata of the clip"
     return frame.to_image().rotate(frame.rotation, expand=True) if frame.rotation else frame.to_image()
 
 # %% ../../nbs/predict/08_video.ipynb #ce71f4d7
 def _duration(clip, stream) -> float:
-    "The duration in the header of a clip, in seconds; 0 where it has none"
+    "The duration in the header of a clip, in seconds; 0 if it has none"
     if stream.duration: return float(stream.duration * stream.time_base)
     return clip.duration / 1e6 if clip.duration and len(clip.streams) == 1 else 0. # an audio stream may be longer
 
@@ -67,8 +67,8 @@ class Frames:
     "Frames of a clip at regular intervals, as (seconds from the start, image)"
     def __init__(self,
         path:str|os.PathLike, # A clip
-        fps:float=2., # Frames per second; those of the clip where it has fewer
-        max_frames:int=MAX_FRAMES # Maximum number of frames on the final grid, 2 or more; up to half as many more for each doubling
+        fps:float=2., # Frames per second to sample; at most the frame rate of the clip
+        max_frames:int=MAX_FRAMES # Maximum number at the final interval, 2 or more; up to half as many more before each doubling of it
     ):
         if not 0 < fps < 1000: raise HARError(f'--fps is {fps:g} and must be above 0 and below 1000')
         self.path,self.step,self.max_frames,self.end,self.problem = Path(path),1 / fps,max_frames,0.,''
@@ -101,11 +101,11 @@ class Frames:
             yield from frames
 
     def _find_problem(self) -> str:
-        "What is wrong with the clip; empty where nothing is"
+        "What is wrong with the clip; empty if nothing is"
         name, (a, b) = display_name(self.path), self._gap
         if self.declared and self.end < self.declared - max(1, 2 / self.rate):
             return f'{name} breaks off after {self.end:.1f} of {self.declared:.1f} s'
-        if b - a > 2: return f'{name} has no images from {a:.1f} to {b:.1f} s'
+        if b - a > 2: return f'{name} has no frames from {a:.1f} to {b:.1f} s'
         return f'{name} is damaged: {self._bad} parts were skipped' if self._bad else ''
 
 # %% ../../nbs/predict/08_video.ipynb #92c8a70c
@@ -114,9 +114,9 @@ SMOOTHING = .5 # default standard deviation of the Gaussian kernel, in seconds
 # %% ../../nbs/predict/08_video.ipynb #239dd999
 def smooth_probs(
     times:np.ndarray, # Times of the frames in seconds, ascending, of shape (frames,)
-    probs:np.ndarray, # Of shape (frames, classes)
+    probs:np.ndarray, # Probabilities, of shape (frames, classes)
     smoothing:float=SMOOTHING # Standard deviation of the kernel, in seconds; 0 for no smoothing
-)->np.ndarray: # Of the same shape
+)->np.ndarray: # Smoothed probabilities, of the same shape
     "Smooth probabilities over time with a Gaussian kernel, truncated at three standard deviations"
     if not smoothing or not len(times): return probs
     out = np.empty_like(probs)
@@ -138,7 +138,7 @@ def _runs(labels:np.ndarray) -> list[list[int]]:
 # %% ../../nbs/predict/08_video.ipynb #874cf846
 def find_segments(
     times:np.ndarray, # Times of the frames in seconds, ascending
-    probs:np.ndarray, # Smoothed, of shape (frames, classes)
+    probs:np.ndarray, # Smoothed probabilities, of shape (frames, classes)
     vocab:list[str], # The classes
     end:float, # End of the clip, in seconds
     min_duration:float=MIN_DURATION # Minimum duration of an action, in seconds
@@ -165,7 +165,7 @@ class Timeline:
     probs:np.ndarray # Smoothed probabilities, of the same shape
     segments:pd.DataFrame # start, end, label, probability
     end:float # Duration of the part that could be read, in seconds
-    problem:str='' # What is wrong with the clip; empty where nothing is
+    problem:str='' # What is wrong with the clip; empty if nothing is
 
 # %% ../../nbs/predict/08_video.ipynb #d59b2af4
 def predict_clip(
@@ -176,7 +176,7 @@ def predict_clip(
     min_duration:float=MIN_DURATION, # Minimum duration of an action, in seconds
     max_frames:int=MAX_FRAMES # Maximum number of frames, 2 or more; for a longer clip the interval is doubled, repeatedly if needed
 )->Timeline:
-    "Recognise the actions in a clip; `ImageError` where no frame can be read"
+    "Recognise the actions in a clip; raise `ImageError` if no frame can be read"
     if smoothing < 0 or min_duration < 0:
         raise HARError(f'neither --smooth ({smoothing:g}) nor --min-duration ({min_duration:g}) may be negative')
     frames, times, vocab = Frames(path, fps, max_frames), [], list(predictor.vocab)
@@ -204,7 +204,7 @@ def empty_timeline(
 def write_timelines(
     timelines:Iterable[Timeline], # As `predict_clip` returns them
     csv:str|None=None, # CSV file with a row for each action: path, start, end, label, probability, problem; `-` is standard output
-    json:str|None=None # JSON lines, an object for each clip
+    json:str|None=None # File of JSON lines with an object for each clip
 )->Iterator[Timeline]: # The same timelines, each after it has been written
     "Write timelines as they arrive; the files appear when the last one is written"
     with ExitStack() as stack:
@@ -220,7 +220,7 @@ def write_timelines(
 
 # %% ../../nbs/predict/08_video.ipynb #55ce5420
 def _write_rows(table, rows:pd.DataFrame, name:str, problem:str) -> None:
-    "Write the segments of a clip as rows of CSV; a clip without segments is one row"
+    "Write the segments of a clip as rows of CSV; a clip without segments gets one row"
     if not len(rows): rows = pd.DataFrame([{}], columns=rows.columns)
     rows = rows.assign(path=name, problem=problem)[['path', *rows, 'problem']]
     rows.to_csv(table, index=False, header=False, lineterminator='\n')
@@ -233,8 +233,8 @@ def frame_at(
     path:str|os.PathLike, # A clip
     t:float, # Seconds from its start
     side:int=256 # Maximum length of the longer side, in pixels
-)->Image.Image|None: # None where no frame can be decoded
-    "The first frame of a clip at or after `t`, else the last one"
+)->Image.Image|None: # None if no frame can be decoded
+    "The first frame of a clip at or after `t`, or the last one if there is none"
     frame = None
     with _open_clip(Path(path)) as (clip, s):
         start = s.start_time or 0
@@ -254,14 +254,14 @@ def _style(i:int) -> dict:
 
 # %% ../../nbs/predict/08_video.ipynb #3ebcc478
 def _draw_segments(ax, segments:pd.DataFrame, names:list[str], end:float):
-    "Draw segments as a strip, with their names where there is room"
+    "Draw segments as a strip, with their names if there is room"
     box = dict(fc='white', ec='none', alpha=.8, pad=1.5)
     for r in segments.itertuples():
         i, length = names.index(r.label), r.end - r.start
         hatch = ('', '//', '..')[i // len(PALETTE) % 3]
         ax.barh(0, length, left=r.start, height=1, color=_style(i)['color'], hatch=hatch, alpha=.75, edgecolor='white')
         if length / end > .014 * len(r.label): ax.text((r.start + r.end) / 2, 0, r.label, ha='center', va='center', fontsize=8.5, bbox=box)
-    ax.set(xlim=(0, end), ylim=(-.5, .5), yticks=[], xlabel='time from the start of the clip, seconds')
+    ax.set(xlim=(0, end), ylim=(-.5, .5), yticks=[], xlabel='time from the start of the clip (seconds)')
 
 # %% ../../nbs/predict/08_video.ipynb #92213a58
 def _draw_probs(ax, t:Timeline, names:list[str]):
@@ -276,7 +276,7 @@ def _draw_probs(ax, t:Timeline, names:list[str]):
 # %% ../../nbs/predict/08_video.ipynb #c3ac67b0
 def plot_timeline(
     timeline:Timeline, # As `predict_clip` returns it
-    images:int=6 # Maximum number of small images, from the middles of the longest segments
+    images:int=6 # Maximum number of thumbnails, from the middles of the longest segments
 ): # A matplotlib figure
     "Plot the probabilities of a clip over time, and its segments"
     t, seg, fig = timeline, timeline.segments, new_figure(figsize=(9, 5.4), layout='constrained')

@@ -28,9 +28,9 @@ __all__ = ['PUBLISHED_RUNS', 'unseen_predictions', 'common_predictions', 'images
 # %% ../../nbs/report/01_compare.ipynb #a6410ad9
 def unseen_predictions(
     run:Run, # A finished run
-    df:pd.DataFrame|None=None # A checked table of labelled images to predict; where None, the saved predictions of the test images
+    df:pd.DataFrame|None=None # A checked table of labelled images to predict; if None, the saved predictions for the test images
 )->pd.DataFrame: # label and predicted, by checksum of the image; training and validation images are left out
-    "The predictions of a run for images that it has not seen"
+    "The predictions of a run for images on which it was neither trained nor validated"
     split = read_split(run.file('split.csv'))
     if df is not None:
         preds = evaluate_run(run, df, 'all')[1].assign(sha256=df.sha256.to_numpy())
@@ -45,8 +45,8 @@ def unseen_predictions(
 def common_predictions(
     runs:list[Run], # Two or more
     df:pd.DataFrame|None=None # As for `unseen_predictions`
-)->tuple[np.ndarray, np.ndarray, list[str]]: # True classes, of shape (images,); predicted ones, of shape (runs, images); the classes
-    "The predictions of all runs for the images that none of them has seen"
+)->tuple[np.ndarray, np.ndarray, list[str]]: # True classes, (images,); predicted classes, (runs, images); class names
+    "The predictions of all runs for the images on which none of them was trained or validated"
     if len(runs) < 2: raise HARError('there is nothing to compare: give two runs or more')
     vocab = read_card(runs[0].path).vocab
     for r in runs[1:]:
@@ -64,9 +64,9 @@ def common_predictions(
 def images_per_second(
     runs:list[Run], # Finished runs
     n:int=32, # Number of random images that are timed
-    rounds:int=5 # Number of turns, 1 or more; the fastest one counts
+    rounds:int=5 # Number of rounds, 1 or more; the fastest one is reported
 )->list[float]: # On the CPU of this machine, for each run
-    "Measure the speed of runs, in turns"
+    "Measure the speed of the models of runs, in turns"
     rng, timed, fastest = np.random.default_rng(0), [], [np.inf] * len(runs)
     for r in runs:
         p = Predictor(r.path)
@@ -82,7 +82,7 @@ def images_per_second(
 # %% ../../nbs/report/01_compare.ipynb #7d2bb013
 def run_cost(
     run:Run # A finished run
-)->dict: # parameters; macs per image; minutes of training; on: the machine of the training
+)->dict: # parameters; macs per image; minutes of training; on: the training machine
     "The cost of a run and of its predictions, apart from their speed"
     (model, card), m = load_bundle(run.path), run.info.get('machine', {})
     minutes = run.history.seconds.sum() / 60 if run.file('history.csv').is_file() else np.nan
@@ -93,17 +93,17 @@ def run_cost(
 # %% ../../nbs/report/01_compare.ipynb #c13b3079
 @dataclass
 class Comparison:
-    "Runs, compared with the first of them on the same images"
-    table:pd.DataFrame # A row for each run: its recipe, scores and difference to the first run
+    "Comparison of runs with the first of them, on the same images"
+    table:pd.DataFrame # A row for each run: its recipe, scores and difference from the first run
     costs:pd.DataFrame # A row for each run: the columns of `run_cost`, and per_second
-    seeds:pd.DataFrame # A row for each group of runs that differ only in their seed: recipe, arch, runs (how many), mean, sd (of macro_f1)
+    seeds:pd.DataFrame # A row for each group of runs that differ only in their seed: recipe, arch, runs (number), mean, sd (of macro_f1)
     n:int # Number of images
     vocab:list[str] # The classes
 
 # %% ../../nbs/report/01_compare.ipynb #6a382ab2
 def compare(
     runs:list[Run|str|Path], # Folders of finished runs, two or more; the others are compared with the first
-    df:pd.DataFrame|None=None # A checked table of labelled images; the common test images of the runs where None
+    df:pd.DataFrame|None=None # A checked table of labelled images; the common test images of the runs if None
 )->Comparison:
     "Compare runs with the first of them"
     runs = [r if isinstance(r, Run) else Run(r) for r in runs]
@@ -125,7 +125,7 @@ def _against_first(y:np.ndarray, first:np.ndarray, own:np.ndarray, n:int) -> dic
                 diff_low=diff_low, diff_high=diff_high, only_first=only_first, only_this=only_this, p=p)
 
 def _over_seeds(runs:list[Run], scores:pd.DataFrame) -> pd.DataFrame:
-    "Mean and standard deviation over runs that differ only in their seed; of runs with the same seed, the first counts"
+    "Mean and standard deviation over runs that differ only in their seed; of runs with the same seed, only the first is used"
     settings = [str({k: v for k, v in asdict(r.recipe).items() if k != 'seed'}) for r in runs]
     groups = [g.drop_duplicates('seed') for _, g in scores.groupby(settings, sort=False)]
     rows = [dict(recipe=g.recipe.iloc[0], arch=g.arch.iloc[0], runs=len(g), mean=g.macro_f1.mean(), sd=g.macro_f1.std())
@@ -136,7 +136,7 @@ def _over_seeds(runs:list[Run], scores:pd.DataFrame) -> pd.DataFrame:
 def run_names(
     runs:Sequence[Run|str|Path] # Runs or their folders
 )->list[str]: # In the same order, all different
-    "Short names of runs: the names of their folders, with those of the parent folders where these are equal"
+    "Short names of runs: the names of their folders, preceded by those of the parent folders if these are equal"
     paths = [Path(getattr(r, 'path', r)).resolve() for r in runs]
     for depth in range(1, 4):
         short = ['/'.join(p.parts[-depth:]) for p in paths]
@@ -147,7 +147,7 @@ def run_names(
 def describe_comparison(
     c:Comparison # From `compare`
 )->list[str]: # A sentence for each run but the first, and for each group of seeds
-    "The result of a comparison in words"
+    "The result of a comparison as text"
     first, out = c.table.index[0], []
     for name, r in c.table.iloc[1:].iterrows():
         verdict = 'is better than' if r.diff_low > 0 else 'is worse than' if r.diff_high < 0 else 'does not differ significantly from'
@@ -161,7 +161,7 @@ def describe_comparison(
 def plot_comparison(
     c:Comparison # From `compare`
 ): # A matplotlib figure
-    "Plot the macro-F1 of runs, and their differences to the first run"
+    "Plot the macro-F1 of runs, and their differences from the first run"
     from matplotlib.ticker import MaxNLocator
     t, rows = c.table, np.arange(len(c.table))[::-1]
     fig = new_figure(figsize=(9, 1.5 + 0.42 * len(t)), layout='constrained')
@@ -173,7 +173,7 @@ def plot_comparison(
     b.errorbar(o.difference, rows[1:], xerr=[o.difference - o.diff_low, o.diff_high - o.difference], fmt='s', color=ORANGE, capsize=3)
     b.axvline(0, color='black', lw=1)
     b.xaxis.set_major_locator(MaxNLocator(6))
-    b.set(xlabel='difference of macro-F1, 95 % confidence interval', title=f'Difference to {t.index[0]}')
+    b.set(xlabel='difference of macro-F1, 95 % confidence interval', title=f'Difference from {t.index[0]}')
     for ax in (a, b): ax.grid(axis='x', alpha=0.3)
     return fig
 
@@ -205,7 +205,7 @@ PUBLISHED_RUNS = pd.DataFrame([
     ('ResNet50, ImageNet weights', 'resnet50', 0.82, np.nan, 'hardly: the epoch was chosen on the test images'),
     ('InceptionV3, ImageNet weights', 'inception_v3', 0.827, 1260, 'roughly: a random tenth of all rows; duplicates may be on both sides'),
     ('EfficientNet-B1, ImageNet weights', 'efficientnet_b1', 0.830, 1890, 'roughly: other random rows; duplicates may be on both sides'),
-], columns=['model', 'arch', 'macro-F1', 'images', 'comparable?']) # of the course report and its group
+], columns=['model', 'arch', 'macro-F1', 'images', 'comparable?']) # results of the course report and of its group
 
 # %% ../../nbs/report/01_compare.ipynb #5dcf3bac
 def published_runs() -> pd.DataFrame: # A row for each model
@@ -239,12 +239,12 @@ def comparison_page(
 # %% ../../nbs/report/01_compare.ipynb #6c6c41fe
 def _result_section(c:Comparison) -> dict:
     "The section with the scores and differences"
-    plot = PageFigure(plot_comparison(c), 'Left: the macro-F1 of each run. Right: its difference to the first run on the same images; '
-                                          'where the confidence interval contains 0, the two runs do not differ significantly.', wide=True)
+    plot = PageFigure(plot_comparison(c), 'Left: the macro-F1 of each run. Right: its difference from the first run on the same images; '
+                                          'if the confidence interval contains 0, the two runs do not differ significantly.', wide=True)
     headings = dict(macro_f1='macro-F1', low='95 % CI from', high='to', diff_low='diff. from', diff_high='diff. to',
-                    only_first='only first right', only_this='only this right', p='McNemar p')
+                    only_first='only first correct', only_this='only this correct', p='McNemar p')
     return section('result', 'Result', *map(text, describe_comparison(c)), figure(plot),
-                   table(c.table.rename(columns=headings).rename_axis(None), 'Scores, and differences to the first run', 3))
+                   table(c.table.rename(columns=headings).rename_axis(None), 'Scores, and differences from the first run', 3))
 
 def _cost_section(c:Comparison) -> dict:
     "The section with parameters, operations, training time and speed"

@@ -36,10 +36,10 @@ __all__ = ['PUBLISHED', 'FAITHFULNESS_CAPTION', 'Evaluation', 'evaluation_figure
 class Evaluation:
     "The predictions of a run for labelled images, and their scores"
     run:Run # The run
-    preds:pd.DataFrame # From `predict_table`, with `path`, and `seen` where images may have been trained on
-    name:str='test' # Which images they are: test, valid, tail, all
-    card:Card|None=None # Of the model; read from the folder of the run where None
-    scores:dict|None=None # From `score` or `score_with_seen`; computed where None
+    preds:pd.DataFrame # From `predict_table`, with `path`; with `seen` if the model may have been trained on some images
+    name:str='test' # Name of the images: test, valid, tail, all
+    card:Card|None=None # Card of the model; read from the folder of the run if None
+    scores:dict|None=None # From `score` or `score_with_seen`; computed if None
 
     def __post_init__(self):
         self.card = self.card or read_card(self.run.path)
@@ -57,7 +57,7 @@ class Evaluation:
     @cached_property
     def history(self) -> pd.DataFrame: return self.run.history
     @property
-    def validated(self) -> bool: # Did validation images choose the epoch and the temperature?
+    def validated(self) -> bool: # Were the epoch and the temperature chosen on validation images?
         return bool(self.history.valid_macro_f1.notna().any())
 
     def sample(self, n:int) -> pd.DataFrame:
@@ -67,9 +67,9 @@ class Evaluation:
 # %% ../../nbs/report/02_run.ipynb #48bdcdbd
 def _history_figure(e:Evaluation) -> PageFigure:
     "Loss and macro-F1 by epoch"
-    kept = 'the best on validation images' if e.validated else 'the last one, because there were no validation images'
-    caption = (f'Loss and macro-F1 by epoch. The circle marks the epoch whose weights were kept: {kept}. '
-               'Training images are augmented, and are scored during the epoch.')
+    kept = ('The circle marks the epoch whose weights were kept, the best on validation images.' if e.validated else
+            'The weights of the last epoch were kept, because there were no validation images.')
+    caption = f'Loss and macro-F1 by epoch. {kept} Training images are augmented, and are scored during the epoch.'
     return PageFigure(plot_history(e.history), caption, wide=True)
 
 def _reliability_figure(e:Evaluation) -> PageFigure:
@@ -82,7 +82,7 @@ def _reliability_figure(e:Evaluation) -> PageFigure:
 
 # %% ../../nbs/report/02_run.ipynb #567946cf
 def evaluation_figures(
-    e:Evaluation, # What was evaluated
+    e:Evaluation, # Evaluation of a run
     n:int=12 # Number of sample images, and of images with the largest loss
 )->dict[str, PageFigure]: # By name
     "The figures of training, evaluation and calibration"
@@ -90,23 +90,23 @@ def evaluation_figures(
     return dict(
         history=_history_figure(e),
         confusion=PageFigure(plot_confusion(e.cm, e.vocab, title), (
-            'Rows: true class; columns: predicted class. Numbers are images; the colour, and the per cent where 5 or more, '
-            'is the share of the row.'), wide=True),
+            'Rows: true class; columns: predicted class. Numbers count images. The colour is the share of the true class, which is also '
+            'given in per cent on the diagonal and for 5 % or more.'), wide=True),
         classes=PageFigure(plot_classes(e.cm, e.vocab), (
-            'Accuracy of each class, best first, with 95 % confidence intervals (Wilson). Where the intervals of two classes overlap '
+            'Accuracy of each class, best first, with 95 % confidence intervals (Wilson). If the intervals of two classes overlap '
             'widely, their order is uncertain.'), wide=True),
         reliability=_reliability_figure(e),
         predictions=PageFigure(plot_predictions(few, f'{plural(len(few), "random image")}'), (
-            'Blue frame and tick: correct. Orange frame and cross: wrong, with the true class in brackets. The number is the probability '
-            'of the predicted class.'), photo=True, wide=True),
+            'Blue frame and tick: correct. Orange frame and cross: wrong, with the true class in the second line. The number is the '
+            'probability of the predicted class.'), photo=True, wide=True),
         top_losses=PageFigure(plot_top_losses(e.preds, n), (
             'The images with the largest loss, with the probabilities of the true and of the predicted class. Some of these labels may be '
             'wrong.'), photo=True, wide=True))
 
 # %% ../../nbs/report/02_run.ipynb #4fdcc3e1
 def heatmap_figures(
-    e:Evaluation, # What was evaluated
-    explainer:Explainer, # Of the model of the run
+    e:Evaluation, # Evaluation of a run
+    explainer:Explainer, # Explainer with the model of the run
     n:int=12, # Number of sample images
     each:int=3 # Number of correct and of wrong predictions for each class
 )->dict[str, PageFigure]: # By name
@@ -117,15 +117,15 @@ def heatmap_figures(
     atlas = plot_atlas(sure.assign(path=small[len(few):]), maps[len(few):], e.vocab, each)
     return dict(
         heatmaps=PageFigure(heatmaps, (
-            'The random images above. The brighter a region, the more it contributes to the predicted class. The resolution is that of the '
-            'last convolutional layer.'), photo=True, wide=True),
+            'The same random images as above. The brighter a region, the more it contributes to the predicted class. The resolution is '
+            'that of the last convolutional layer.'), photo=True, wide=True),
         atlas=PageFigure(atlas, (
             'The most confident predictions of each class: correct ones on the left, wrong ones with their true class on the right.'),
             photo=True, wide=True))
 
 # %% ../../nbs/report/02_run.ipynb #faeb4cf0
 def _explain_once(explainer:Explainer, paths:list, side:int=256) -> tuple[list, list]:
-    "Explanations of images and small copies for figures; where an image cannot be opened, None and its path"
+    "Explanations of images, and thumbnails for figures; None and the path of an image that cannot be opened"
     small = list(paths)
     def opener(i):
         def opened():
@@ -139,8 +139,8 @@ def _explain_once(explainer:Explainer, paths:list, side:int=256) -> tuple[list, 
 
 # %% ../../nbs/report/02_run.ipynb #e69a241e
 def check_heatmaps(
-    e:Evaluation, # What was evaluated
-    explainer:Explainer, # Of the model of the run
+    e:Evaluation, # Evaluation of a run
+    explainer:Explainer, # Explainer with the model of the run
     n:int=64 # Number of random images
 )->Faithfulness:
     "Test the faithfulness of the heat-maps for the predicted classes"
@@ -149,11 +149,11 @@ def check_heatmaps(
 
 # %% ../../nbs/report/02_run.ipynb #39db3022
 def affordable_images(
-    e:Evaluation, # What was evaluated
-    explainer:Explainer, # Of the model of the run
+    e:Evaluation, # Evaluation of a run
+    explainer:Explainer, # Explainer with the model of the run
     most:int=64, # Maximum number of images
     seconds:float=10. # Time budget
-)->int: # 0 where fewer than 8 images would fit into the time
+)->int: # 0 if fewer than 8 images would fit into the time
     "Number of images for the faithfulness test within a time budget, estimated from a test on two images"
     start = time.perf_counter()
     check_heatmaps(e, explainer, 2)
@@ -163,13 +163,13 @@ def affordable_images(
 
 # %% ../../nbs/report/02_run.ipynb #405eaa13
 def training_table(
-    e:Evaluation # What was evaluated
+    e:Evaluation # Evaluation of a run
 )->pd.DataFrame: # Two columns of text
     "The recipe, machine and duration of a run"
     r, h, info, m = e.run.recipe, e.history, e.run.info, e.run.info['machine']
     best = h.valid_macro_f1.idxmax() if e.validated else len(h) - 1
     sizes = dict.fromkeys(int(r.size_at(i)) for i in range(r.epochs))
-    dropout = 'as built' if r.dropout is None else r.dropout
+    dropout = 'default of the network' if r.dropout is None else r.dropout
     where = f'{m.get("gpu") or info.get("device", "cpu")}, {plural(m["threads"], "thread")}'
     rows = {
         'recipe': r.name,
@@ -182,7 +182,7 @@ def training_table(
         'label smoothing, dropout, model averaging (EMA)': f'{r.smoothing:g}, {dropout}, {r.ema:g}',
         'augmentation': _augmentation(r),
         'sampling': 'all classes equally often' if r.weighted else 'each image once per epoch',
-        'prediction': 'average over the image and its horizontal flip (TTA)' if r.tta else 'the image alone',
+        'prediction': 'average over the image and its horizontal flip (TTA)' if r.tta else 'original image only',
         'seed': r.seed,
         'duration': f'{h.seconds.sum() / 60:.1f} minutes on {where}' if 'seconds' in h else 'unknown',
         'libraries': ', '.join(f'{k} {m[k]}' for k in ('torch', 'fastai', 'har_fastai') if m.get(k))}
@@ -195,12 +195,12 @@ def _initial_weights(r:Recipe, info:dict) -> str:
     return f'from the weights in {Path(info["weights"]).name}' if info.get('weights') else 'from scratch'
 
 def _schedule(r:Recipe) -> str:
-    "The learning-rate schedule in words"
+    "The learning-rate schedule as text"
     if r.freeze: return f'the last layer alone for {plural(r.freeze, "epoch")}, then all layers with decreasing rates, by batch'
     return f'{plural(r.warmup, "epoch")} of warm-up, then cosine, {"by batch" if r.per_batch else "by epoch"}'
 
 def _augmentation(r:Recipe) -> str:
-    "The augmentation in words"
+    "The augmentation as text"
     mixed = f', MixUp {r.mixup:g}' if r.mixup else f', CutMix {r.cutmix:g}' if r.cutmix else ''
     return (f'crops of {r.crop_scale[0]:g}–{r.crop_scale[1]:g} of the area, RandAugment {r.num_ops} × {r.magnitude}, '
             f'horizontal flip {r.flip:g}, random erasing {r.erase:g}{mixed}')
@@ -219,15 +219,15 @@ def describe_duplicates(
     split:pd.DataFrame # From `read_split`
 )->str:
     "Describe the duplicates in a split"
-    if set(split.part) == {'train'}: return 'All images were used for training, and nothing was held back.'
+    if set(split.part) == {'train'}: return 'All images were used for training, and no images were held out.'
     used = split[split.part != 'unused']
     shared = used.groupby('sha256').part.nunique().gt(1).sum()
-    return (f'Exact duplicates: {split.sha256.duplicated().sum():,}. Duplicates, exact or near, were kept on one side of the split; '
-            f'images left out for that: {len(split) - len(used):,}. Checksums in more than one part: {shared:,}.')
+    return (f'Exact duplicates: {split.sha256.duplicated().sum():,}. Duplicates, exact or near, were kept in the same part of the split; '
+            f'images left out for this reason: {len(split) - len(used):,}. Checksums in more than one part: {shared:,}.')
 
 # %% ../../nbs/report/02_run.ipynb #8298e929
 def class_table(
-    e:Evaluation # What was evaluated
+    e:Evaluation # Evaluation of a run
 )->pd.DataFrame: # A row for each class and each average
     "Precision, recall, F1 and support of each class, with the 95 % confidence interval of F1"
     table, ci = classification_table(e.y, e.p, e.vocab), class_intervals(e.cm, e.vocab)
@@ -239,7 +239,7 @@ def class_table(
 
 # %% ../../nbs/report/02_run.ipynb #56cbb373
 def calibration_table(
-    e:Evaluation # What was evaluated
+    e:Evaluation # Evaluation of a run
 )->pd.DataFrame: # A row before and a row after temperature scaling
     "Calibration error and loss, before and after temperature scaling"
     c = e.scores['calibration']
@@ -259,7 +259,7 @@ PUBLISHED = pd.DataFrame([
 
 # %% ../../nbs/report/02_run.ipynb #003d8190
 def published_table(
-    e:Evaluation # What was evaluated, with the classes of the report
+    e:Evaluation # Evaluation of a run with the classes of the report
 )->pd.DataFrame: # A row for each class and each average
     "F1 of the course report and of this run, by class"
     ours = class_table(e).reindex(PUBLISHED.index)
@@ -272,15 +272,15 @@ def published_table(
 def describe_split(
     run:Run # The run
 )->str:
-    "How the images of a run were split, in words"
+    "How the images of a run were split, as text"
     split, drawn = (run.info.get(k) for k in ('split', 'carved'))
     if split != 'own': return f'split by the rule “{split or "?"}”'
     parts = f'; {" and ".join(drawn)} {"was" if len(drawn) == 1 else "were"} drawn from the training images' if drawn else ''
-    return f'in the parts of the data set{parts}'
+    return f'split as in the data set{parts}'
 
 # %% ../../nbs/report/02_run.ipynb #d94bbb9b
 def published_notes(
-    e:Evaluation # What was evaluated
+    e:Evaluation # Evaluation of a run
 )->list[str]: # Paragraphs
     "Which results of the course report can be compared with this run"
     split = 'grouped' if 'test' in e.run.info.get('carved', ()) else e.run.info.get('split')
@@ -288,19 +288,19 @@ def published_notes(
              'grouped': 'a random part, with all duplicates of an image on one side'}
     how = ('The epoch was chosen and the temperature fitted on validation images; the test images are '
            f'{parts.get(split, "a part of the data set")}.') if e.validated else (
-           'All images were used for training: nothing was held back to choose the epoch or to test the model.')
+           'All images were used for training: no images were held out to choose the epoch or to test the model.')
     return [
-        'The table of the course report (macro-F1 0.54, accuracy 0.55) cannot be compared with this run: its training images, a random '
-        '80 % of all rows, contain about four in five of its test images, so its scores are too high.',
+        'The table of the course report (macro-F1 0.54, accuracy 0.55) cannot be compared with this run: the training images of '
+        'the report, a random 80 % of all rows, contain about four in five of its test images, so its scores are too high.',
         'The best score in its training log (macro-F1 0.498, accuracy about 0.51) does not leak in this way and is the fairer comparison. '
-        'Two differences remain: it was measured on augmented images, which lowers it, and it is the best of 40 epochs on the same images, '
+        'Two differences remain: it was computed on augmented images, which lowers it, and it is the best of 40 epochs on the same images, '
         'which raises it.',
-        f'This run, on the {format_score(e.kind + " images", e.scores)}. {how} The comparison holds only for the images of the same data '
+        f'This run, on the {format_score(e.kind + " images", e.scores)}. {how} The comparison is valid only for images of the same data '
         'set (Human Action Recognition, 15 classes), and not for drawings.']
 
 # %% ../../nbs/report/02_run.ipynb #555bdecf
 def score_cards(
-    e:Evaluation # What was evaluated
+    e:Evaluation # Evaluation of a run
 )->list[dict]: # name, value, note
     "The key values at the top of the page"
     def card(name, key):
@@ -312,7 +312,7 @@ def score_cards(
 
 # %% ../../nbs/report/02_run.ipynb #2895cd10
 def report_sections(
-    e:Evaluation, # What was evaluated
+    e:Evaluation, # Evaluation of a run
     figures:dict[str, dict], # Parts of the page by name, from `figure`
     faith:Faithfulness|None=None # From `check_heatmaps`
 )->list[dict]: # From `section`, in order
@@ -320,8 +320,8 @@ def report_sections(
     def some(*names): return [figures[n] for n in names if n in figures]
     split = read_split(e.run.file('split.csv'))
     data = text(f'{plural(len(split), "image")}, {describe_split(e.run)}. {describe_duplicates(split)}')
-    fitted = text('The temperature was fitted on the validation images. It changes probabilities, not labels.' if e.validated else
-                  'There were no validation images to fit a temperature on.')
+    fitted = text('The temperature was fitted on the validation images. It changes the probabilities, but not the predicted classes.'
+                  if e.validated else 'There were no validation images to fit a temperature on.')
     out = [section('training', 'Training', table(training_table(e), index=False, words=True), *some('history')),
            section('data', 'Data', data, table(split_table(split), 'Images of each class')),
            _evaluation_section(e, some('classes', 'confusion')),
@@ -338,7 +338,7 @@ def report_sections(
 def _evaluation_section(e:Evaluation, figures:list[dict]) -> dict:
     "The section with the scores"
     note = text(f'Scored on {plural(len(e.preds), e.kind + " image")}. The 95 % confidence intervals (CI) show the uncertainty due to the '
-                'number of images; they do not cover images of another kind.')
+                'number of images; they do not include the effect of images from another source.')
     scores = table(score_table(e.scores).rename(columns=dict(low='95 % CI from', high='to')), 'Scores', 3)
     return section('evaluation', 'Evaluation', note, scores, table(class_table(e), 'Classes'), *figures,
                    table(confused_pairs(e.cm, e.vocab), 'Most frequent confusions', index=False))
@@ -348,13 +348,13 @@ def _faithfulness_section(faith:Faithfulness|None, figures:list[dict]) -> dict:
     title = 'Faithfulness of the heat-maps'
     if faith is None:
         return section('faithfulness', title, text('This was not tested: the test was switched off, or would have taken longer than ten '
-                                                   'seconds on this machine. har_evaluate with --faithfulness 64 runs it.'))
+                                                   'seconds on this machine. To run it, use har_evaluate --faithfulness 64.'))
     means = table(faithfulness_table(faith), f'{plural(faith.n, "image")}, mean and 95 % confidence interval')
     return section('faithfulness', title, text(describe_faithfulness(faith)), means, *figures)
 
 # %% ../../nbs/report/02_run.ipynb #a57c0961
 def _save_figures(e:Evaluation, figures:dict[str, PageFigure]) -> dict[str, dict]:
-    "Save figures in the folder of the run, and make parts of the page of them"
+    "Save figures in the folder of the run, and convert them to parts of the page"
     folder = 'figures' if e.name == 'test' else f'figures/{e.name}'
     for name, f in figures.items():
         with write_atomic(e.run.file(f'{folder}/{name}.png')) as file: file.write(f.png)
@@ -367,12 +367,12 @@ FAITHFULNESS_CAPTION = ('Probability of the class as pixels are removed or resto
 # %% ../../nbs/report/02_run.ipynb #1ae799ec
 def write_report(
     run:Run|str|Path, # The run; report.html and figures/ are written into its folder
-    preds:pd.DataFrame, # Its predictions, with `path`, from `evaluate_run`
-    name:str='test', # Which images they are; all but test have pages of their own, such as report-all.html
-    faithful:int|None=None, # Number of images for the faithfulness test, 0 for none; as many as ten seconds allow, up to 64, where None
-    device='cpu', # Where to compute
-    explainer:Explainer|None=None, # The model of the run; loaded from its folder where None
-    scores:dict|None=None # Of `preds`, from `evaluate_run`; computed where None
+    preds:pd.DataFrame, # Predictions of the run, with `path`, from `evaluate_run`
+    name:str='test', # Name of the images; except for test, it is part of the file name, such as report-all.html
+    faithful:int|None=None, # Number of images for the faithfulness test, 0 for none; if None, as many as ten seconds allow, up to 64
+    device='cpu', # Device of the network
+    explainer:Explainer|None=None, # Explainer with the model of the run; loaded from its folder if None
+    scores:dict|None=None # Scores of `preds`, from `evaluate_run`; computed if None
 )->Path: # The page
     "Write the report of a run: one HTML page, and its figures"
     run = run if isinstance(run, Run) else Run(run)

@@ -18,7 +18,7 @@ __all__ = ['Refused', 'BatchQueue']
 
 # %% ../../nbs/serve/00_batching.ipynb #4b53ddb8
 class Refused(HARError):
-    "A request that is not processed, and why"
+    "Error for a request that is refused, with the reason"
     def __init__(self,
         status:int, # HTTP status
         detail:str # One sentence
@@ -30,10 +30,10 @@ class Refused(HARError):
 class BatchQueue:
     "A bounded queue and the threads that process its items; use it in a `with` block, or call `open`"
     def __init__(self,
-        process:Callable[[list], list], # Compute the results of a few items, in order
+        process:Callable[[list], list], # Function that computes the results of a few items, in order
         threads:int=1, # Number of worker threads; if more than one, PyTorch uses one thread in each
-        most:int=1, # Maximum number of items for a call of `process`
-        wait:float=0.004, # How long to wait for `most` items once there is one, in seconds
+        most:int=1, # Maximum number of items per call of `process`
+        wait:float=0.004, # How long to wait for `most` items after the first one has arrived, in seconds
         length:int=256 # Maximum number of waiting items; those being processed do not count
     ):
         self.process,self.threads,self.most,self.wait,self.length = process,threads,most,wait,length
@@ -89,8 +89,8 @@ class BatchQueue:
 # %% ../../nbs/serve/00_batching.ipynb #ff8993ff
 @patch
 def run(self:BatchQueue,
-    item, # As for `process`
-    seconds:float=60. # How long to wait at most for its turn
+    item, # Item for `process`
+    seconds:float=60. # Maximum time until its processing starts, in seconds
 ):
     "Add an item and return its result"
     future, = self.submit([item])

@@ -32,9 +32,9 @@ MAX_BYTES, MAX_IMAGES = 20_000_000, 12 # size of an uploaded file; images in a r
 # %% ../../nbs/serve/01_models.ipynb #9fd3eb5f
 def open_upload(
     data:bytes, # An uploaded file
-    name:str='the image' # Its name, for the error message
+    name:str='the image' # Name of the file, for the error message
 )->Image.Image: # RGB, upright
-    "Open an uploaded image; an `ImageError` if it is empty, too large or not an image"
+    "Open an uploaded image; raise `ImageError` if it is empty, too large or not an image"
     if not data: raise ImageError(f'{name} is empty: choose another image')
     if len(data) > MAX_BYTES:
         raise ImageError(f'{name} has {len(data) / 1e6:.0f} MB and the limit is {MAX_BYTES / 1e6:.0f}: choose a smaller image')
@@ -100,9 +100,9 @@ def heatmap_caption(
 class Models:
     "The models of an app: each is loaded once, and requests are processed one at a time"
     def __init__(self,
-        runs=None, # Folders of runs; the model that comes with the package where None or empty
-        device='cpu', # Where to compute; None for the fastest available
-        queue:BatchQueue|None=None # From `app_queue`; a new one where None
+        runs=None, # Folders of runs; the model that comes with the package if None or empty
+        device='cpu', # Device of the networks; None for the fastest available
+        queue:BatchQueue|None=None # From `app_queue`; a new one if None
     ):
         folders = [Path(r).absolute() for r in runs or [shipped_model()]] # the working directory may change before a model is loaded
         self.folders = dict(zip(run_names(folders), folders))
@@ -117,10 +117,10 @@ class Models:
 
     def predict(self,
         data:bytes, # An uploaded file
-        name:str='the image', # Its name
-        models:list[str]|None=None # Names of models; all where None
-    )->tuple[Image.Image, dict[str, Prediction]]: # The image at `DISPLAY_SIZE`, and the predictions by model, perhaps of other models too
-        "Predict an uploaded image; an `ImageError` if it cannot be opened, `Refused` if too many requests are waiting"
+        name:str='the image', # Name of the file
+        models:list[str]|None=None # Names of models; all if None
+    )->tuple[Image.Image, dict[str, Prediction]]: # The image at `DISPLAY_SIZE`; predictions by model, including cached ones of others
+        "Predict an uploaded image; raise `ImageError` if it cannot be opened, `Refused` if too many requests are waiting"
         key, models = hashlib.sha256(data).hexdigest(), models or list(self.cards)
         cached = self._predictions.get(key)
         if cached and not set(models) - set(cached[1]): return cached
@@ -136,7 +136,7 @@ class Models:
 
     def explain(self,
         data:bytes, # An uploaded file
-        name:str, # Its name
+        name:str, # Name of the file
         model:str, # Name of the model
         cls:str # The class to explain
     )->tuple[Image.Image, str]: # The image with its heat-map, and a caption
@@ -153,7 +153,7 @@ class Models:
 
 # %% ../../nbs/serve/01_models.ipynb #3870ac51
 def example_images() -> dict[str, Path]: # By class
-    "One drawing of each action, made when first needed"
+    "One drawing of each action, created when first needed"
     from har_fastai.drawing.dataset import cached_sample
     folder = cached_sample('examples', n=15, size=320, seed=7, test=0)
     with open(folder/'Training_set.csv', encoding='utf-8') as f: rows = sorted(csv.DictReader(f), key=lambda r: r['label'])
@@ -161,16 +161,17 @@ def example_images() -> dict[str, Path]: # By class
 
 # %% ../../nbs/serve/01_models.ipynb #627c53c7
 def model_summary(
-    card:Card # Of a model
+    card:Card # Card of the model
 )->tuple[str, str]: # Architecture; scores
-    "A model in two lines"
+    "Describe a model in two lines"
     with torch.device('meta'): n = sum(p.numel() for p in create_model(card.arch, len(card.vocab)).parameters())
     what = f'{card.arch}, {n / 1e6:.1f} million parameters, {len(card.vocab)} classes; images {describe_resize(card.size, card.resize)}'
     scored = [p for p in ('test', 'valid', *card.metrics) if isinstance(card.metrics.get(p), dict) and 'macro_f1' in card.metrics[p]]
     if not scored: return what, 'No scores are stored with this model.'
     s = card.metrics[scored[0]]
     f, a = s['macro_f1'], s['accuracy']
-    images = {'test': 'test images', 'valid': 'validation images, which also chose its weights'}.get(scored[0], f'images ({scored[0]})')
+    known = {'test': 'test images', 'valid': 'validation images, on which its weights were selected'}
+    images = known.get(scored[0], f'images ({scored[0]})')
     return what, (f'Macro-F1 {f["value"]:.3f} (95 % confidence interval {f["low"]:.3f}–{f["high"]:.3f}), '
                   f'accuracy {a["value"]:.3f}, on {s["n"]:,} {images}.')
 
@@ -179,7 +180,7 @@ APP_STYLE = f'<style>{COMPONENT_CSS}</style>' # for pages that show the output o
 
 # %% ../../nbs/serve/01_models.ipynb #f5623587
 def bars_html(
-    p:Prediction, # With probabilities
+    p:Prediction, # Prediction with probabilities
     k:int=5 # Number of classes
 )->str: # HTML, for a page with `APP_STYLE`
     "The most probable classes as a table with bars"
@@ -193,7 +194,7 @@ def bars_html(
 
 # %% ../../nbs/serve/01_models.ipynb #7fbcd27f
 def headline_html(
-    p:Prediction # With probabilities
+    p:Prediction # Prediction with probabilities
 )->str: # HTML, for a page with `APP_STYLE`
     "The predicted class in large letters, and the meaning of its probability"
     n = max(1, round(10 * p.probability))
@@ -206,7 +207,7 @@ def headline_html(
 def figure_html(
     img:Image.Image, # An image at display size
     alt:str, # Alternative text
-    caption:str='' # Below the image
+    caption:str='' # Caption below the image
 )->str: # HTML, for a page with `APP_STYLE`
     "An image embedded in HTML"
     img.save(out := io.BytesIO(), 'JPEG', quality=85)

@@ -25,9 +25,9 @@ def image_choices(
 
 # %% ../../nbs/serve/02_notebook.ipynb #88012106
 class AppWidgets:
-    "The widgets of a notebook app, and its progress message"
+    "The widgets of a notebook app, with its progress message"
     def _make(self, images:list) -> None:
-        "Make the widgets"
+        "Create the widgets"
         import ipywidgets as w
         wide, style = w.Layout(width='auto', min_width='15rem', flex='1 1 15rem'), dict(description_width='initial')
         hidden = dict(width='auto', visibility='hidden')
@@ -70,9 +70,9 @@ class AppWidgets:
 class ActionApp(AppWidgets):
     "Predict and explain images in a notebook; put it at the end of a cell to display it"
     def __init__(self,
-        runs=None, # Folders of runs; the model that comes with the package where None
-        images=None, # Images to choose from, or folders of them; drawings of the 15 actions where None
-        device='cpu', # Where to compute; None for the fastest available
+        runs=None, # Folders of runs; the model that comes with the package if None
+        images=None, # Images to choose from, or folders of them; drawings of the 15 actions if None
+        device='cpu', # Device of the networks; None for the fastest available
         top:int=5 # Number of classes to show
     ):
         self.models = Models([runs] if isinstance(runs, (str, Path)) else runs, device)

@@ -78,7 +78,7 @@ class Gate:
         finally: self.inside -= 1
 
     def guarded(self, scope, receive):
-        "A version of `receive` that raises `Refused` beyond the limits"
+        "A version of `receive` that raises `Refused` if a limit is exceeded"
         declared, got, others = dict(scope['headers']).get(b'content-length', b''), 0, self.inside - 1
         deadline = asyncio.get_running_loop().time() + self.limits.seconds
         async def guarded():
@@ -105,8 +105,8 @@ class Gate:
 # %% ../../nbs/serve/04_service.ipynb #d56ddf2e
 @asynccontextmanager
 async def uploaded_images(
-    request, # Of Starlette
-    limits:Limits # Limits the number of images
+    request, # A request, from Starlette
+    limits:Limits # Limits of the request, such as the number of images
 ): # A list of (open file, name)
     "The images of a request, open within a `with` block"
     form = await _read_form(request, limits)
@@ -128,7 +128,8 @@ async def _read_form(request, limits:Limits):
     except ClientDisconnect: raise Refused(400, 'the connection was closed before the whole request had arrived') from None
     except HTTPException as e:
         if 'Too many files' in str(e.detail):
-            raise Refused(413, f'the request has more than {plural(limits.images, "image")}, the limit: send fewer at a time') from e
+            limit = plural(limits.images, 'image')
+            raise Refused(413, f'the request has more than {limit}, which is the limit: send fewer at a time') from e
         raise Refused(422, f'the request cannot be read as a form with files: {e.detail}') from e
 
 # %% ../../nbs/serve/04_service.ipynb #a674f266
@@ -136,7 +137,7 @@ async def results_within(
     seconds:float, # Time limit
     futures:list[Future] # From `submit` of a `BatchQueue`
 )->list: # Their results
-    "Wait for results; those that nobody waits for any longer are not computed"
+    "Wait for results; those that are not needed any longer are cancelled"
     try:
         async with asyncio.timeout(seconds): return await asyncio.gather(*map(asyncio.wrap_future, futures))
     except TimeoutError:
@@ -160,7 +161,7 @@ DOCS_TEMPLATE = """<!doctype html>
 <table class="words"><thead><tr><th>Status<th>Meaning</thead>
 <tbody>{% for code, r in op.responses.items() %}<tr><td>{{ code }}<td>{{ r.description }}</tr>{% endfor %}</tbody></table>
 {% if op.get('x-example') %}<pre>{{ op['x-example'] }}</pre>{% endif %}</section>{% endfor %}{% endfor %}</main></body></html>
-""" # for Jinja
+""" # Jinja template of the page
 
 # %% ../../nbs/serve/04_service.ipynb #7b93fe8d
 def docs_page(
@@ -173,7 +174,7 @@ def docs_page(
 # %% ../../nbs/serve/04_service.ipynb #0325298b
 def make_explainer(
     predictor:Predictor, # The predictor of the service
-    model:str|Path|None # Its folder, as for `Predictor`
+    model:str|Path|None # Folder of its model, as in `Predictor`
 ): # An `Explainer`
     "An explainer of the same model, which shares the weights of the predictor if they are in float32"
     from har_fastai.explain.gradcam import Explainer
@@ -228,13 +229,13 @@ def _add_errors(app) -> None:
 
 # %% ../../nbs/serve/04_service.ipynb #84efdf72
 def make_service(
-    model:str|Path|None=None, # A run, or any folder with a model; the model that comes with the package where None
-    device='cpu', # Where to compute
+    model:str|Path|None=None, # A run, or any folder with a model; None for the model that comes with the package
+    device='cpu', # Device of the network
     limits:Limits=Limits(), # Limits of the requests
-    threads:int|None=None, # Number of threads that predict; where None, one for each core, in which PyTorch uses one thread
-    most:int|None=None # Maximum batch size; where None, 1 on a CPU and 32 on a GPU
+    threads:int|None=None, # Number of threads that predict; if None, one for each core; PyTorch uses one thread in each
+    most:int|None=None # Maximum batch size; if None, 1 on a CPU and 32 on a GPU
 ): # A FastAPI app, for any ASGI server
-    "Make a web service of a model"
+    "Create a web service for a model"
     try: import fastapi, python_multipart
     except ImportError as e: raise HARError(f'the service needs {e.name.replace("_", "-")}: pip install "har_fastai[serve]"') from e
     predictor = Predictor(model, device)
@@ -278,8 +279,8 @@ def _add_predict(app, predictor:Predictor, predictions:BatchQueue, limits:Limits
     from fastapi import Query, Request
     from fastapi.responses import JSONResponse
     about = _api('Predict the actions in images',
-                 f'One or many images, at most {limits.images} and {limits.bytes:,} bytes. The predictions are in the order of the images; '
-                 'one that cannot be read has a problem in place of a label.',
+                 f'One or many images, at most {limits.images}, and {limits.bytes:,} bytes in all. The predictions are in the order of the '
+                 'images. If an image cannot be read, its label is null and its problem is the reason.',
                  'curl -F files=@one.jpg -F files=@two.jpg "http://127.0.0.1:8000/predict?top=3"')
     @app.post('/predict', **about)
     async def predict(request:Request, top:Annotated[int, Query(ge=1, description='Number of classes to return for each image')]=5):
@@ -321,8 +322,8 @@ def _add_explain(app, predictor:Predictor, heatmaps:BatchQueue, limits:Limits) -
 # %% ../../nbs/serve/04_service.ipynb #9e983217
 def listen(
     host:str='127.0.0.1', # Address to listen on; 0.0.0.0 for all network interfaces
-    port:int=8000 # 0 for any free port
-)->socket.socket: # Bound, for `serve`
+    port:int=8000 # Port to listen on; 0 for any free port
+)->socket.socket: # A bound socket, for `serve`
     "Bind a socket"
     if not 0 <= port <= 65535: raise HARError(f'--port is {port} and must be from 0 to 65535')
     try:

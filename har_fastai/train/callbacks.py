@@ -85,7 +85,7 @@ def load_checkpoint(
 
 # %% ../../nbs/train/03_callbacks.ipynb #4aff3c67
 class SaveRun(TrackerCallback):
-    "Save history, best weights and a checkpoint after each epoch, and resume from that checkpoint if asked to"
+    "Save history, best weights and a checkpoint after each epoch; with `resume`, start from that checkpoint"
     order = TrackerCallback.order + 1
     def __init__(self,
         run:Run, # The run folder
@@ -111,7 +111,9 @@ class SaveRun(TrackerCallback):
         smooth.count, smooth.val = notes['smooth_loss'][0], torch.tensor(notes['smooth_loss'][1])
         now, then = machine(), notes['machine']
         changed = ', '.join(f'{k} {then[k]} → {now[k]}' for k in now if now[k] != then.get(k))
-        if changed: warnings.warn(f'this run started on another machine ({changed}): it continues, but its last digits may differ')
+        if changed:
+            warnings.warn(f'this run started on another machine ({changed}): it continues, '
+                          'but its results may differ in the last digits')
 
     def columns(self): return [c for c in self.recorder.metric_names if c not in ('epoch', 'time')]
     def before_epoch(self): self.start = time.perf_counter()
@@ -174,7 +176,7 @@ class ModelEMA(Callback):
 
 # %% ../../nbs/train/03_callbacks.ipynb #66586f3a
 class StopOnNaN(Callback):
-    "Stop a training whose loss is not finite; the `RunError` names the epoch that was kept"
+    "Stop training if the loss is not finite; the `RunError` names the epoch whose weights were kept"
     order, run_valid = -9, False
     def after_batch(self): # a GPU is checked every 50 steps only, because each check makes it wait
         if self.loss.device.type != 'cpu' and self.iter % 50 and self.iter + 1 < self.n_iter: return
@@ -261,10 +263,10 @@ def _format_duration(seconds:float) -> str:
 # %% ../../nbs/train/03_callbacks.ipynb #3c6831dd
 def suggest_shorter(
     seconds:float, # Expected duration
-    recipe:Recipe, # The recipe of the training
+    recipe:Recipe, # The recipe of the run
     epochs:int, # Its number of epochs
     target:float=1800 # The suggestion should take less than this, in seconds
-)->str: # '' for a training of less than an hour, or if nothing shorter is possible
+)->str: # '' for a run of less than an hour, or if nothing shorter is possible
     "Suggest a size and a number of epochs that take less time, which is proportional to the image area summed over epochs"
     if seconds < 3600: return ''
     size, arch = recipe.size, recipe.architecture
@@ -281,7 +283,7 @@ class TimeEstimate(Callback):
     "After the first steps, print how long the whole training will take on this machine"
     order, run_valid = 55, False
     def __init__(self,
-        recipe:Recipe, # The recipe of the training
+        recipe:Recipe, # The recipe of the run
         skip:int=3, # Warm-up batches, which are not timed
         count:int=12 # Batches to time
     ):
@@ -321,7 +323,7 @@ class BFloat16(Callback):
 # %% ../../nbs/train/03_callbacks.ipynb #639a3634
 def device_cbs(
     device:torch.device, # Where the model is trained
-    bf16:bool|None=None # Mixed precision? By default where the device supports it natively
+    bf16:bool|None=None # Mixed precision? By default if the device supports it natively
 )->list[Callback]:
     "The callbacks that speed up training on a device: channels-last memory format and mixed precision"
     cbs = [ChannelsLast()] if device.type in ('cpu', 'cuda') else []

@@ -31,14 +31,15 @@ class WarmupCosine(ParamScheduler):
     def __init__(self,
         lr:float|np.ndarray, # Maximum learning rate, > 0; one for each parameter group, or one for all
         warmup:int=3, # Epochs of warm-up
-        per_batch:bool=False # Update the rate every batch rather than every epoch?
+        per_batch:bool=False, # Update the rate every batch rather than every epoch?
+        skip:int=0 # First epochs, which are not part of the schedule
     ):
         super().__init__({'lr': lambda factor: lr * factor})
-        self.warmup, self.per_batch = warmup, per_batch
+        self.warmup, self.per_batch, self.skip = warmup, per_batch, skip
     def before_batch(self):
         n = self.n_iter if self.per_batch else 1
-        t = self.epoch * n + (self.iter if self.per_batch else 0)
-        self._update_val(warmup_cos(t, self.n_epoch * n, min(self.warmup, self.n_epoch - 1) * n))
+        t, epochs = (self.epoch - self.skip) * n + (self.iter if self.per_batch else 0), self.n_epoch - self.skip
+        self._update_val(warmup_cos(t, epochs * n, min(self.warmup, epochs - 1) * n))
 
 # %% ../../nbs/train/02_optim.ipynb #65132f45
 @patch
@@ -60,7 +61,7 @@ class FineTune(ParamScheduler):
     "The schedule of fastai's `fine_tune` within one fit (Howard and Ruder, 2018, arXiv:1801.06146)"
     def __init__(self,
         lr:float=2e-3, # Maximum learning rate of the head in the frozen epochs; half of it afterwards
-        freeze:int=1, # First epochs, in which only the head is trained; fewer than the fit has
+        freeze:int=1, # Number of first epochs in which only the head is trained; less than the number of epochs of the fit
         lr_mult:float=100, # Ratio of the learning rates of the last and the first group
         pct_start:float=0.3, # Share of the unfrozen epochs in which the rates rise, 0–1; 0.99 in the frozen ones
         div:float=5. # Ratio of the maximum and the initial rate in the unfrozen epochs; 25 in the frozen ones
@@ -133,7 +134,7 @@ class Muon(torch.optim.AdamW):
         return loss
 
     def _step_convs(self, ps, g):
-        "Update the convolutions of a group, those of one shape together, because a GPU waits for each small operation"
+        "Update the convolutions of a group, those of one shape together, because many small operations are slow on a GPU"
         by_shape = {}
         for p in ps:
             if not self.state[p]: self.state[p].update(step=torch.tensor(0.), momentum=torch.zeros_like(p))

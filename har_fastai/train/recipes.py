@@ -19,9 +19,10 @@ class Recipe:
     name:str='report' # Name of the recipe
     arch:str='baseline' # A key of `ARCHS`, or the name of a timm model
     pretrained:bool=False # Start from pretrained weights?
-    freeze:int=0 # First epochs, in which only a new last layer is trained; above 0 the schedule is that of fastai's `fine_tune`
+    probe:bool=False # Fit the last layer by logistic regression in place of the first epoch, see `FitProbe`?
+    freeze:int=0 # Number of epochs, at the start, that train only the new last layer; above 0, with the schedule of fastai's `fine_tune`
     size:int=256 # Side of the square input, in pixels; with resize 'keep', the input has about as many pixels as this square
-    growth:tuple=() # Progressive resizing: pairs of a side in pixels and a share of the epochs; after them `size` is used
+    growth:tuple=() # Progressive resizing: pairs of (side in pixels, share of the epochs), in order; the remaining epochs use `size`
     epochs:int=40 # Number of epochs
     bs:int=32 # Images per batch
     opt:str='adamw' # Optimiser, a key of `OPTIMISERS`
@@ -75,7 +76,7 @@ class Recipe:
 
 # %% ../../nbs/train/00_recipes.ipynb #ce8de34f
 def _convert_numbers(r:Recipe) -> None:
-    "Convert whole floats to int and ints to float where the field needs it, since JSON of other programs may hold 48.0 or 1"
+    "Convert whole floats to int and ints to float where the field needs it; JSON written by other programs may contain 48.0 or 1"
     for f in fields(r):
         v = getattr(r, f.name)
         if f.type == 'int' and isinstance(v, float) and v.is_integer(): setattr(r, f.name, int(v))
@@ -96,7 +97,7 @@ def _check_recipe(r:Recipe) -> None:
     arch = find_arch(r.arch)
     if not isinstance(r.name, str) or not r.name or set(r.name) & set('/\\\0'):
         raise HARError(f'name is {r.name!r} and must be text that can be part of a folder name')
-    for k in ('pretrained', 'per_batch', 'weighted', 'tta'):
+    for k in ('pretrained', 'probe', 'per_batch', 'weighted', 'tta'):
         if not isinstance(getattr(r, k), bool): raise HARError(f'{k} is {getattr(r, k)!r} and must be true or false')
     for k, allowed in dict(resize=(None, *RESIZE_RULES), opt=(*OPTIMISERS,)).items():
         if (v := getattr(r, k)) not in allowed: raise HARError(f'{k} is {v!r} and must be one of {", ".join(filter(None, allowed))}')
@@ -104,6 +105,7 @@ def _check_recipe(r:Recipe) -> None:
     if len(r.crop_scale) != 2 or not 0 < r.crop_scale[0] <= r.crop_scale[1] <= 1:
         raise HARError(f'crop_scale is {r.crop_scale} and must be two shares between 0 and 1, the smaller one first')
     if r.mixup and r.cutmix: raise HARError(f'mixup is {r.mixup} and cutmix is {r.cutmix}: set one of them to 0')
+    if r.probe and r.freeze: raise HARError(f'freeze is {r.freeze} and probe is true: both train the last layer first, so set one of them')
     if r.freeze and r.freeze >= r.epochs:
         raise HARError(f'freeze is {r.freeze} and must be less than epochs ({r.epochs}), so that all layers are trained as well')
     check_size(arch, r.size, r.resize_rule)
@@ -133,6 +135,10 @@ def _check_growth(r:Recipe, arch:Arch) -> None:
                            'and a share of the epochs between 0 and 1')
     if sum(share for _, share in r.growth) > 1 + 1e-9: raise HARError(f'growth is {r.growth}: its shares must not sum to more than 1')
 
+# %% ../../nbs/train/00_recipes.ipynb #c7d1e2f0
+_TRANSFER = dict(bs=32, lr=3e-4, wd=0.05, warmup=1, per_batch=True, weighted=False, crop_scale=(0.35, 1.), num_ops=1, magnitude=7,
+                 erase=0.1, tta=True) # what `probe` and `finetune` have in common
+
 # %% ../../nbs/train/00_recipes.ipynb #2fad8690
 RECIPES = {r.name: r for r in (
     Recipe(name='report'),
@@ -144,15 +150,16 @@ RECIPES = {r.name: r for r in (
     Recipe(name='scratch', arch='xresnet18', size=160, growth=((96, 0.4), (128, 0.6)), epochs=120, bs=128, opt='muon',
            lr=2e-3, wd=0.2, warmup=2, per_batch=True, ema=0.9975, weighted=False, crop_scale=(0.25, 1.), resize='keep',
            cutmix=1., tta=True),
-    Recipe(name='finetune', arch='resnet50', pretrained=True, freeze=1, size=224, epochs=6, lr=2e-3, wd=0.01,
-           per_batch=True, crop_scale=(0.35, 1.), num_ops=0, erase=0., tta=True),
+    Recipe(name='probe', arch='efficientnet_lite0', pretrained=True, probe=True, size=264, epochs=1, **_TRANSFER),
+    Recipe(name='finetune', arch='efficientnet_lite0', pretrained=True, probe=True, size=192, growth=((128, 0.3), (160, 0.4)),
+           epochs=8, ema=0.998, **_TRANSFER),
     Recipe(name='demo', size=48, epochs=10, lr=2e-3, per_batch=True, num_ops=0, erase=0.),
 )} # the recipes that come with the library, by name
 
 # %% ../../nbs/train/00_recipes.ipynb #3a8d4bff
 def find_recipe(
     recipe:str|Recipe='report', # A key of `RECIPES`, or a recipe
-    **changes # Fields to change; None keeps a field as it is, so `dropout` cannot be reset to None here
+    **changes # Fields to change; None leaves a field unchanged, so `dropout` cannot be reset to None here
 )->Recipe:
     "Return a recipe by name, with changes"
     if isinstance(recipe, str):
@@ -162,5 +169,5 @@ def find_recipe(
     if unknown: raise TypeError(f'a recipe has no {", ".join(sorted(unknown))}')
     changes = {k: v for k, v in changes.items() if v is not None}
     if 'arch' in changes and recipe.pretrained: # the weights are best at the size they were trained at
-        changes = {'size': find_arch(changes['arch']).size, **changes}
+        changes = {'size': find_arch(changes['arch']).size, 'growth': (), **changes}
     return replace(recipe, **changes)

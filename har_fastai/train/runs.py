@@ -64,7 +64,7 @@ def recipe_of(
 # %% ../../nbs/train/01_runs.ipynb #013d281f
 def run_folder(
     out:str|Path|None, # The folder; None for runs/<recipe>-<time>
-    recipe:Recipe # What will be trained
+    recipe:Recipe # Its name is used if `out` is None
 )->Run: # Its folder exists, and contains no run
     "Create the folder of a new run; a `HARError` if it cannot be created or already contains one"
     path = Path(out) if out is not None else _new_folder(Path('runs'), f'{recipe.name}-{time.strftime("%Y%m%d-%H%M%S")}')
@@ -92,7 +92,7 @@ def machine() -> dict[str, str|int]:
 # %% ../../nbs/train/01_runs.ipynb #8d1b0dad
 def begin_run(
     run:Run, # As `run_folder` returns it
-    recipe:Recipe, # What is trained
+    recipe:Recipe, # The recipe of the run
     **info # Other content of recipe.json, such as the path of the data
 )->None:
     "Write recipe.json, which makes the folder a run"

@@ -1,4 +1,4 @@
-"Fixtures of the fault cases: a test bench, and one data set with every kind of broken image"
+"Fixtures of the fault cases: their context, and one data set with every kind of broken image"
 import contextlib, csv, io, json, warnings
 from types import SimpleNamespace
 
@@ -8,16 +8,16 @@ import pytest
 from broken_images import UNREADABLE, make
 from har_fastai import cli
 from helpers import dataset, write_table
-from registry import Bench
+from registry import Context
 
 
 @pytest.fixture
-def bench(request, tmp_path): return Bench(request, tmp_path)
+def context(request, tmp_path): return Context(request, tmp_path)
 
 
 @pytest.fixture(scope='session')
 def broken_run(shared):
-    "A data set with every kind of broken image, trained on and scored: which files were bad, and which were used"
+    "A data set with every kind of broken image, trained on and scored: which files were broken, and which were used"
     made = shared('broken_run', train_on_broken_images)
     return SimpleNamespace(bad={k: set(v) for k, v in made['bad'].items()}, used=set(made['used']), stderr=made['stderr'])
 

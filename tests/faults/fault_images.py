@@ -28,7 +28,7 @@ def encoded(img, kind, **kw) -> bytes:
 
 
 def refused_by_opening_and_prediction(b, file) -> None:
-    "`open_image` raises one sentence with the name of the file; a predictor skips the file and predicts another image"
+    "`open_image` raises one sentence with the name of the file; a predictor skips the file and classifies another image"
     with pytest.raises(ImageError) as e: open_image(file)
     assert str(file) in str(e.value) and len(str(e.value).splitlines()) == 1
     if not file.is_file(): return
@@ -37,7 +37,7 @@ def refused_by_opening_and_prediction(b, file) -> None:
 
 
 def set_aside(b, number:int, *faults) -> str:
-    "Broken images are found by the check, by opening, training, evaluation and prediction alike"
+    "Broken images are detected by the check, and when they are opened, in training, evaluation and prediction"
     data = dataset(b.tmp/'d'); bad = {make(data/'train'/f'bad_{i}', f): f for i, f in enumerate(faults)}
     add(data, *(f.name for f in bad))
     df = check_har(read_har(data))
@@ -75,7 +75,7 @@ def same_colour(b, cases:dict[str, tuple[bytes, tuple]]) -> None:
 
 
 def reports(b, number:int, data:bytes, ending='png') -> None:
-    "`har_check` lists an image under its number, as one that is used"
+    "`har_check` lists an image under its number as used"
     d = dataset(b.tmp/f'reports-{number}', n=6); (d/'train'/f'odd.{ending}').write_bytes(data); add(d, f'odd.{ending}')
     found = check_data(d).faults
     listed = zip(found.filename[found.fault == number], found.kept[found.fault == number])
@@ -107,29 +107,29 @@ def flipped(b):
     write_table(data/'Training_set.csv', rows, ('filename', 'label', 'sha256'))
     df, found = check_har(read_har(data)), check_data(data).faults
     assert df.filename[df.problem != ''].tolist() == [f.name] == found.filename[found.fault == 3].tolist()
-    return f'accepted without a checksum; set aside with one: {df.problem.iloc[-1]}'
+    return f'accepted without a checksum column; with one, set aside: {df.problem.iloc[-1]}'
 
 
-@row(4, 'a 200-megapixel PNG in 24 kB', 'refused by a limit on pixels before decoding')
+@row(4, 'a 200-megapixel PNG in 24 kB', 'rejected before decoding, by a limit on the number of pixels')
 def bomb(b):
     with pytest.raises(ImageError, match='200 megapixels'): open_image(png(20000, 10000, whole=False)) # has no pixels to decode
     assert len(png(20000, 10000)) < 50_000
     return set_aside(b, 4, '200 megapixels')
 
 
-@row(5, 'a 100-megapixel PNG', 'refused by the same limit')
+@row(5, 'a 100-megapixel PNG', 'rejected by the same limit')
 def large(b):
     with pytest.raises(ImageError, match='100 megapixels'): open_image(png(10000, 10000, whole=False))
     with pytest.raises(ImageError) as e: open_image(png(100, 100, whole=False))
-    assert 'megapixels' not in str(e.value) # the limit is what refused the other one
+    assert 'megapixels' not in str(e.value) # so the other one was rejected because of the limit
     return set_aside(b, 5, '100 megapixels')
 
 
-@row(6, 'a zTXt bomb in a PNG', 'set aside')
+@row(6, 'a decompression bomb in a zTXt chunk of a PNG', 'set aside')
 def text_bomb(b): return set_aside(b, 6, 'zTXt bomb')
 
 
-@row(7, 'EXIF orientation 6', 'rotated everywhere, in training and prediction alike')
+@row(7, 'EXIF orientation 6', 'rotated in training and prediction alike')
 def orientation(b):
     img = image(5).resize((40, 20))
     for tag, turns in ((1, 0), (3, 2), (6, 3), (8, 1)):
@@ -138,10 +138,10 @@ def orientation(b):
         if tag == 6: reports(b, 7, f.read_bytes())
     damaged = encoded(img, 'JPEG', exif=exif).replace(b'MM\0*', b'MX\0*') # unreadable EXIF data, intact pixels
     assert b'MX\0*' in damaged and open_image(damaged).size == (40, 20)
-    return 'rotated in training, evaluation and prediction; with damaged EXIF data the image is used as it is stored'
+    return 'rotated in training, evaluation and prediction; if the EXIF data are damaged, the image is not rotated'
 
 
-@row(8, 'CMYK, palette, L, LA, 1-bit', 'RGB')
+@row(8, 'CMYK, palette, L, LA and 1-bit images', 'converted to RGB')
 def modes(b):
     palette = plain('P', 1); palette.putpalette([0, 0, 0, 200, 10, 20])
     same_colour(b, {'CMYK': (encoded(plain('CMYK', (0, 255, 255, 0)), 'TIFF'), (255, 0, 0)),
@@ -150,17 +150,17 @@ def modes(b):
                     'LA': (encoded(plain('LA', (9, 255)), 'PNG'), (9,) * 3),
                     '1-bit': (encoded(plain('1', 1), 'PNG'), (255,) * 3)})
     reports(b, 8, encoded(palette, 'PNG'))
-    return 'RGB, in the colours that image viewers show'
+    return 'converted to RGB, with the colours that image viewers show'
 
 
-@row(9, 'a transparent RGBA', 'composited on white')
+@row(9, 'a transparent RGBA image', 'composited on white')
 def transparent(b):
     clear = encoded(plain('RGBA', (255, 0, 0, 0)), 'PNG')
     same_colour(b, {'clear': (clear, (255,) * 3),
                     'fifth': (encoded(plain('RGBA', (255, 0, 0, 51)), 'PNG'), (255, 204, 204)),
                     'LA': (encoded(plain('LA', (9, 0)), 'PNG'), (255,) * 3)})
     reports(b, 9, clear)
-    return 'composited on white; the colours of transparent pixels are not visible'
+    return 'composited on white; the hidden colours of transparent pixels have no effect'
 
 
 @row(10, 'a 16-bit PNG', 'rescaled')
@@ -171,7 +171,7 @@ def deep(b):
     return 'rescaled: 0, 32,896 and 65,535 become 0, 128 and 255'
 
 
-@row(11, 'a floating-point TIFF', 'rescaled, or refused with the reason')
+@row(11, 'a floating-point TIFF', 'rescaled, or rejected with the reason')
 def floats(b):
     ramp = encoded(Image.fromarray(np.tile(np.linspace(-2, 5, 32, dtype=np.float32), (4, 1))), 'TIFF')
     (b.tmp/'ramp.tif').write_bytes(ramp)
@@ -205,8 +205,8 @@ def tiny(b):
     with pytest.warns(UserWarning, match='very small or narrow.*2, .*1x1.png'): df = check_har(read_har(data))
     found = check_data(data).faults
     assert (df.problem == '').all() and found.filename[found.fault == 14].tolist() == ['1x1.png', '1x4000.png']
-    return 'loaded, with a warning: very small or narrow images: 2'
+    return 'loaded, with the warning: very small or narrow images: 2'
 
 
-@row(15, 'a folder named x.jpg; a loop of links', 'set aside')
+@row(15, 'a folder named x.jpg; a loop of symbolic links', 'set aside')
 def no_files(b): return set_aside(b, 15, 'folder', 'link loop')

@@ -46,7 +46,7 @@ def after_colon(message): return message.partition(': ')[2]
 def clone(net): return {k: v.clone() for k, v in net.state_dict().items()}
 
 
-@row(29, 'the loss becomes NaN', 'stops with an error; the last good model is kept and named')
+@row(29, 'the loss becomes NaN', 'stops with an error; the last valid model is kept, and the error names it')
 def nan(b):
     out = b.tmp/'run'
     with pytest.raises(RunError) as e: train_baseline(b.trained.data, out=out, cbs=[Poison(2)], **TINY)
@@ -59,7 +59,7 @@ def nan(b):
     return re.sub(r'of epoch \d', 'of epoch N', message.replace(str(out), 'RUN'))
 
 
-@row(30, 'NaN in the first epoch, beside an older run', "a run never changes another run's files")
+@row(30, 'NaN in the first epoch, with an earlier run in another folder', "a run never changes another run's files")
 def other_run(b):
     before = contents(b.trained.run)
     with pytest.raises(RunError, match='epoch 1') as e: train_baseline(b.trained.data, out=b.tmp/'run', cbs=[Poison(0)], **TINY)
@@ -70,7 +70,7 @@ def other_run(b):
 
 
 def fills_up(b, out, fill) -> str:
-    "The disk fills up while the third epoch is saved: the old checkpoint stays, and one sentence says what to do"
+    "The disk fills up while the third epoch is saved: the old checkpoint is kept, and one sentence states what to do"
     disk = FillDisk(2, out, fill)
     with pytest.raises(RunError) as e: train_baseline(b.trained.data, out=out, cbs=[disk], **TINY)
     message = str(e.value)
@@ -81,8 +81,8 @@ def fills_up(b, out, fill) -> str:
     return message
 
 
-def no_room_for_a_cache(b) -> None:
-    "Training works without the cache, and uses it once there is room"
+def no_space_for_a_cache(b) -> None:
+    "Training works without the cache, and uses it once there is enough space"
     b.monkeypatch.setenv('HAR_FASTAI_CACHE', str(b.tmp/'cache'))
     df, recipe = prepare(b.trained.data, 'grouped', 42), find_recipe('demo', size=32, bs=8)
     with file_limit(100_000), pytest.warns(UserWarning, match='cannot be cached.*free space'):
@@ -91,18 +91,18 @@ def no_room_for_a_cache(b) -> None:
     assert isinstance(recipe_dls(df, recipe, torch.device('cpu')).train, CachedDL)
 
 
-@row(31, 'the disk is full while saving', 'a temporary file, fsync, rename; the old file stays')
+@row(31, 'the disk is full while saving', 'writing to a temporary file, fsync, rename; the old file is kept')
 def full_disk(b):
     out = b.tmp/'run'
     def fill(): resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     with file_limit(-1): message = fills_up(b, out, fill)
     train_baseline(out=out, resume=True, device='cpu', num_workers=0, faithful=0)
     same_runs(out, b.tiny_run)
-    no_room_for_a_cache(b)
+    no_space_for_a_cache(b)
     return message.replace(str(out), 'RUN') + '; the resumed run ends with identical weights'
 
 
-@row(32, 'saving a model fails half-way', 'nothing changes')
+@row(32, 'saving a model fails halfway', 'nothing changes')
 def half_export(b):
     model = copy_model(b); net, card = load_bundle(model); before, params = contents(model), clone(net)
     with torch.no_grad(): next(net.parameters()).add_(1.)
@@ -110,8 +110,8 @@ def half_export(b):
     with file_limit(100_000), pytest.raises(OSError): save_bundle(model, net, card)
     assert contents(model) == before and unlike(net.state_dict(), changed) == []
     assert unlike(load_bundle(model)[0].state_dict(), params) == []
-    save_bundle(model, net, card); assert unlike(load_bundle(model)[0].state_dict(), changed) == [] # with room, it is saved
-    return 'the old model and its card stay, the network in memory is unchanged, no temporary file is left'
+    save_bundle(model, net, card); assert unlike(load_bundle(model)[0].state_dict(), changed) == [] # with enough space, it is saved
+    return 'the old model and its card are kept, the network in memory is unchanged, no temporary file is left'
 
 
 @row(33, 'a truncated model file', 'a clear error')
@@ -127,7 +127,7 @@ def killed(b):
     res = campaign(b.trained.data, b.tmp, kills=3, seed=1, wait=.5, size=32, epochs=5, bs=8)
     assert res['equal'] and res['half_written'] == [] and res['left_over'] == [], res
     assert res['kills'] == 3 and res['files_read_meanwhile'] > 10, res
-    return 'killed three times at random moments and resumed each time, it ends with identical weights; no file was ever half-written'
+    return 'after three kills at random moments, each followed by a resume, the weights are identical; no file was ever half-written'
 
 
 class Evil:
@@ -144,7 +144,7 @@ def evil_files(b, evil) -> list[Path]:
     return files
 
 
-@row(35, 'a hostile pickle given as a model', 'never unpickled; refused with the reason')
+@row(35, 'a malicious pickle file given as a model', 'never unpickled; rejected with the reason')
 def hostile(b):
     ran, data, messages = b.tmp/'ran', dataset(b.tmp/'d'), []
     train = (cli.har_train, '--data', data, '--out', b.tmp/'run', '--recipe', 'demo', '--device', 'cpu', '--weights')
@@ -160,13 +160,14 @@ def hostile(b):
     code, message = b.refuse(cli.har_train, '--resume', '--out', run, '--device', 'cpu')
     assert code == 2 and 'last.safetensors' in message
     assert not ran.exists()
-    torch.load(b.tmp/'evil.pth', weights_only=False); assert ran.exists() # it would have been executed
+    torch.load(b.tmp/'evil.pth', weights_only=False); assert ran.exists() # so loading the pickle would have executed it
     return after_colon(messages[0]).replace(f'{b.tmp}/', '')
 
 
-@row(36, 'a huge upload, and 20 requests at once, in the app', 'limits on size and pixels, a queue or lock, a clear message, no crash')
+@row(36, 'a huge upload, and 20 requests at once, to the HTTP service',
+     'limits on size and pixels, a queue or lock, a clear message, no crash')
 def uploads(b):
-    "In the service, which has the limits of the app; the rest is in test_apps.py and test_service.py"
+    "For the service, which has the same limits as the app; other cases are in test_apps.py and test_service.py"
     pytest.importorskip('fastapi')
     from starlette.testclient import TestClient
     from har_fastai.serve.service import Limits, make_service
@@ -182,14 +183,14 @@ def uploads(b):
             for t in r.json()['answers'][0]['top']: assert abs(t['probability'] - own[p.vocab.index(t['label'])]) < 1e-5
         assert np.ptp(probs, axis=0).max() > 1e-3 # otherwise all images would have the same prediction
         assert client.get('/health').status_code == 200
-    return (f'{huge.json()["detail"]}; an image of 200 megapixels is refused before decoding; '
+    return (f'{huge.json()["detail"]}; an image of 200 megapixels is rejected before decoding; '
             'each of 20 simultaneous requests gets the probabilities of its own image')
 
 
-WAYS = {'decoded once': {}, 'one by one, 0 workers': dict(cached=False), 'one by one, 2 workers': dict(cached=False, num_workers=2)}
+WAYS = {'cached images': {}, 'uncached with 0 workers': dict(cached=False), 'uncached with 2 workers': dict(cached=False, num_workers=2)}
 
 
-@row(37, 'the same seed twice', 'equal, with 0 workers and with 2 (each compared with itself)')
+@row(37, 'the same seed twice', 'identical weights for each number of workers, 0 or 2')
 def same_seed(b):
     df = prepare(b.trained.data, 'grouped', 42)
     def trained(seed, **kw):
@@ -204,10 +205,10 @@ def same_seed(b):
         (one, values), (two, again), (other, _) = (trained(seed, **kw) for seed in (1, 1, 2))
         assert unlike(one, two) == [] and values == again, way
         assert unlike(one, other) != [], 'the seed has no effect'
-    return 'identical weights: ' + '; '.join(WAYS) + '; another seed gives other weights'
+    return f'identical weights ({", ".join(WAYS)}); another seed gives other weights'
 
 
-@row(38, 'the folder of the data is read-only', 'works: runs and caches are written elsewhere')
+@row(38, 'the data folder is read-only', 'everything works; runs and caches are written elsewhere')
 def read_only(b):
     data = b.tmp/'data'; shutil.copytree(b.trained.data, data); before = contents(data)
     (data/'Training_set.csv').open('a').write('gone.jpg,running\n') # a fault to fix
@@ -224,7 +225,7 @@ def read_only(b):
             done = call(*argv)
             assert done.returncode == 0, done.stderr
     assert contents(data) == before
-    return 'checked, trained, evaluated and predicted; nothing was written there'
+    return 'checks, training, evaluation and prediction work; nothing was written there'
 
 
 @contextmanager
@@ -242,13 +243,13 @@ def sealed(folder):
         for f, mode in modes.items(): f.chmod(mode)
 
 
-@row(39, 'two runs into one folder at once', 'the second is refused with the reason')
+@row(39, 'two runs in one folder at once', 'the second one fails and reports the reason')
 def two_runs(b):
     out = b.tmp/'run'
     train = ('--data', b.trained.data, '--out', out, *b.trained.options)
     with start('har_train', *train) as p:
         try:
-            stop_in_epoch(p, out, 2); before = contents(out) # the process is frozen, but alive: it still owns the folder
+            stop_in_epoch(p, out, 2); before = contents(out) # the process is stopped but alive: it still holds the lock
             code, message = b.refuse(cli.har_train, '--resume', '--out', out, '--device', 'cpu')
             assert code == 2 and 'in use' in message and str(out) in message
             code, other = b.refuse(cli.har_train, *train)
@@ -259,7 +260,7 @@ def two_runs(b):
     return after_colon(message).replace(str(out), 'RUN')
 
 
-@row(40, 'a cache of decoded images that is stale, cut short, or of other images', 'found by its fingerprint and rebuilt')
+@row(40, 'a cache of decoded images that is out of date, truncated, or made from other images', 'detected by its fingerprint, and rebuilt')
 def stale_cache(b):
     b.monkeypatch.setenv('HAR_FASTAI_CACHE', str(b.tmp/'cache'))
     for i in range(6): image(i).save(b.tmp/f'{i}.png')
@@ -274,4 +275,4 @@ def stale_cache(b):
         damage(); assert not is_whole(first)
         assert right(cache_images(paths)) and is_whole(first)
     image(99).save(paths[2]); assert right(c := cache_images(paths)) and c.folder != first # a stale one
-    return 'rebuilt if cut short, of other images, with a damaged index, or older than an image'
+    return 'rebuilt if it is truncated, made from other images, older than an image, or has a damaged index'

@@ -26,9 +26,9 @@ def after_colon(message): return message.partition(': ')[2]
 
 
 def refused(b, number:int, rows, words, columns=('filename', 'label'), scored=True, where=None) -> str:
-    """The check, training and (if `scored`) evaluation refuse a table with one sentence that contains `words`
+    """The check, training and (if `scored`) evaluation reject a table with one sentence that contains `words`
 
-    The check lists the fault under its number; returns the sentence without this machine's paths."""
+    The check lists the fault under its number; returns the sentence without paths of this machine."""
     data = two_classes(b.tmp/f'd{len(list(b.tmp.iterdir()))}')
     file = table(data, rows, columns)
     commands = [(cli.har_check, data), (cli.har_train, '--data', data, '--out', b.tmp/'run', '--device', 'cpu')]
@@ -45,14 +45,14 @@ def refused(b, number:int, rows, words, columns=('filename', 'label'), scored=Tr
     return after_colon(message.replace(str(file), file.name).replace(f'{data}/', '').replace(str(data), 'the folder'))
 
 
-@row(16, 'a row whose file is missing', 'all of them listed before training')
+@row(16, 'a row whose file is missing', 'all such rows listed before training')
 def missing(b):
     refused(b, 16, GOOD + [(f'gone_{i}.png', 'sitting') for i in range(30)], ['gone_0.png', '30 of 38'])
     words = ['gone_0.png', 'gone_1.png', 'gone_2.png', '3 of 11', 'Training_set.csv']
     return refused(b, 16, GOOD + [(f'gone_{i}.png', 'sitting') for i in range(3)], words, where='line 12')
 
 
-@row(17, '../../x.jpg', 'refused')
+@row(17, 'the filename ../../x.jpg', 'rejected')
 def climbing(b):
     def outside(name): return refused(b, 17, GOOD + [(name, 'sitting')], ['line 10', 'inside the folder'], where='line 10')
     for name in ('a/../../x.png', '..\\x.png', 'a/..'): outside(name)
@@ -60,10 +60,10 @@ def climbing(b):
     image(7).save(b.tmp/'private.png'); (data/'train'/'way_out.png').symlink_to(b.tmp/'private.png')
     table(data, GOOD + [('way_out.png', 'sitting')])
     with pytest.raises(HARError, match='line 10: the file is a link that leads out'): read_har(data)
-    return outside('../../x.png') + '; so is a link that leads out of the folder'
+    return outside('../../x.png') + '; a link that leads out of the folder is rejected too'
 
 
-@row(18, 'an absolute path', 'refused')
+@row(18, 'an absolute path', 'rejected')
 def absolute(b):
     def absolute_path(name): return refused(b, 18, GOOD + [(name, 'sitting')], ['line 10', 'relative'], where='line 10')
     for name in ('C:\\x.png', '\\\\server\\x.png'): absolute_path(name)
@@ -103,7 +103,7 @@ def with_duplicates(data) -> list:
     return rows
 
 
-@row(21, 'the same row or the same image in two splits', 'cannot happen; the check reports how many were moved')
+@row(21, 'the same row or the same image in two parts of the split', 'cannot happen; the number of excluded images is reported')
 def duplicates(b):
     data = dataset(b.tmp/'d', n=60); rows = with_duplicates(data); table(data, rows)
     df = checked(data); ids = find_duplicates(df)
@@ -116,7 +116,7 @@ def duplicates(b):
     warning = str(w[-1].message)
     assert (cut.part[-16:] == 'test').all() and warning.endswith(f': {(cut.part == "unused").sum()}')
     leaky = df.assign(part=np.where(np.arange(len(df)) < 48, 'train', 'test'))
-    assert any(len(p) > 1 for p in parts_of(leaky, ids).values()), 'a leak would not be found'
+    assert any(len(p) > 1 for p in parts_of(leaky, ids).values()), 'the test could not detect a leak'
     given_parts(data, rows)
     twice = two_classes(b.tmp/'twice', extra=GOOD[:3])
     with pytest.warns(UserWarning, match='repeat.*: 3.*line 10'): assert len(read_har(twice)) == 8
@@ -135,7 +135,7 @@ def given_parts(data, rows) -> None:
     assert 'groups in different parts: 10' in summarise_check(checked(data))
 
 
-@row(22, 'a label that is only in valid', 'a split keeps every label in train, or an early error')
+@row(22, 'a label that occurs only in valid', 'every label is in train, or an error before training')
 def only_in_valid(b):
     data = dataset(b.tmp/'d', n=24)
     rows = [(f, l, 'valid' if l == 'texting' else ('train', 'test')[i % 12 < 2]) for i, (f, l) in enumerate(rows_of(data))]
@@ -153,7 +153,7 @@ def with_single(folder):
     return data
 
 
-@row(23, 'an unknown label at evaluation', 'an error that names it and the known ones')
+@row(23, 'an unknown label at evaluation', 'an error that names it and the known labels')
 def unknown(b):
     data = dataset(b.tmp/'d', n=8, labels=('running', 'flying'))
     code, message = b.refuse(cli.har_evaluate, b.trained.run, '--data', data, '--split', 'all')
@@ -161,7 +161,7 @@ def unknown(b):
     return after_colon(message)
 
 
-@row(24, 'a missing column, an empty table, one row', 'one clear error')
+@row(24, 'a missing column; an empty table; a table with one row', 'one clear error')
 def no_table(b):
     contents = ((b'', 'empty'), (b'\xff\xfe\x00bad\x81', 'cannot be read'), (b'filename,label\n"Image_0.png,running\n', 'Training_set.csv'))
     for content, words in contents:
@@ -176,7 +176,7 @@ def no_table(b):
                       refused(b, 24, GOOD[:1], ['running', 'rows: 1'], scored=False)])
 
 
-@row(25, 'fewer rows than a batch', 'the batch shrinks, with a warning')
+@row(25, 'fewer rows than a batch', 'a smaller batch, with a warning')
 def small(b):
     df = grouped_split(checked(dataset(b.tmp/'d', n=24))); n = (df.part == 'train').sum()
     with pytest.warns(UserWarning, match=f'only {n} training images.*not 64') as w:
@@ -200,7 +200,7 @@ def single(b):
 @row(27, 'a class with one image', 'stays in train, with a warning')
 def lonely(b):
     data = with_single(b.tmp/'d')
-    for seed in range(6): # a single seed could put it there by accident
+    for seed in range(6): # with a single seed, it could be there by chance
         with pytest.warns(UserWarning, match='stay in train.*flying') as w: df = grouped_split(checked(data), seed=seed)
         assert df.part[df.label == 'flying'].tolist() == ['train']
     found = check_data(data).faults
@@ -211,7 +211,7 @@ def lonely(b):
     return str(w[-1].message)
 
 
-@row(28, 'weights that are NaN, negative or too few', 'an error')
+@row(28, 'sampling weights that are NaN, negative or too few', 'an error')
 def weights(b):
     df, messages = grouped_split(checked(dataset(b.tmp/'d', n=24))), []
     ones = np.ones(23)

@@ -1,4 +1,4 @@
-"The registry of the 40 faults: number, what is wrong, what must happen, and a case that tries it"
+"The registry of the 40 faults: number, description, expected behaviour, and a test case"
 import json, os
 from pathlib import Path
 
@@ -12,7 +12,7 @@ WRITE = os.environ.get('HAR_ROBUSTNESS') == 'write' # write the table instead of
 
 
 def row(n:int, fault:str, must:str):
-    "Register a function as the case of fault `n`: it takes a `Bench` and returns a sentence on what happened"
+    "Register a function as the case of fault `n`: it takes a `Context` and returns a sentence that describes the result"
     def register(f):
         assert n not in ROWS, f'two cases for fault {n}'
         ROWS[n] = dict(row=n, fault=fault, must=must, case=f)
@@ -20,8 +20,8 @@ def row(n:int, fault:str, must:str):
     return register
 
 
-class Bench:
-    "What a case needs: a folder of its own (`tmp`), and every fixture as an attribute"
+class Context:
+    "The context of a case: a folder of its own (`tmp`), and every fixture as an attribute"
     def __init__(self, request, tmp): self.request, self.tmp = request, tmp
     def __getattr__(self, name): return self.request.getfixturevalue(name)
 
@@ -37,7 +37,7 @@ def entry(n:int, outcome:str, happened:str) -> dict:
 
 
 def write_entry(new:dict) -> None:
-    "Put a row into the page; several processes may do so at once"
+    "Write a row into the page; several processes may do so at once"
     with FileLock(Path(os.environ['HAR_FASTAI_CACHE'])/'robustness.lock'):
         rows = table() | {new['row']: new}
         PAGE.write_text(json.dumps(dict(rows=[rows[n] for n in sorted(rows)]), indent=1, ensure_ascii=False) + '\n', encoding='utf-8')

@@ -1,4 +1,4 @@
-"Each fault case can fail: parts of the library are broken on purpose, and the case must notice"
+"Each fault case can fail: parts of the library are broken on purpose, and the case must fail"
 import json
 from contextlib import contextmanager
 from importlib import import_module
@@ -34,7 +34,7 @@ def right_size(folder):
     return folder.is_dir() and (folder/'pixels.bin').stat().st_size == json.loads((folder/'pack.json').read_text())['bytes']
 
 
-BROKEN = { # what is broken -> (the fault whose case must notice it, module, name, replacement)
+BROKEN = { # what is broken -> (the fault whose case must fail, module, name, replacement)
     'any format is opened':             (1, 'images', '_supported', any_format),
     'no limit on pixels':               (5, 'images', '_check_size', lambda img, max_pixels: None),
     'EXIF orientation is ignored':      (7, 'images', '_upright', lambda img: img.copy()),
@@ -45,7 +45,7 @@ BROKEN = { # what is broken -> (the fault whose case must notice it, module, nam
     'rows are not refused (20)':        (20, 'data.tables', '_refuse', lambda df, *args, **kw: df),
     'duplicates are not found':         (21, 'data.splits', 'duplicate_pairs', no_pairs),
     'a split is not checked':           (22, 'data.splits', '_scorable', lambda df: df),
-    'batches do not shrink':            (25, 'data.loaders', '_fitting', lambda bs, n: bs),
+    'batch size is not reduced':            (25, 'data.loaders', '_fitting', lambda bs, n: bs),
     'a class of one image moves':       (27, 'data.splits', '_keep_in_train', lambda labels, groups, part: part),
     'weights of images are not checked': (28, 'data.loaders', 'check_weights', lambda wgts, train: np.asarray(wgts)),
     'files are written in place':       (32, 'files', 'write_atomic', write_in_place),
@@ -55,17 +55,17 @@ BROKEN = { # what is broken -> (the fault whose case must notice it, module, nam
     'only the size of a cache is compared': (40, 'data.cache', 'is_whole', right_size),
 }
 
-# where the broken copy lets the error of a library through, which users must not see
+# the broken version lets an error of another library through, which users must not see
 RAW = {'weights are unpickled': RuntimeError, 'only the size of a cache is compared': ValueError}
 
 
 @pytest.mark.parametrize('what', BROKEN)
-def test_the_case_notices(what, bench, monkeypatch, tmp_path_factory):
+def test_the_case_fails(what, context, monkeypatch, tmp_path_factory):
     n, module, name, replacement = BROKEN[what]
-    monkeypatch.setenv('HAR_FASTAI_CACHE', str(tmp_path_factory.mktemp('cache'))) # wrongly decoded images must not be found again
-    monkeypatch.setattr(import_module(f'har_fastai.{module}'), name, replacement) # an AttributeError: the name has changed
+    monkeypatch.setenv('HAR_FASTAI_CACHE', str(tmp_path_factory.mktemp('cache'))) # so that wrongly decoded images are not reused later
+    monkeypatch.setattr(import_module(f'har_fastai.{module}'), name, replacement) # an AttributeError means that the name has changed
     noticed = False
-    try: ROWS[n]['case'](bench)
+    try: ROWS[n]['case'](context)
     except pytest.skip.Exception: raise
     except (AssertionError, pytest.fail.Exception, RAW.get(what, AssertionError)): noticed = True
-    assert noticed, f'{what}, and the case of fault {n} passes all the same'
+    assert noticed, f'{what}, but the case of fault {n} still passes'

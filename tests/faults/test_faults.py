@@ -1,4 +1,4 @@
-"The 40 faults, one case each. The sentences that the cases return are the table of the page on robustness"
+"The 40 faults, one case each. The sentences that the cases return make up the table of the page on robustness"
 import pytest
 
 import fault_images, fault_tables, fault_runs # noqa: F401 (each registers its cases)
@@ -6,13 +6,13 @@ from registry import ROWS, WRITE, entry, table, write_entry
 
 
 @pytest.mark.parametrize('n', sorted(ROWS), ids=lambda n: f'{n:02}: {ROWS[n]["fault"]}')
-def test_fault(n, bench):
-    "The case passes, and the page has its sentence (HAR_ROBUSTNESS=write pytest tests/faults writes the page)"
-    try: happened = ROWS[n]['case'](bench)
+def test_fault(n, context):
+    "The case passes, and the page contains its sentence (HAR_ROBUSTNESS=write pytest tests/faults writes the page)"
+    try: happened = ROWS[n]['case'](context)
     except pytest.skip.Exception as e:
         if WRITE: write_entry(entry(n, 'skipped', e.msg))
         raise
-    assert happened and '/tmp' not in happened and str(bench.tmp) not in happened, happened
+    assert happened and '/tmp' not in happened and str(context.tmp) not in happened, happened
     if WRITE: write_entry(entry(n, 'passed', happened))
     assert table()[n] == entry(n, 'passed', happened), 'the page is out of date: HAR_ROBUSTNESS=write pytest tests/faults'
 

@@ -1,4 +1,4 @@
-"A local stand-in for the Hugging Face hub: the parts of its HTTP interface that huggingface_hub calls for a model, in memory"
+"A local replacement for the Hugging Face hub, in memory: the parts of its HTTP interface that huggingface_hub calls for a model"
 import base64, hashlib, json, re, threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +15,7 @@ class Hub:
     "Repositories, each a list of commits: (hash, {path: bytes})"
     def __init__(self):
         self.repos, self.private, self.blobs, self.log = {}, {}, {}, []
-        self.false_sizes = {} # path -> a wrong size, to be reported for it
+        self.false_sizes = {} # path -> a wrong size that is reported for it
 
     def commit(self, repo, files):
         parts = len(self.repos.setdefault(repo, [])), sorted((k, sha(v)) for k, v in files.items())
@@ -125,7 +125,7 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def send(self, oid, file, data):
-        "Send a file, or, if it is a large one, the address of another host that has it"
+        "Send a small file; for a large one, redirect to another host"
         head = {'X-Repo-Commit': oid, 'ETag': f'"{sha(data)}"', 'Accept-Ranges': 'bytes'}
         size = str(self.hub.false_sizes.get(file, len(data)))
         if sha(data) not in self.hub.blobs:
@@ -137,7 +137,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def local_hub():
-    "A hub at `hub.url`, for as long as the block lasts"
+    "Run a local hub at `hub.url` within a `with` block"
     server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
     server.daemon_threads = True
     server.hub = hub = Hub(); server.url = hub.url = f'http://127.0.0.1:{server.server_address[1]}'

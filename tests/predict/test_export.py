@@ -31,7 +31,7 @@ def tta(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def exported(tta, tmp_path_factory):
-    "Its two exported files, which tests copy before they change them"
+    "The model as two exported files; tests copy them before they change them"
     to = tmp_path_factory.mktemp('exported')
     return SimpleNamespace(onnx=export_onnx(tta, to/'m.onnx'), pt2=export_pt2(tta, to/'m.pt2'))
 
@@ -46,13 +46,13 @@ def test_every_architecture(arch, tmp_path):
     run = random_run(tmp_path/'run', IMAGES, arch, a.size if a.fixed else max(64, a.min_size), temperature=1.5, tta=True)
     predictor = Predictor(run, half=False)
     want = predictor.probs(IMAGES)
-    assert want.std(0).max() > .03, 'equal predictions for all images: the comparison would prove little'
+    assert want.std(0).max() > .03, 'the predictions are nearly equal for all images, so the comparison would not find a difference'
     exported = OnnxPredictor(export_onnx(run, tmp_path/'m.onnx'), threads=1)
     assert np.abs(exported.probs(IMAGES) - want).max() < 1e-4
     x = np.stack([exported.array(f) for f in IMAGES])
     z = predictor.logits(x).numpy()
     assert np.abs(exported.logits(x) - z).max() < 3e-4 * max(1, np.abs(z).max()) # the last digits of a deep network depend on the CPU
-    (tmp_path/'m.onnx').unlink() # half a gigabyte for some
+    (tmp_path/'m.onnx').unlink() # half a gigabyte for some architectures
     module = torch.export.load(export_pt2(run, tmp_path/'m.pt2')).module()
     with torch.no_grad():
         for n in (1, len(x)): assert np.abs(module(torch.from_numpy(x[:n]))[1].numpy() - want[:n]).max() < 1e-4
@@ -141,7 +141,7 @@ def test_damaged_files_are_refused(exported, tmp_path, kind):
     with pytest.raises(HARError, match='cannot be read as an ONNX model'): OnnxPredictor(file)
 
 
-def foreign(file, **props):
+def other_onnx(file, **props):
     "A valid ONNX model that har_export did not write"
     from onnx import TensorProto, helper
     x, y, z = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ['n', 3, 64, 64]) for n in ('images', 'logits', 'probs'))
@@ -157,7 +157,7 @@ def test_foreign_files_are_refused(tmp_path):
     card = dict(vocab=['running', 'sitting', 'texting'], size=64, mean=[.5] * 3, std=[.5] * 3, resize='squash')
     for props, words in ((dict(), 'not written by har_export'), (dict(card='{}'), 'is damaged'),
                          (dict(card=json.dumps(card)), 'does not fit its description')):
-        with pytest.raises(HARError, match=words): OnnxPredictor(foreign(tmp_path/'f.onnx', **props))
+        with pytest.raises(HARError, match=words): OnnxPredictor(other_onnx(tmp_path/'f.onnx', **props))
 
 
 # ---- the command ----
@@ -202,7 +202,7 @@ def test_a_network_without_a_fixed_graph_is_refused(tta, tmp_path, monkeypatch, 
         def __init__(self, *args, **kw): super().__init__(*args, **kw); self.model = Branching()
     monkeypatch.setattr(export, 'Predictor', Odd)
     for f in (export_onnx, export_pt2):
-        with pytest.raises(HARError, match='cannot be exported, since its computation is no fixed graph'): f(tta, tmp_path/'m')
-    assert capfd.readouterr() == ('', ''), 'PyTorch printed the graph that it could not make'
+        with pytest.raises(HARError, match='cannot be exported, because its computation is not a fixed graph'): f(tta, tmp_path/'m')
+    assert capfd.readouterr() == ('', ''), 'PyTorch printed text'
     assert list(tmp_path.iterdir()) == []
     assert largest_difference(Predictor(tta, half=False), lambda x: [np.zeros((len(x), 3))] * 2) > TOLERANCE

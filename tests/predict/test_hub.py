@@ -1,6 +1,6 @@
 """Models are uploaded to the hub and downloaded unchanged; no other file is uploaded or downloaded
 
-The hub is a local server; the hub's own client calls it in a process of its own."""
+The hub is a local server; the client library of the hub calls it from a separate process."""
 import json, os, shutil, subprocess, sys
 from pathlib import Path
 
@@ -32,7 +32,7 @@ for line in sys.stdin:
 
 @pytest.fixture(scope='module')
 def child(tmp_path_factory):
-    "A process whose environment makes the local server its hub"
+    "A process that uses the local server as its hub"
     home = tmp_path_factory.mktemp('home')
     with local_hub() as hub:
         env = {**os.environ, 'HF_ENDPOINT': hub.url, 'HF_HOME': str(home), 'HF_HUB_DISABLE_XET': '1', 'HF_HUB_DISABLE_PROGRESS_BARS': '1',
@@ -90,7 +90,7 @@ def downloads(hub): return [p for method, p in hub.log if method == 'GET']
 
 
 def test_upload_and_download(hub, mine, request, do, push, run, child):
-    "A downloaded model predicts as the uploaded one; other files of the run are not uploaded, and foreign ones not downloaded"
+    "A downloaded model predicts as the uploaded one; other files of the run or of the repository are not transferred"
     url = push('apache-2.0')
     ((oid, files),), home = mine(), child[1]
     assert url == f'{hub.url}/{repo(request)}/commit/{oid}' and set(files) == set(FILES) and hub.private[repo(request)]
@@ -131,7 +131,7 @@ def test_missing_access_is_reported(hub, do, push, run):
 
 
 def test_downloads_are_checked(hub, mine, request, do, push):
-    "Weights that are cut short, a missing card, a hostile card, a card that is too large"
+    "Weights that are cut short, a missing card, a malicious card, a card that is too large"
     push()
     good = mine()[-1][1]; card = json.loads(good['model.json'])
     cases = {'sha256 differs': {**good, 'model.safetensors': good['model.safetensors'][:-1]},

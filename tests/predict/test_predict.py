@@ -30,10 +30,10 @@ def expected(trained, images):
 # ---- inputs ----
 
 def given(kind, images, tmp_path):
-    "The arguments that name the images in one way, and what goes to standard input"
+    "Command-line arguments for the images, and the content of standard input"
     if kind == 'files': return images, None
     if kind == 'folder': return [images[0].parent], None
-    if kind == 'pattern': return [images[0].parent/'*.jpg'], None # as a shell that doesn't expand it passes it on
+    if kind == 'pattern': return [images[0].parent/'*.jpg'], None # as passed by a shell that does not expand it
     if kind == 'list': return ['-'], '\n'.join(map(str, images)).encode()
     if kind == 'list of a folder': return ['-'], f'{images[0].parent}\r\n\r\n'.encode()
     if kind == 'table': return [images[0].parent.parent/'Testing_set.csv'], None
@@ -229,7 +229,7 @@ def test_a_clip_gets_a_timeline(trained, clip, tmp_path):
 
 
 def sound_only(file):
-    "A clip without images"
+    "A clip without a video stream"
     import av
     with av.open(str(file), 'w') as c:
         s = c.add_stream('aac', rate=8000)
@@ -244,7 +244,7 @@ def test_broken_clips_are_reported_and_readable_parts_are_kept(trained, clip, tm
     sound_only(tmp_path/'sound.mp4')
     done = predict(tmp_path/'cut.webm', '--model', trained.run)
     assert done.returncode == 1 and 'breaks off' in done.stderr
-    for name, why in (('cut.mp4', 'cut short'), ('page.mov', 'no video'), ('sound.mp4', 'no images'), ('gone.mp4', 'no such file')):
+    for name, why in (('cut.mp4', 'cut short'), ('page.mov', 'not a video'), ('sound.mp4', 'no video'), ('gone.mp4', 'no such file')):
         done = predict(tmp_path/name, '--model', trained.run)
         assert done.returncode == 2 and why in done.stderr and name in done.stderr, done.stderr
         assert done.stderr.count('\n') == 2 and 'Traceback' not in done.stderr

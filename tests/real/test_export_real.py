@@ -1,4 +1,4 @@
-"Exported models predict photographs as the predictor does"
+"Exported models give the same predictions for photographs as the predictor"
 import numpy as np
 import pytest
 import torch
@@ -23,13 +23,13 @@ def test_parity(what, images, tmp_path):
     run = None if what == 'shipped' else random_run(tmp_path/'run', images[:16], size=128, temperature=.8, tta=True)
     predictor = Predictor(run, half=False)
     want = predictor.probs(images)
-    assert want.std(0).max() > .03 and len(set(want.argmax(1))) > 1, 'equal predictions for all images: the comparison would prove little'
+    assert want.std(0).max() > .03 and len(set(want.argmax(1))) > 1, 'all images have the same prediction, so the comparison proves little'
     exported = OnnxPredictor(export_onnx(run, tmp_path/'m.onnx'))
     got = exported.probs(images)
     assert np.abs(got - want).max() < 1e-4 and (got.argmax(1) == want.argmax(1)).all()
     x = [predictor.array(f) for f in images]
     assert all(np.array_equal(a, exported.array(f)) for a, f in zip(x, images)), 'the preprocessing must be the same'
-    assert len({a.shape for a in x}) > 5 or predictor.card.resize == 'squash', 'photographs of too few shapes'
+    assert len({a.shape for a in x}) > 5 or predictor.card.resize == 'squash', 'the photographs have too few shapes'
     z = predictor.logits(x).numpy()
     assert np.abs(exported.logits(x) - z).max() < 1e-4 * max(1, np.abs(z).max())
     module = torch.export.load(export_pt2(run, tmp_path/'m.pt2')).module()

@@ -1,4 +1,4 @@
-"Tables, splits, augmentation and loading of the photographs in the folder that HAR_DATA names"
+"Tables, splits, augmentation and loading of the photographs in the folder HAR_DATA"
 import os, shutil
 from pathlib import Path
 

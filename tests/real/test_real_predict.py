@@ -1,4 +1,4 @@
-"Prediction of the photographs in the folder that HAR_DATA names"
+"Prediction on the photographs in the folder HAR_DATA"
 import json, shutil, subprocess, sys, zipfile
 from pathlib import Path
 
@@ -13,7 +13,7 @@ pytestmark = REAL
 
 @pytest.fixture(scope='module')
 def model(shared):
-    "A model trained briefly on 450 images, enough for different predictions"
+    "A model trained briefly on 450 images, so that its predictions differ"
     def train(to):
         for r in read_har(DATA).groupby('label').head(30).itertuples():
             (to/'d'/r.label).mkdir(parents=True, exist_ok=True); shutil.copy(r.path, to/'d'/r.label)

@@ -27,7 +27,7 @@ def macro_f1(preds): return skm.f1_score(preds.label, preds.predicted, average='
 
 @pytest.fixture(scope='module')
 def folders(tmp_path_factory):
-    "A folder per class, with synthetic samples that no run has seen"
+    "A folder per class, with synthetic samples on which no run was trained"
     from har_fastai.drawing.dataset import draw_har
     fresh, home = draw_har(tmp_path_factory.mktemp('fresh')/'har', n=60, size=64, seed=7), tmp_path_factory.mktemp('folders')
     for r in read_rows(fresh/'Training_set.csv'):
@@ -40,7 +40,7 @@ def folders(tmp_path_factory):
 def test_training_writes_a_report(trained):
     html = (trained.run/'report.html').read_text(encoding='utf-8')
     assert all(f'id="{s}"' in html for s in SECTIONS) and '0.54' in html and '0.498' in html
-    assert not re.findall(r'(?:src|href)="(?!data:image/|#)', html) and '<script' not in html, 'the page needs another file'
+    assert not re.findall(r'(?:src|href)="(?!data:image/|#)', html) and '<script' not in html, 'the page refers to another file'
     assert str(trained.data) not in html and str(trained.run.parent) not in html
     kept = json.loads((trained.run/'metrics.json').read_text())['test']
     assert f'{kept["macro_f1"]["value"]:.3f}' in html and {f.stem for f in (trained.run/'figures').glob('*.png')} >= FIGURES
@@ -83,8 +83,8 @@ def test_a_run_without_validation_images_has_a_report(trained, tmp_path):
     unseen = dataset(tmp_path/'unseen', labels=('running', 'sitting', 'texting'))
     succeeds('har_evaluate', out, '--data', unseen, '--split', 'all', '--faithfulness', 0)
     page = (out/'report-all.html').read_text(encoding='utf-8')
-    assert f'the weights of epoch {trained.epochs} were kept' in page and 'nothing was held back' in page
-    assert 'on validation images' not in page and 'side of the split' not in page
+    assert f'the weights of epoch {trained.epochs} were kept' in page and 'no images were held out' in page
+    assert 'on validation images' not in page and 'part of the split' not in page
 
 
 # ---- heat-maps and comparisons ----

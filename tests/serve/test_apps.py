@@ -123,7 +123,7 @@ def test_too_many_files(runs, files):
     many = [(f'{i}.png', as_file(Image.new('RGB', (40, 30), (i * 10, 80, 200)))) for i in range(25)]
     at = send(app(runs[0]), *many)
     assert works(at) and len(labels(at)) == MAX_IMAGES
-    assert '25 images are too many' in at.warning[0].value and '13 are left out' in at.warning[0].value
+    assert '25 images are too many' in at.warning[0].value and f'only the first {MAX_IMAGES} are used' in at.warning[0].value
 
 
 def test_two_files_of_one_name(runs, files):
@@ -185,7 +185,7 @@ from har_fastai.serve.models import Models, open_upload
 def file(i):
     Image.new('1', (5000, 5000), i % 2).save(out := io.BytesIO(), 'PNG'); return out.getvalue() + bytes([i])
 models, files = Models([sys.argv[1]]), [file(i) for i in range(20)]
-def peak(): # in GB; getrusage counts what the process that started this one had
+def peak(): # in GB; getrusage would include the memory of the parent process
     try: return int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) / 1e6
     except OSError: return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 models.predict(files[0])
@@ -198,7 +198,7 @@ print(json.dumps([len(answers), len({[*p.values()][0].probs.tobytes() for _, p i
 
 
 def test_twenty_at_once_take_the_memory_of_one(runs):
-    "Images of 25 megapixels; without the queue, which the last part leaves out, they take gigabytes"
+    "Images of 25 megapixels; without the queue, as in the last part of the script, they take gigabytes"
     done = subprocess.run([sys.executable, '-c', CROWD, str(runs[0])], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     n, kinds, one, crowd, without = json.loads(done.stdout)
@@ -215,7 +215,7 @@ def free_port() -> int:
 
 
 def wait_for(port, path, process, seconds=120):
-    "Wait until a server answers"
+    "Wait until a server responds"
     for _ in range(seconds * 5):
         assert process.poll() is None, process.stdout.read().decode()
         try:
@@ -227,11 +227,11 @@ def wait_for(port, path, process, seconds=120):
 
 @pytest.fixture(scope='module')
 def served(runs):
-    "Where `har_app` listens, in a process of its own"
+    "The address of `har_app`, which runs in a separate process"
     port = free_port()
     with start('har_app', *runs, '--port', port) as process:
         yield wait_for(port, '/_stcore/health', process)
-        assert process.poll() is None, 'the app went down'
+        assert process.poll() is None, 'the app has stopped'
         process.send_signal(signal.SIGINT)
         assert process.wait(30) in (0, 130), process.stderr.read().decode()
 
@@ -243,7 +243,7 @@ def idle(p):
 
 
 def choose(p, menu, option):
-    "Choose an option of a menu, by its name or number; a menu closes when the page scrolls, so first wait until it is at rest"
+    "Choose an option of a menu, by its name or number; a menu closes when the page scrolls, so wait until it has stopped"
     p.get_by_role('combobox', name=menu).scroll_into_view_if_needed(); idle(p)
     p.get_by_role('combobox', name=menu).click()
     found = p.get_by_role('option')
@@ -335,7 +335,7 @@ def test_a_report_is_shown_and_its_script_is_not_run(tab):
     inner.get_by_role('heading', level=1).wait_for()
     assert inner.locator('img').count() > 3 and 'taken over' not in p.title() and p.outside == []
     height = p.locator('iframe[title="Report of copy"]').bounding_box()['height']
-    assert height > 3000, 'the report is a page within a page'
+    assert height > 3000, 'the report has its own scroll bar'
 
 
 @slow

@@ -1,4 +1,4 @@
-"The HTTP service: each client gets its own predictions, what exceeds a limit is refused with one sentence, and the service keeps running"
+"The HTTP service: each client gets its own predictions, requests beyond a limit are refused, and the service keeps running"
 import asyncio, io, json, signal, socket, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -54,7 +54,7 @@ def size_of(response): return Image.open(io.BytesIO(response.content)).size
 
 
 def check(answers, files, expected, top=5):
-    "The answers have the names and the predictions of the files, in their order; classes of equal probability may change places"
+    "The predictions have the names of the files, their order and their values; classes of equal probability may change places"
     vocab, probs = expected
     assert [a['name'] for a in answers] == [f.name for f in files]
     for a, f in zip(answers, files):
@@ -139,7 +139,7 @@ def test_the_limit_on_pixels_can_be_raised(trained):
 
 
 def test_a_full_queue_and_a_slow_network(trained, images, monkeypatch):
-    "429 if too many images wait, 503 if it takes too long; then the service works again"
+    "429 if too many images are waiting, 503 if there is no result in time; then the service works again"
     gate = threading.Event()
     def held(predictor, pixels):
         predict = make_predict(predictor, pixels)
@@ -161,7 +161,7 @@ def test_a_full_queue_and_a_slow_network(trained, images, monkeypatch):
 
 
 def request(app, messages, path='/predict'):
-    "Send messages to an ASGI app, of which a number is a pause in seconds; return the status and the body of its response"
+    "Send messages to an ASGI app, where a number is a pause in seconds; return the status and the body of its response"
     sent, messages = [], iter(messages)
     async def receive():
         for m in messages:
@@ -182,7 +182,7 @@ def test_a_slow_client(trained):
 
 
 def test_a_client_that_disconnects(trained):
-    "It is no failure of the service"
+    "This is not an error of the service"
     app = make_service(trained.run)
     assert request(app, [b'--b\r\n'])[0] == 400 and b'connection was closed' in request(app, [])[1]
 
@@ -200,7 +200,7 @@ def test_too_many_requests_at_once(trained):
 
 
 def test_a_failure_of_the_network_is_reported(trained, images, monkeypatch):
-    "And the next request succeeds"
+    "An exception in the network gives status 500, and the next request succeeds"
     fail = [True]
     def failing(predictor, pixels):
         predict = make_predict(predictor, pixels)
@@ -250,7 +250,7 @@ def test_the_exif_orientation_is_applied_once(client, trained, images, tmp_path)
 
 
 def test_explanations_do_not_disturb_predictions(client, images, expected):
-    "Hooks and gradients of the one must not affect the other"
+    "Hooks and gradients of heat-maps must not affect predictions"
     with ThreadPoolExecutor(6) as pool:
         maps = [pool.submit(client.post, '/explain', files=form([f])) for f in images[:6]]
         preds = [pool.submit(client.post, '/predict', files=form([f])) for f in images]
@@ -275,7 +275,7 @@ def test_health(client, trained):
     assert h['status'] == 'ok' and h['model']['sha256'] == card['sha256'] and h['waiting'] == 0
 
 
-# ---- a server in a process of its own ----
+# ---- a server in a separate process ----
 
 def serving(trained, *options, **kw):
     "Start a server; return its process and address"
@@ -286,7 +286,7 @@ def serving(trained, *options, **kw):
 
 
 def post_during_stop(url, p, file, expected):
-    "Begin a request, stop the server, wait until it accepts no connections, and send the rest, which must be answered"
+    "Begin a request, stop the server, wait until it accepts no connections, and send the rest, which must get a response"
     address = ('127.0.0.1', int(url.rpartition(':')[2]))
     body = PART % file.name.encode() + file.read_bytes() + b'\r\n--b--\r\n'
     headers = b'Host: x\r\nExpect: 100-continue\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: %d' % len(body)

@@ -1,4 +1,4 @@
-"A kill, a full disk, a NaN or a second run never costs finished work, and a resumed run repeats the whole one bit for bit"
+"After a kill, a full disk, a NaN or a second run, finished work is kept; a resumed run equals an uninterrupted one bit for bit"
 import os, shutil, signal, time
 from contextlib import suppress
 
@@ -25,13 +25,13 @@ def test_killed_after_the_first_epoch(trained, tmp_path):
     with start('har_train', '--data', trained.data, '--out', out, *trained.options) as p:
         try:
             wait_for(p, 'epoch 1/')
-            while not (out/'checkpoint'/'last.safetensors').exists(): assert p.poll() is None; time.sleep(.001) # the line comes earlier
+            while not (out/'checkpoint'/'last.safetensors').exists(): assert p.poll() is None; time.sleep(.001) # the line comes first
         finally: p.kill() # SIGKILL: no code of the command runs after it
     assert p.returncode == -signal.SIGKILL and not (out/'model.json').exists()
     assert len(history(out)) < trained.epochs
     done = call('har_train', '--resume', '--out', out, '--device', 'cpu', '--workers', 0)
     assert done.returncode == 0, done.stderr
-    assert not [l for l in done.stdout.splitlines() if l.startswith('epoch 1/')], 'it started over'
+    assert not [l for l in done.stdout.splitlines() if l.startswith('epoch 1/')], 'training started again from the first epoch'
     same_runs(out, trained.run)
 
 
@@ -56,7 +56,7 @@ def test_ctrl_c_is_one_line(trained, tmp_path):
     assert p.returncode == 130 and len(lines) == 1 and 'interrupted' in lines[0], err
 
 
-# ---- what a run folder protects ----
+# ---- protection of run folders ----
 
 def test_a_finished_run_is_not_overwritten(trained, refuse):
     before = contents(trained.run)
@@ -79,7 +79,7 @@ def test_resume_notices_changed_images(trained, tmp_path, refuse):
     assert code == 2 and 'Image_1.jpg' in message and 'changed' in message
 
 
-def test_the_lock_of_a_dead_process_is_released(tmp_path):
+def test_the_lock_of_a_killed_process_is_released(tmp_path):
     pid = os.fork()
     if pid == 0:
         with suppress(BaseException), lock_folder(tmp_path): os.kill(os.getpid(), signal.SIGKILL)
@@ -97,14 +97,14 @@ def test_nan_is_reported_in_one_sentence(trained, tmp_path):
 
 def test_nan_at_the_command_line(trained, tmp_path, refuse):
     weights = BaselineCNN(15).state_dict()
-    huge = {k: v * 1e30 if v.is_floating_point() else v for k, v in weights.items()} # finite, but their products are not
+    huge = {k: v * 1e30 if v.is_floating_point() else v for k, v in weights.items()} # finite, but their products overflow
     save_file(huge, tmp_path/'huge.safetensors')
     code, message = refuse(cli.har_train, '--data', trained.data, '--out', tmp_path/'run', '--weights', tmp_path/'huge.safetensors',
                            *trained.options)
     assert code == 1 and 'loss became' in message and 'epoch 1' in message and str(tmp_path/'run') in message
 
 
-# ---- a resumed run repeats the whole one ----
+# ---- a resumed run equals an uninterrupted one ----
 
 WAYS = {'decoded once': {}, 'one by one': dict(cached=False), 'one by one, 2 workers': dict(cached=False, num_workers=2)}
 
@@ -148,7 +148,7 @@ def test_a_small_disk_fills_up_at_the_end_of_a_run(trained, tmp_path):
         assert len(Predictor(out).vocab) == 15
 
 
-def test_training_works_without_room_for_a_cache(trained, tmp_path, monkeypatch):
+def test_training_works_without_space_for_a_cache(trained, tmp_path, monkeypatch):
     with small_disk(tmp_path/'disk', 1) as disk:
         fill(disk, 300_000); monkeypatch.setenv('HAR_FASTAI_CACHE', str(disk/'cache'))
         with pytest.warns(UserWarning, match='No space left.*free space there'):
