@@ -103,15 +103,15 @@ def _train_parser() -> argparse.ArgumentParser:
     add = p.add_argument
     add('--data', metavar='DIR', help='folder or table of labelled images (default: the synthetic sample)')
     add('--recipe', metavar='NAME',
-        help=f'one of {", ".join(_registry("train.recipes", "RECIPES"))} (default: report; finetune for an --arch with '
-             'pretrained weights; demo without --data)')
+        help=f'one of {", ".join(_registry("train.recipes", "RECIPES"))} (default: probe, or finetune on a '
+             'GPU, where pretrained weights are installed, else report; demo without --data)')
     add('--out', metavar='RUN', help='folder for the run (default: runs/<recipe>-<time>)')
     add('--split', default='grouped',
         help="grouped: 80/10/10 at random, or the data set's own parts; tail: the last 20 %% of rows are test; "
              'whole: train on all images, without evaluation')
     add('--arch', help=f'{", ".join(_registry("models", "ARCHS"))}, or any architecture of timm (default: from the recipe)')
     add('--weights', metavar='FILE', help='initial weights (.safetensors, or a PyTorch state dict)')
-    add('--pretrained', choices=['yes', 'no'], help='start from pretrained weights, which are downloaded (default: from the recipe)')
+    add('--pretrained', choices=['yes', 'no'], help='start from pretrained weights (default: from the recipe)')
     for name, kind, text in (('epochs', int, 'number of epochs'), ('size', int, "side of the network's input, px"),
                              ('bs', int, 'batch size'), ('lr', float, 'maximum learning rate'),
                              ('seed', int, 'seed of split, weights, sampling and augmentation')):

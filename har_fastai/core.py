@@ -8,7 +8,7 @@ import errno, warnings
 from contextlib import contextmanager
 from itertools import compress
 from pathlib import Path
-import pandas as pd, torch
+import numpy as np, pandas as pd, torch
 from fastai.learner import Learner
 from fastcore.foundation import L
 from .files import HARError, RunError, lock_folder, sha256_file, write_atomic, write_json
@@ -25,6 +25,7 @@ from .evaluate.scoring import class_indices, format_score, portable_columns, pre
 from .explain.gradcam import Explainer, show_cam
 from .predict.bundle import Card, load_bundle, save_bundle
 from .predict.features import FeatureExtractor, cached_features
+from .evaluate.unsure import class_means, fit_unsure, similarities
 from .report.run import write_report
 from .train.recipes import RECIPES, Recipe, find_recipe
 from .train.runs import Run, begin_run, machine, run_folder
@@ -33,8 +34,8 @@ from .train.probe import FitProbe
 from .train.learner import HARLearner, har_learner
 
 # %% auto #0
-__all__ = ['drawn_sample', 'prepare', 'reload_data', 'cache_side', 'recipe_dls', 'run_card', 'image_sources', 'finish',
-           'resume_run', 'initial_weights', 'same_device', 'attach_run', 'default_recipe', 'choose_recipe',
+__all__ = ['drawn_sample', 'prepare', 'reload_data', 'cache_side', 'recipe_dls', 'run_card', 'image_sources', 'fit_limits',
+           'finish', 'resume_run', 'initial_weights', 'same_device', 'attach_run', 'default_recipe', 'choose_recipe',
            'probe_features', 'train_baseline', 'load_run']
 
 # %% ../nbs/10_core.ipynb #bc8a4958
@@ -110,6 +111,27 @@ def image_sources(
     cache = getattr(learn.dls.train, 'cache', None)
     return cache.sources(df) if cache else df.path.tolist()
 
+# %% ../nbs/10_core.ipynb #4a1b2c3e
+def fit_limits(
+    learn:HARLearner, # A fitted learner
+    card:Card, # Its card; the limits and the means of the classes are set
+    df:pd.DataFrame, # The run's split table
+    valid:pd.DataFrame, # Predictions of its validation images
+    each:int=40, # Training images of each class whose features are averaged
+    most:int=500 # Validation images on which the limit of the similarity is fitted, at most
+)->None:
+    "Fit the limits for unsure predictions, see `fit_unsure`"
+    extractor, sources = FeatureExtractor((learn.model, card), learn.dls.device), np.array(image_sources(learn, df), dtype=object)
+    cached = learn.recipe.probe and learn.recipe.epochs == 1 # the features of the probe are those of the final network
+    def features(rows):
+        images = list(sources[rows.index]) # the index of a split table counts its rows
+        return cached_features(extractor, rows.sha256, images) if cached else extractor.features(images)
+    train = df[df.part == 'train'].groupby('label', group_keys=False).sample(frac=1, random_state=0).groupby('label').head(each)
+    means = class_means(features(train), train.label.map(learn.dls.vocab.o2i).to_numpy(), len(card.vocab))
+    other = df[df.part == 'valid']
+    similar = similarities(features(other.sample(min(most, len(other)), random_state=0)), means)
+    card.means, card.unsure = torch.from_numpy(means), fit_unsure(valid, card.vocab, similar)
+
 # %% ../nbs/10_core.ipynb #11043134
 def finish(
     learn:HARLearner, # A fitted learner with its best network
@@ -123,6 +145,7 @@ def finish(
     try:
         preds = predict_parts(explainer, df, image_sources(learn, df))
         card.metrics = {part: score_with_seen(p, card.vocab, card.temperature) for part, p in preds.items()}
+        if 'valid' in preds: fit_limits(learn, card, df, preds['valid'])
     finally: save_bundle(run.path, learn.model, card) # the model is saved even if images can no longer be read
     if not preds: return {}
     _save_scores(run, preds, card, learn.save_run.best_epoch)

@@ -278,12 +278,14 @@ def load_weights(
 def weight_bytes(
     model:nn.Module, # Any network
     half:bool=False, # Round to 16 bits? Halves the size; predictions agree to about three digits
+    more:dict|None=None, # Further tensors to store, by name
     **notes:str # Short texts for the header
 )->bytes:
     "Serialise a network's parameters and buffers as safetensors"
     from safetensors.torch import save
     stored = lambda v: v.half() if half and v.is_floating_point() else v
-    return save({k: stored(v.detach()).cpu().contiguous() for k, v in model.state_dict().items()}, metadata=notes or None)
+    tensors = {**model.state_dict(), **(more or {})}
+    return save({k: stored(v.detach()).cpu().contiguous() for k, v in tensors.items()}, metadata=notes or None)
 
 # %% ../nbs/03_models.ipynb #753300da
 def save_weights(
@@ -293,7 +295,7 @@ def save_weights(
     **notes:str # Short texts for the file's header
 )->None:
     "Write a network's parameters and buffers as safetensors, atomically"
-    with write_atomic(file) as f: f.write(weight_bytes(model, half, **notes))
+    with write_atomic(file) as f: f.write(weight_bytes(model, half, None, **notes))
 
 # %% ../nbs/03_models.ipynb #ceba5623
 def torch_device(

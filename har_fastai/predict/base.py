@@ -12,7 +12,7 @@ from ..files import PREFETCH, prefetch_map, progress
 from ..images import ImageError, RESIZE_RULES, preprocess, open_image
 
 # %% auto #0
-__all__ = ['is_valid_card', 'as_image', 'BasePredictor']
+__all__ = ['LOW', 'UNLIKE', 'is_valid_card', 'as_image', 'ClassProbs', 'BasePredictor']
 
 # %% ../../nbs/predict/00_base.ipynb #2c19e0c7
 def is_valid_card(
@@ -42,6 +42,20 @@ def _result_or_error(f, x, catch):
     try: return f(x)
     except catch as e: return e
 
+# %% ../../nbs/predict/00_base.ipynb #0a1b2c3e
+LOW, UNLIKE = 'low probability', 'unlike the training images' # why a prediction is unsure
+
+# %% ../../nbs/predict/00_base.ipynb #0a1b2c3f
+class ClassProbs(np.ndarray):
+    "Class probabilities of one image, with the `similarity` of the image to the training images"
+    similarity = 1. # cosine similarity of the features to those of the nearest class, -1 to 1; 1 where it is not computed
+
+    @classmethod
+    def of(cls, probs:np.ndarray, similarity:float) -> ClassProbs:
+        new = probs.view(cls)
+        new.similarity = float(similarity)
+        return new
+
 # %% ../../nbs/predict/00_base.ipynb #9a9c07ab
 class BasePredictor:
     "Predict the classes of images; a subclass sets `card` (see `is_valid_card`) and implements `_compute`"
@@ -49,6 +63,22 @@ class BasePredictor:
 
     @property
     def vocab(self) -> list[str]: return self.card.vocab
+
+    def unsure(self,
+        probs:np.ndarray # Probabilities of one image, as `predict_batch` returns them
+    )->str: # The reason, in a few words; '' for a prediction that can be used
+        "Why a prediction is unsure, by the limits in the card, which were fitted on validation images"
+        limits = getattr(self.card, 'unsure', None) or {}
+        if getattr(probs, 'similarity', 1.) < limits.get('similarity', -1.): return UNLIKE
+        return LOW if probs.max() < limits.get('confidence', 0.) else ''
+
+    def candidates(self,
+        probs:np.ndarray # Probabilities of one image
+    )->list[str]: # The most probable class first; empty where the card has no limit
+        "The conformal prediction set: classes that contain the true one for nine of ten images like the validation images"
+        limit = (getattr(self.card, 'unsure', None) or {}).get('candidate')
+        order = np.argsort(-probs, kind='stable')
+        return [] if limit is None else [self.vocab[i] for n, i in enumerate(order) if not n or probs[i] >= limit]
     def _pool(self, n:int) -> Executor: return ThreadPoolExecutor(n)
     def _compute(self, arrays:list[np.ndarray], parallel:bool) -> Iterable[np.ndarray]:
         "The probabilities of a few preprocessed images; `parallel` is true if other threads compute at the same time"

@@ -15,10 +15,15 @@ from ..models import create_model, find_arch, weight_bytes
 from .base import is_valid_card
 
 # %% auto #0
-__all__ = ['FORMAT', 'Card', 'save_card', 'save_bundle', 'read_card', 'network_of', 'load_bundle', 'shipped_model']
+__all__ = ['FORMAT', 'LIMITS', 'MEANS', 'Card', 'save_card', 'save_bundle', 'read_card', 'network_of', 'load_bundle',
+           'shipped_model']
 
 # %% ../../nbs/predict/01_bundle.ipynb #662acf0d
 FORMAT = 1 # version of the format of `model.json`; other versions are refused
+
+# %% ../../nbs/predict/01_bundle.ipynb #1a1b2c3e
+LIMITS = ('confidence', 'similarity', 'candidate') # keys of `Card.unsure`, see `fit_unsure`
+MEANS = 'unsure.means' # name in model.safetensors of the mean features of each class
 
 # %% ../../nbs/predict/01_bundle.ipynb #c1cadf71
 @dataclass
@@ -33,9 +38,12 @@ class Card:
     temperature:float=1. # Divides the logits before the softmax; > 0
     tta:bool=False # Are the logits averaged over the image and its horizontal flip?
     metrics:dict=field(default_factory=dict) # Scores, by part of the data
+    unsure:dict=field(default_factory=dict) # Limits of unsure predictions, from `fit_unsure`; empty for none
     versions:dict=field(default_factory=dict) # Versions of the libraries used for training
     sha256:str='' # Checksum of model.safetensors
     format:int=FORMAT # Version of the format of model.json
+
+    means = None # the mean features of each class, stored in model.safetensors; not a field
 
 # %% ../../nbs/predict/01_bundle.ipynb #a7709ca0
 def save_card(
@@ -54,7 +62,8 @@ def save_bundle(
     half:bool=False # Store the weights in 16 bits? This halves the file
 )->Path: # The folder
     "Write a model as two files, both or neither"
-    weights = weight_bytes(model, half)
+    means = {} if card.means is None else {MEANS: card.means}
+    weights = weight_bytes(model, half, means)
     card.sha256 = hashlib.sha256(weights).hexdigest()
     text = json.dumps(asdict(card), indent=2, ensure_ascii=False, allow_nan=False)
     write_together(folder, {'model.safetensors': weights, 'model.json': text.encode()})
@@ -94,8 +103,9 @@ def _check_card(card:Card, file:Path) -> None:
         rules = ' and '.join(RESIZE_RULES)
         raise HARError(f'{file} has the resize rule {card.resize!r} and this version supports {rules}: update har_fastai')
     temperature_ok = isinstance(card.temperature, (int, float)) and card.temperature > 0
-    if not (is_valid_card(card) and temperature_ok and isinstance(card.tta, bool)):
-        raise HARError(f'{file} is damaged: its classes, size, normalisation, temperature or TTA setting are not usable')
+    limits_ok = isinstance(card.unsure, dict) and all(isinstance(card.unsure.get(k, 0.), (int, float)) for k in LIMITS)
+    if not (is_valid_card(card) and temperature_ok and isinstance(card.tta, bool) and limits_ok):
+        raise HARError(f'{file} is damaged: its classes, size, normalisation, temperature, TTA setting or limits are not usable')
 
 # %% ../../nbs/predict/01_bundle.ipynb #fdf39982
 def _state_is_complete(model:nn.Module) -> bool:
@@ -126,7 +136,10 @@ def load_bundle(
     if not file.is_file(): raise HARError(f'{file} is missing')
     if sha256_file(file) != card.sha256:
         raise HARError(f'{file} is not the file that model.json describes (its sha256 differs): it was cut short or replaced')
-    try: return network_of(card, load_file(file)), card
+    try:
+        state = load_file(file)
+        card.means = state.pop(MEANS, None)
+        return network_of(card, state), card
     except (SafetensorError, RuntimeError) as e: raise HARError(f'{file} does not fit the architecture {card.arch}') from e
 
 # %% ../../nbs/predict/01_bundle.ipynb #2025eb3f

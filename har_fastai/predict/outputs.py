@@ -27,6 +27,15 @@ class Prediction:
     problem:str='' # Why the image could not be read; empty if it could
     filename:str='' # Name in the table that lists the image
     calibrated:bool=True # Was the temperature of the model fitted?
+    unsure:str='' # Why the prediction is unsure; empty if it is not, or if the model has no limits
+    candidates:list[str]|None=None # Conformal prediction set; None or empty without limits
+
+    @classmethod
+    def of(cls, predictor, name:str, probs:np.ndarray|None, problem:str='', filename:str='') -> Prediction:
+        "The record of a predictor's result"
+        judged = {} if probs is None else dict(unsure=predictor.unsure(probs), candidates=predictor.candidates(probs))
+        calibrated = getattr(predictor.card, 'temperature', 1.) != 1
+        return cls(name, predictor.vocab, probs, problem, filename, calibrated, **judged)
 
     def top(self, k:int=1) -> list[tuple[str, float]]:
         "The `k` most probable classes with their probabilities, sorted; empty without probabilities"
@@ -41,12 +50,14 @@ class Prediction:
     def cli_dict(self, k:int=1) -> dict:
         "The fields of a JSON line that `har_predict` writes, with the `k` most probable classes"
         probs = {label: round(p, 6) for label, p in self.top(k)}
-        return dict(path=self.name, label=self.label, probabilities=probs, problem=self.problem or None)
+        return dict(path=self.name, label=self.label, probabilities=probs, unsure=self.unsure or None,
+                    candidates=self.candidates or None, problem=self.problem or None)
 
     def http_dict(self, k:int=5) -> dict:
         "The fields of a prediction that the HTTP service returns, with the `k` most probable classes"
         top = [dict(label=label, probability=p) for label, p in self.top(k)]
-        return dict(name=self.name, label=self.label, probability=self.probability, top=top, problem=self.problem or None)
+        return dict(name=self.name, label=self.label, probability=self.probability, top=top, unsure=self.unsure or None,
+                    candidates=self.candidates or None, problem=self.problem or None)
 
 # %% ../../nbs/predict/07_outputs.ipynb #6278e982
 def predict_sources(
@@ -55,12 +66,17 @@ def predict_sources(
 )->Iterator[Prediction]: # In the same order
     "Predict images one after the other, prefetching a few"
     pending = deque() # sources that the predictor has taken and not yet returned
-    calibrated = getattr(predictor.card, 'temperature', 1.) != 1
     def images():
         for s in sources: pending.append(s); yield s.image
     for probs, problem in predictor.stream(images()):
         s = pending.popleft()
-        yield Prediction(s.name, predictor.vocab, probs, display_name(problem), s.filename, calibrated)
+        yield Prediction.of(predictor, s.name, probs, display_name(problem), s.filename)
+
+# %% ../../nbs/predict/07_outputs.ipynb #3a1b2c3e
+def _describe(p:Prediction, top:int) -> str:
+    "The classes of a prediction with their probabilities; an unsure one says so"
+    classes = ', '.join(f'{label} {prob:.3f}' for label, prob in p.top(top))
+    return f'unsure, perhaps {classes} ({p.unsure})' if p.unsure else classes
 
 # %% ../../nbs/predict/07_outputs.ipynb #1a793702
 @contextmanager
@@ -85,10 +101,10 @@ def check_outputs(
 def _table(f, top:int):
     "A writer of CSV with a row for each of the `top` classes of an image"
     w = csv.writer(f, lineterminator='\n')
-    w.writerow(['path', 'rank', 'label', 'probability', 'problem'])
+    w.writerow(['path', 'rank', 'label', 'probability', 'unsure', 'problem'])
     def write(p:Prediction):
-        rows = [(p.name, rank, label, f'{prob:.6f}', '') for rank, (label, prob) in enumerate(p.top(top), 1)]
-        w.writerows(rows or [(p.name, '', '', '', p.problem)])
+        rows = [(p.name, rank, label, f'{prob:.6f}', p.unsure, '') for rank, (label, prob) in enumerate(p.top(top), 1)]
+        w.writerows(rows or [(p.name, '', '', '', '', p.problem)])
     return write
 
 # %% ../../nbs/predict/07_outputs.ipynb #0f2064db
@@ -133,7 +149,7 @@ def print_predictions(
         n, unread = n + 1, unread + bool(p.problem)
         if p.problem and bar: notes.append(p.problem)
         elif p.problem: print(f'note: {p.problem}', file=sys.stderr, flush=True)
-        elif lines: print(f'{p.name}: ' + ', '.join(f'{label} {prob:.3f}' for label, prob in p.top(top)), flush=True)
+        elif lines: print(f'{p.name}: {_describe(p, top)}', flush=True)
     for problem in notes: print(f'note: {problem}', file=sys.stderr, flush=True)
     report_unread(unread, n, 'images')
 

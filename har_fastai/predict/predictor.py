@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from threading import Barrier, Lock
+from threading import Barrier, Lock, local
 import numpy as np, torch
 from torch import nn
 from torch.fx import Tracer
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ..images import group_by_shape
-from ..models import native_bf16, torch_device
-from .base import BasePredictor
+from ..models import find_arch, native_bf16, torch_device
+from .base import BasePredictor, ClassProbs
 from .bundle import load_bundle, network_of, shipped_model
 
 # %% auto #0
@@ -75,6 +75,21 @@ def single_thread_pool(
             torch.set_num_threads(inherited)
         yield pool
 
+# %% ../../nbs/predict/02_predictor.ipynb #2a1b2c3e
+class _Similarity(nn.Module):
+    "The last layer of a network, which also keeps the similarity of its inputs to the means of the classes"
+    def __init__(self, head:nn.Module, means:torch.Tensor):
+        super().__init__()
+        self.head, self.means, self.kept = head, nn.functional.normalize(means, dim=1), local()
+
+    def forward(self, x):
+        self.kept.value = (nn.functional.normalize(x.detach().float(), dim=1) @ self.means.T).amax(1)
+        return self.head(x)
+
+    def last(self, n:int) -> torch.Tensor:
+        "The similarities of the last `n` images of this thread, averaged over the image and its flip with TTA"
+        return self.kept.value.reshape(-1, n).mean(0).cpu()
+
 # %% ../../nbs/predict/02_predictor.ipynb #98fe0668
 class Predictor(BasePredictor):
     "Predict the classes of images with a saved model"
@@ -91,6 +106,7 @@ class Predictor(BasePredictor):
         if isinstance(folder, tuple): model, self.card = network_of(folder[1], folder[0].state_dict()), folder[1]
         else: model, self.card = load_bundle(shipped_model() if folder is None else folder)
         self.model = fold_batch_norm(model).to(self.device, self.dtype, memory_format=self._layout)
+        self._similarity = self._watch_features()
 
     def batch(self,
         arrays:Sequence[np.ndarray] # Preprocessed images of one shape, as `array` returns them
@@ -109,9 +125,25 @@ class Predictor(BasePredictor):
         arrays:Sequence[np.ndarray] # Preprocessed images, as `array` returns them; those of one shape share a batch
     )->torch.Tensor: # Of shape (images, classes), on the CPU
         "The logits divided by the temperature, averaged with those of the horizontal flips if the card sets `tta`"
-        z = torch.empty(len(arrays), len(self.vocab))
-        for same in group_by_shape(arrays): z[same] = self._forward(self.batch([arrays[i] for i in same])).cpu()
-        return z / self.card.temperature
+        return self._outputs(arrays)[0] / self.card.temperature
 
-    def _compute(self, arrays, parallel): return self.logits(arrays).softmax(1).numpy()
+    @torch.inference_mode()
+    def _outputs(self, arrays:Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+        "Logits, not yet divided by the temperature, and similarities"
+        z, similarity = torch.empty(len(arrays), len(self.vocab)), torch.ones(len(arrays))
+        for same in group_by_shape(arrays):
+            z[same] = self._forward(self.batch([arrays[i] for i in same])).cpu()
+            if self._similarity: similarity[same] = self._similarity.last(len(same))
+        return z, similarity
+
+    def _watch_features(self) -> _Similarity|None:
+        "Compute the similarity to the training images wherever the network runs, if the model has the means that it needs"
+        if getattr(self.card, 'means', None) is None: return None
+        head = find_arch(self.card.arch).head
+        replace_module(self.model, head, _Similarity(self.model.get_submodule(head), self.card.means.to(self.device, torch.float32)))
+        return self.model.get_submodule(head)
+
+    def _compute(self, arrays, parallel):
+        z, similarity = self._outputs(arrays)
+        return [ClassProbs.of(p, s) for p, s in zip((z / self.card.temperature).softmax(1).numpy(), similarity.tolist())]
     def _pool(self, n): return single_thread_pool(n)

@@ -17,6 +17,7 @@ from ..evaluate.metrics import class_intervals, classification_table, confused_p
 from ..evaluate.plots import (plot_classes, plot_confusion, plot_history, plot_predictions, plot_reliability,
                                        plot_top_losses)
 from ..evaluate.scoring import class_indices, format_score, score, score_with_seen, score_table, seen_warning
+from ..evaluate.unsure import plot_risk_coverage, unsure_scores, unsure_table
 from ..explain.gradcam import Explainer, plot_atlas, plot_cams, most_confident
 from ..explain.faithfulness import (Faithfulness, faithfulness_table, faithfulness, plot_faithfulness,
                                              describe_faithfulness)
@@ -26,8 +27,8 @@ from ..train.recipes import Recipe
 from ..train.runs import Run
 
 # %% auto #0
-__all__ = ['PUBLISHED', 'FAITHFULNESS_CAPTION', 'Evaluation', 'evaluation_figures', 'heatmap_figures', 'check_heatmaps',
-           'affordable_images', 'training_table', 'split_table', 'describe_duplicates', 'class_table',
+__all__ = ['RISK_CAPTION', 'PUBLISHED', 'FAITHFULNESS_CAPTION', 'Evaluation', 'evaluation_figures', 'heatmap_figures',
+           'check_heatmaps', 'affordable_images', 'training_table', 'split_table', 'describe_duplicates', 'class_table',
            'calibration_table', 'published_table', 'describe_split', 'published_notes', 'score_cards',
            'report_sections', 'write_report']
 
@@ -80,6 +81,10 @@ def _reliability_figure(e:Evaluation) -> PageFigure:
     caption = f'Accuracy by predicted probability. Temperature 1: the network as trained{fitted}'
     return PageFigure(plot_reliability(e.y, {**raw, f'temperature {t:.2f}': e.probs}), caption)
 
+# %% ../../nbs/report/02_run.ipynb #5a1b2c3e
+RISK_CAPTION = ('The error rate if only the predictions with the highest probabilities are used. '
+                'The limit was fitted on the validation images, so that at most 15 % of them are unsure.')
+
 # %% ../../nbs/report/02_run.ipynb #567946cf
 def evaluation_figures(
     e:Evaluation, # Evaluation of a run
@@ -96,6 +101,7 @@ def evaluation_figures(
             'Accuracy of each class, best first, with 95 % confidence intervals (Wilson). If the intervals of two classes overlap '
             'widely, their order is uncertain.'), wide=True),
         reliability=_reliability_figure(e),
+        **({'risk': PageFigure(plot_risk_coverage(e.preds, e.card), RISK_CAPTION)} if e.card.unsure else {}),
         predictions=PageFigure(plot_predictions(few, f'{plural(len(few), "random image")}'), (
             'Blue frame and tick: correct. Orange frame and cross: wrong, with the true class in the second line. The number is the '
             'probability of the predicted class.'), photo=True, wide=True),
@@ -326,6 +332,7 @@ def report_sections(
            section('data', 'Data', data, table(split_table(split), 'Images of each class')),
            _evaluation_section(e, some('classes', 'confusion')),
            section('calibration', 'Calibration', fitted, table(calibration_table(e), digits=3), *some('reliability')),
+           *_unsure_section(e, some('risk')),
            section('images', 'Images', *some('predictions', 'top_losses')),
            section('gradcam', 'Grad-CAM', *some('heatmaps', 'atlas')),
            _faithfulness_section(faith, some('faithfulness'))]
@@ -333,6 +340,15 @@ def report_sections(
         out.append(section('published', 'Comparison with the course report', *map(text, published_notes(e)),
                            table(published_table(e), 'F1 by class'), summary='Show the results of the course report'))
     return out
+
+# %% ../../nbs/report/02_run.ipynb #5a1b2c3f
+def _unsure_section(e:Evaluation, figures:list[dict]) -> list[dict]:
+    "The section about unsure predictions; none without limits"
+    scores = unsure_scores(e.preds, e.card)
+    if not scores: return []
+    note = text('A prediction is unsure if the probability of its class is below a limit, or if the image is unlike the training images. '
+                'This table considers the probability only. A prediction set holds the classes that cannot be excluded.')
+    return [section('unsure', 'Unsure predictions', note, table(unsure_table(scores), 'Unsure predictions and prediction sets'), *figures)]
 
 # %% ../../nbs/report/02_run.ipynb #c27317f3
 def _evaluation_section(e:Evaluation, figures:list[dict]) -> dict:

@@ -17,6 +17,7 @@ from ..figures import COMPONENT_CSS
 from ..models import create_model, torch_device
 from ..explain.gradcam import Explainer, Explanation, overlay
 from ..predict.bundle import Card, read_card, shipped_model
+from ..predict.base import UNLIKE
 from ..predict.outputs import Prediction
 from ..report.compare import run_names
 from .batching import BatchQueue
@@ -129,8 +130,7 @@ class Models:
     def _predict(self, key:str, data:bytes, name:str, models:list[str]) -> tuple[Image.Image, dict[str, Prediction]]:
         "Predict with the models that are not in the cache, in the thread of the queue"
         image, (shown, known) = open_upload(data, name), self._predictions.get(key) or (None, {})
-        new = {m: Prediction(name, self.cards[m].vocab, self._explainer(m).predict(image)[2], calibrated=self.cards[m].temperature != 1)
-               for m in models if m not in known}
+        new = {m: Prediction.of(self._explainer(m), name, self._explainer(m).predict(image)[2]) for m in models if m not in known}
         image.thumbnail(DISPLAY_SIZE)
         return self._predictions.put(key, (shown or image, known | new))
 
@@ -201,7 +201,10 @@ def headline_html(
     often = 'nearly always correct' if n == 10 else f'correct about {n} time{"s" * (n > 1)} in 10'
     note = f'Predictions with this probability are {often} on images like the test images.' if p.calibrated else \
            'The probabilities of this model are not calibrated.'
-    return f'<p class="har-label">{escape(label_text(p.label))}</p><p class="har-note">{note}</p>'
+    label = f'Unsure, perhaps {label_text(p.label)}' if p.unsure else label_text(p.label)
+    if p.unsure == UNLIKE: note = 'This image is unlike the images that the model was trained on.'
+    elif p.unsure: note = f'The probability is too low for a decision. {note}'
+    return f'<p class="har-label">{escape(label)}</p><p class="har-note">{note}</p>'
 
 # %% ../../nbs/serve/01_models.ipynb #42965686
 def figure_html(

@@ -286,16 +286,17 @@ def _add_predict(app, predictor:Predictor, predictions:BatchQueue, limits:Limits
     async def predict(request:Request, top:Annotated[int, Query(ge=1, description='Number of classes to return for each image')]=5):
         async with uploaded_images(request, limits) as images:
             results = await results_within(limits.seconds, predictions.submit(images))
-        answers = [_prediction(name, r, predictor.vocab).http_dict(top) for (_, name), r in zip(images, results, strict=True)]
+        answers = [_prediction(predictor, name, r).http_dict(top) for (_, name), r in zip(images, results, strict=True)]
         bad = [a['problem'] for a in answers if a['problem']]
         if len(bad) < len(answers): return JSONResponse(dict(answers=answers))
         detail = bad[0] if len(bad) == 1 else f'none of the {len(bad)} images can be read; the first: {bad[0]}'
         return JSONResponse(dict(detail=detail, answers=answers), 422)
 
 # %% ../../nbs/serve/04_service.ipynb #75f9b1b0
-def _prediction(name:str, result, vocab:list[str]) -> Prediction:
+def _prediction(predictor, name:str, result) -> Prediction:
     "The record of a result of `make_predict`"
-    return Prediction(name, vocab, problem=str(result)) if isinstance(result, ImageError) else Prediction(name, vocab, result)
+    if isinstance(result, ImageError): return Prediction(name, predictor.vocab, problem=str(result))
+    return Prediction.of(predictor, name, result)
 
 # %% ../../nbs/serve/04_service.ipynb #fd419d72
 def _add_explain(app, predictor:Predictor, heatmaps:BatchQueue, limits:Limits) -> None:
