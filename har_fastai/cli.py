@@ -111,6 +111,7 @@ def _train_parser() -> argparse.ArgumentParser:
              'whole: train on all images, without evaluation')
     add('--arch', help=f'{", ".join(_registry("models", "ARCHS"))}, or any architecture of timm (default: from the recipe)')
     add('--weights', metavar='FILE', help='initial weights (.safetensors, or a PyTorch state dict)')
+    add('--teacher', metavar='MODEL', help='model for knowledge distillation: a run, or lite0 or baseline in the package')
     add('--pretrained', choices=['yes', 'no'], help='start from pretrained weights (default: from the recipe)')
     for name, kind, text in (('epochs', int, 'number of epochs'), ('size', int, "side of the network's input, px"),
                              ('bs', int, 'batch size'), ('lr', float, 'maximum learning rate'),
@@ -201,7 +202,7 @@ def _predict_parser() -> argparse.ArgumentParser:
     add('paths', nargs='+', metavar='PATH',
         help='images, folders, glob patterns, zip archives, tables (.csv) with the column filename, - for a list of paths on '
              'standard input; or video clips')
-    add('--model', metavar='RUN', help='folder of a run, or an .onnx file of har_export (default: the model in the package)')
+    add('--model', metavar='RUN', help='folder of a run, an .onnx file of har_export, or a model in the package: lite0 or baseline (default: lite0)')
     add('--top', type=int, default=1, metavar='K', help='number of most probable classes for each image')
     add('--csv', metavar='FILE',
         help='write a table: path, rank, label, probability, problem; for clips: path, start, end, label, probability, problem')
@@ -278,7 +279,7 @@ def har_explain(argv=None):
     p = _parser(har_explain, epilog='Exit code: 0 if all images could be read; 1 if some could not (they are reported on '
                                     'standard error); 2 if none could.')
     p.add_argument('paths', nargs='+', metavar='PATH', help='images, or folders of images')
-    p.add_argument('--model', metavar='RUN', help='folder of a run (default: the model in the package)')
+    p.add_argument('--model', metavar='RUN', help='folder of a run, or a model in the package: lite0 or baseline (default: lite0)')
     p.add_argument('--out', required=True, metavar='DIR', help='folder for the figures, a PNG file for each image')
     p.add_argument('--class', dest='cls', metavar='NAME', help='class to explain (default: the predicted class)')
     _add_device(p)
@@ -399,7 +400,7 @@ def har_download(argv=None):
 def har_app(argv=None):
     "Start a web app: upload images, compare models, see heat-maps, read reports"
     p = _parser(har_app)
-    p.add_argument('runs', nargs='*', metavar='RUN', help='folders of runs (default: the model in the package)')
+    p.add_argument('runs', nargs='*', metavar='RUN', help='folders of runs, or names of models in the package (default: lite0)')
     _add_address(p, 8501)
     _add_device(p)
     a = p.parse_args(argv)
@@ -411,7 +412,7 @@ def har_app(argv=None):
 def har_export(argv=None):
     "Export a model and its preprocessing to one file for other programs"
     p = _parser(har_export)
-    p.add_argument('run', metavar='RUN', nargs='?', help='folder of a run (default: the model in the package)')
+    p.add_argument('run', metavar='RUN', nargs='?', help='folder of a run, or a model in the package: lite0 or baseline (default: lite0)')
     p.add_argument('--format', required=True, metavar='onnx|pt2', help='onnx: for ONNX Runtime and other tools; pt2: for torch.export.load')
     p.add_argument('--out', required=True, metavar='FILE', help='file to create; it must not exist')
     a = p.parse_args(argv)
@@ -425,7 +426,7 @@ def har_export(argv=None):
 def har_serve(argv=None):
     "Serve predictions over HTTP; the page /docs describes the interface"
     p = _parser(har_serve)
-    p.add_argument('run', metavar='RUN', nargs='?', help='folder of a run (default: the model in the package)')
+    p.add_argument('run', metavar='RUN', nargs='?', help='folder of a run, or a model in the package: lite0 or baseline (default: lite0)')
     _add_address(p, 8000, ', 0 for any free one')
     _add_device(p)
     p.add_argument('--log', action='store_true', help='print a line for each request')

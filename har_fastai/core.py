@@ -32,11 +32,12 @@ from .train.runs import Run, begin_run, machine, run_folder
 from .train.callbacks import Compile, TimeEstimate
 from .train.probe import FitProbe
 from .train.learner import HARLearner, har_learner
+from .train.distillation import Distillation
 
 # %% auto #0
 __all__ = ['drawn_sample', 'prepare', 'reload_data', 'cache_side', 'recipe_dls', 'run_card', 'image_sources', 'fit_limits',
            'finish', 'resume_run', 'initial_weights', 'same_device', 'attach_run', 'default_recipe', 'choose_recipe',
-           'probe_features', 'train_baseline', 'load_run']
+           'probe_features', 'distillation', 'train_baseline', 'load_run']
 
 # %% ../nbs/10_core.ipynb #bc8a4958
 def drawn_sample(
@@ -244,6 +245,7 @@ def choose_recipe(
 )->Recipe:
     "The recipe of a new run; by default that of `default_recipe`"
     if recipe is None: recipe = default_recipe(path, device, weights, changes.get('arch'), changes.get('pretrained'))
+    if changes.get('teacher') and Path(changes['teacher']).is_dir(): changes['teacher'] = str(Path(changes['teacher']).resolve())
     if weights: changes['pretrained'] = False # the file replaces the pretrained weights
     elif changes.get('pretrained') is False: changes.update(freeze=0, probe=False) # there is nothing to preserve in random layers
     return find_recipe(recipe, **changes)
@@ -271,6 +273,14 @@ def probe_features(
         return x[train], y[train], x[~train], y[~train]
     return features
 
+# %% ../nbs/10_core.ipynb #f1a2b3c8
+def distillation(
+    recipe:Recipe # Its teacher is a folder with a model or the name of a model in the package
+)->Distillation:
+    "The callback for a recipe's teacher"
+    (model, card), arch = load_bundle(recipe.teacher), recipe.architecture
+    return Distillation(model, card.vocab, card.mean, card.std, (arch.mean, arch.std), recipe.distill)
+
 # %% ../nbs/10_core.ipynb #ff471387
 def train_baseline(
     path:str|Path|None=None, # Your images: a folder or table, see `read_har`; None for the synthetic sample
@@ -296,13 +306,14 @@ def train_baseline(
     else:
         device, recipe = torch_device(device), choose_recipe(recipe, path, weights, device, seed=seed, **changes)
         run, path = run_folder(out, recipe), drawn_sample() if path is None else path
+    teacher = [distillation(recipe)] if recipe.teacher else []
     with lock_folder(run.path):
         df = reload_data(run, path) if resume else prepare(path, split, recipe.seed, cache_side(recipe) if cached else None)
         learn = har_learner(recipe_dls(df, recipe, device, num_workers, cached), recipe, run, resume, weights)
         if not resume: _begin(run, recipe, df, learn.dls, path, device, weights) # all arguments have been checked by now
         with _keep_best(learn, run, df):
             probe = [FitProbe(probe_features(learn, df), recipe.architecture.head, recipe.weighted)] if recipe.probe else []
-            learn.fit_recipe(cbs=[TimeEstimate(recipe), *probe, *([Compile()] if compile else []), *L(cbs)])
+            learn.fit_recipe(cbs=[TimeEstimate(recipe), *probe, *teacher, *([Compile()] if compile else []), *L(cbs)])
             for part, scores in finish(learn, run, df, faithful).items(): print(format_score(part, scores))
         print(f'Run folder: {run.path}', flush=True)
     learn.remove_cb(learn.save_run) # a further fit does not belong to this run

@@ -44,14 +44,14 @@ def build(source, to, kind) -> str:
 def built(shared):
     """The wheel, the sdist, and the model files that they must hold, built from a copy of the repository
 
-    The copy has a model and an image in the folder of the shipped model, whether or not the checkout has a model."""
+    The copy has a model and an image in a folder for shipped models, whether or not the checkout has models."""
     for need in ('build', 'setuptools'):
         if importlib.util.find_spec(need) is None: pytest.skip(f'{need} is not installed, and tests use no network')
     def make(to):
         shutil.copytree(ROOT, to/'source', ignore=not_copied)
-        model = to/'source'/'har_fastai'/'shipped'; model.mkdir(exist_ok=True)
+        model = to/'source'/'har_fastai'/'shipped'/'probe'; model.mkdir(parents=True)
         for name in ('probe.safetensors', 'probe.json', 'probe.png'): (model/name).write_bytes(b'0')
-        files = [f'har_fastai/shipped/{f.name}' for f in model.iterdir() if f.suffix in ('.safetensors', '.json')]
+        files = [f'har_fastai/shipped/{f.parent.name}/{f.name}' for f in model.parent.glob('*/*') if f.suffix in ('.safetensors', '.json')]
         return dict(model=files, wheel=build(to/'source', to/'wheel', 'wheel'), sdist=build(to/'source', to/'sdist', 'sdist'))
     return shared('packages', make)
 

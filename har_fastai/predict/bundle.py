@@ -15,8 +15,8 @@ from ..models import create_model, find_arch, weight_bytes
 from .base import is_valid_card
 
 # %% auto #0
-__all__ = ['FORMAT', 'LIMITS', 'MEANS', 'Card', 'save_card', 'save_bundle', 'read_card', 'network_of', 'load_bundle',
-           'shipped_model']
+__all__ = ['FORMAT', 'LIMITS', 'MEANS', 'SHIPPED', 'Card', 'save_card', 'save_bundle', 'read_card', 'network_of', 'load_bundle',
+           'shipped_model', 'find_model']
 
 # %% ../../nbs/predict/01_bundle.ipynb #662acf0d
 FORMAT = 1 # version of the format of `model.json`; other versions are refused
@@ -74,7 +74,7 @@ def read_card(
     folder:str|Path # A run, or any folder with a model
 )->Card:
     "Read and check model.json"
-    folder = Path(folder); file = folder/'model.json'
+    folder = find_model(folder); file = folder/'model.json'
     if not folder.is_dir(): raise HARError(_not_a_folder(folder))
     if not file.is_file():
         if not (folder/'recipe.json').is_file(): raise HARError(f'{folder} holds no model: model.json is missing')
@@ -132,7 +132,8 @@ def load_bundle(
     "Load a model without executing code from its files"
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-    card, file = read_card(folder), Path(folder)/'model.safetensors'
+    folder = find_model(folder)
+    card, file = read_card(folder), folder/'model.safetensors'
     if not file.is_file(): raise HARError(f'{file} is missing')
     if sha256_file(file) != card.sha256:
         raise HARError(f'{file} is not the file that model.json describes (its sha256 differs): it was cut short or replaced')
@@ -142,7 +143,22 @@ def load_bundle(
         return network_of(card, state), card
     except (SafetensorError, RuntimeError) as e: raise HARError(f'{file} does not fit the architecture {card.arch}') from e
 
+# %% ../../nbs/predict/01_bundle.ipynb #6a1b2c3e
+SHIPPED = dict(lite0='EfficientNet-Lite0, fine-tuned on photographs and drawings', # the default
+               baseline='the baseline CNN, trained from scratch on photographs') # the models that come with the package
+
 # %% ../../nbs/predict/01_bundle.ipynb #2025eb3f
-def shipped_model() -> Path:
-    "The folder of the model that comes with the package"
-    return Path(__file__).parent.parent/'shipped'
+def shipped_model(
+    name:str='lite0' # One of `SHIPPED`
+)->Path:
+    "The folder of a model that comes with the package"
+    return Path(__file__).parent.parent/'shipped'/name
+
+# %% ../../nbs/predict/01_bundle.ipynb #6a1b2c3f
+def find_model(
+    model:str|Path|None=None # A folder, or one of `SHIPPED`; None for the first of them
+)->Path: # The folder, which may not exist
+    "The folder of a model that is given by folder or by name"
+    if model is None: return shipped_model()
+    named = str(model) in SHIPPED and not Path(model).is_dir()
+    return shipped_model(str(model)) if named else Path(model)

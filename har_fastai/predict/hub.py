@@ -11,7 +11,7 @@ from .. import __version__
 from ..files import HARError, first_sentence
 from ..images import describe_resize
 from ..models import find_arch
-from .bundle import Card, load_bundle, shipped_model
+from .bundle import Card, find_model, load_bundle
 
 # %% auto #0
 __all__ = ['MODEL_PAGE', 'FILES', 'model_page', 'push_to_hub', 'from_hub']
@@ -120,7 +120,7 @@ def push_to_hub(
     message:str='Upload a model of har_fastai' # Commit message
 )->str: # URL of the commit
     "Upload the weights, the card and the page of a model in one commit"
-    hub, folder = _hub(), Path(shipped_model() if run is None else run)
+    hub, folder = _hub(), find_model(run)
     _, card = load_bundle(folder)
     content = {f: str(folder/f) for f in FILES if f.startswith('model')}
     content['README.md'] = model_page(card, repo_id, licence).encode()

@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ..images import group_by_shape
 from ..models import find_arch, native_bf16, torch_device
 from .base import BasePredictor, ClassProbs
-from .bundle import load_bundle, network_of, shipped_model
+from .bundle import find_model, load_bundle, network_of
 
 # %% auto #0
 __all__ = ['fold_batch_norm', 'replace_module', 'single_thread_pool', 'Predictor']
@@ -94,7 +94,7 @@ class _Similarity(nn.Module):
 class Predictor(BasePredictor):
     "Predict the classes of images with a saved model"
     def __init__(self,
-        folder=None, # A run or any folder with a model; or a pair of a network (copied) and its `Card`; None for the shipped model
+        folder=None, # A run or any folder with a model; or a pair of a network (copied) and its `Card`; a name in `SHIPPED`; None for the default model
         device='cpu', # Device of the network
         bs:int=32, # Maximum batch size on a GPU; a CPU processes images one at a time
         half:bool|None=None # Compute in bfloat16? Default: if the CPU supports it. Probabilities are then accurate to two or three digits
@@ -104,7 +104,7 @@ class Predictor(BasePredictor):
         self._layout = torch.channels_last if cpu else torch.contiguous_format
         self._chunk,self._threads = (1, torch.get_num_threads()) if cpu else (bs, os.cpu_count())
         if isinstance(folder, tuple): model, self.card = network_of(folder[1], folder[0].state_dict()), folder[1]
-        else: model, self.card = load_bundle(shipped_model() if folder is None else folder)
+        else: model, self.card = load_bundle(find_model(folder))
         self.model = fold_batch_norm(model).to(self.device, self.dtype, memory_format=self._layout)
         self._similarity = self._watch_features()
 

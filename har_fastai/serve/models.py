@@ -16,7 +16,7 @@ from ..images import ImageError, open_image, describe_resize
 from ..figures import COMPONENT_CSS
 from ..models import create_model, torch_device
 from ..explain.gradcam import Explainer, Explanation, overlay
-from ..predict.bundle import Card, read_card, shipped_model
+from ..predict.bundle import Card, find_model, read_card
 from ..predict.base import UNLIKE
 from ..predict.outputs import Prediction
 from ..report.compare import run_names
@@ -105,7 +105,7 @@ class Models:
         device='cpu', # Device of the networks; None for the fastest available
         queue:BatchQueue|None=None # From `app_queue`; a new one if None
     ):
-        folders = [Path(r).absolute() for r in runs or [shipped_model()]] # the working directory may change before a model is loaded
+        folders = [find_model(r).absolute() for r in runs or [None]] # the working directory may change before a model is loaded
         self.folders = dict(zip(run_names(folders), folders))
         self.cards = {name: read_card(f) for name, f in self.folders.items()}
         self.device,self.queue,self._loaded = torch_device(device),queue or app_queue(),{}

@@ -42,6 +42,8 @@ class Recipe:
     erase:float=0.25 # Probability of random erasing
     mixup:float=0. # Alpha of fastai's `MixUp`, such as 0.2; 0 for none (Zhang et al., 2018, arXiv:1710.09412)
     cutmix:float=0. # Alpha of fastai's `CutMix`, such as 1; 0 for none (Yun et al., 2019, arXiv:1905.04899)
+    teacher:str='' # Model for knowledge distillation: a run, a folder with a model, or a model of the package; '' for none
+    distill:float=0.9 # Weight of the teacher's probabilities in the loss, 0–1, see `Distillation`
     tta:bool=False # Average predictions over the image and its horizontal flip (test-time augmentation)?
     seed:int=42 # Seed of split, initial weights, sampling and augmentation
 
@@ -89,7 +91,7 @@ OPTIMISERS = dict(adamw='torch.optim:AdamW', muon='har_fastai.train.optim:Muon')
 _WHOLE = dict(size=(16, 1024), epochs=(1, 10_000), freeze=(0, 10_000), bs=(2, 4096), warmup=(0, 10_000),
               num_ops=(0, 14), magnitude=(0, 30), seed=(0, 2**32 - 1))
 _REAL = dict(lr=(1e-9, 10), wd=(0, 1), smoothing=(0, 0.99), ema=(0, 0.99999), flip=(0, 1), erase=(0, 1),
-             mixup=(0, 10), cutmix=(0, 10), dropout=(0, 0.99))
+             mixup=(0, 10), cutmix=(0, 10), dropout=(0, 0.99), distill=(0, 1))
 
 # %% ../../nbs/train/00_recipes.ipynb #92e5d8e6
 def _check_recipe(r:Recipe) -> None:

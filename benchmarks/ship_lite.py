@@ -1,0 +1,130 @@
+"""Make the included model lite0: EfficientNet-Lite0, fine-tuned on photographs and drawings.
+
+The photographs are split as reproduce.py does (tail: the last 20 % of the rows are test images); 1,200 drawings are trained on as well,
+100 are validation images and 1,000 test images. The evaluation size is chosen on the validation photographs, and temperature and limits
+are fitted on them; the test images are evaluated once. Interrupted training resumes from its checkpoint. Weights are
+rounded to 16 bits. Prints one JSON line. Needs --data.
+"""
+import argparse
+import json
+import os
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from har_fastai.core import drawn_sample, train_baseline
+from har_fastai.data.checks import check_har, usable
+from har_fastai.data.splits import split_har
+from har_fastai.data.tables import read_har
+from har_fastai.evaluate.metrics import class_intervals, classification_table, confused_pairs, confusion
+from har_fastai.evaluate.scoring import calibrate, class_indices, predict_table, score
+from har_fastai.evaluate.unsure import class_means, fit_unsure, similarities, unsure_scores
+from har_fastai.predict.bundle import load_bundle, save_bundle
+from har_fastai.predict.features import FeatureExtractor
+from har_fastai.predict.predictor import Predictor
+from har_fastai.train.runs import Run
+
+PARTS = ('train', 'valid', 'test')
+
+
+def link(source, to):
+    "A hard link, or a copy on another file system"
+    if to.exists(): return
+    try: os.link(source, to)
+    except OSError: shutil.copy(source, to)
+
+
+def mix(data, to):
+    "A data set of photographs and drawings with their parts; returns its table"
+    photos = split_har(usable(check_har(read_har(data))), 'tail', 42)
+    drawings = read_har(drawn_sample()).sample(frac=1, random_state=0).reset_index(drop=True)
+    drawings = drawings.assign(part=np.repeat([*PARTS, ''], [1200, 100, 1000, len(drawings) - 2300]))
+    rows = []
+    for folder, df in (('photos', photos), ('drawings', drawings)):
+        (to/folder).mkdir(parents=True, exist_ok=True)
+        for r in df[df.part.isin(PARTS)].itertuples():
+            name = f'{folder}/{Path(r.path).name}'
+            link(r.path, to/name)
+            rows.append((name, r.label, r.part))
+    table = pd.DataFrame(rows, columns=['filename', 'label', 'part'])
+    table.to_csv(to/'table.csv', index=False)
+    return to/'table.csv'
+
+
+def best_size(run, photos, sizes):
+    "The size with the lowest loss on the validation photographs, and that loss at each size"
+    model, card = load_bundle(run.path)
+    losses = {}
+    for size in sizes:
+        preds = calibrate(c := replace(card, size=size, temperature=1.), predict_table(Predictor((model, c)), photos))
+        y, predicted = class_indices(preds, card.vocab)
+        p = preds[card.vocab].to_numpy()[np.arange(len(y)), y]
+        losses[size] = dict(loss=float(-np.log(np.maximum(p, 1e-9)).mean()), accuracy=float((y == predicted).mean()))
+    return min(losses, key=lambda s: losses[s]['loss']), losses
+
+
+def metrics(preds, card):
+    "Scores, scores by class and confusions for the card"
+    y, predicted = class_indices(preds, card.vocab)
+    cm = confusion(y, predicted, len(card.vocab))
+    table = classification_table(y, predicted, card.vocab).loc[card.vocab]
+    ends = class_intervals(cm, card.vocab)
+    classes = {v: dict(precision=float(table.precision[v]), recall=float(table.recall[v]), f1=float(table.f1[v]), low=float(ends.f1_low[v]),
+                       high=float(ends.f1_high[v]), support=int(table.support[v])) for v in card.vocab}
+    confused = [{k: v if isinstance(v, str) else round(float(v), 4) for k, v in r.items()}
+                for r in confused_pairs(cm, card.vocab, 8).to_dict('records')]
+    return dict(test=score(preds, card.vocab, card.temperature), classes=classes, confused=confused)
+
+
+def limits(model, card, df, valid, each=40, most=500):
+    "Means of the classes, of photographs and of drawings apart, and the limits for unsure predictions"
+    extractor = FeatureExtractor((model, card), half=False)
+    means = []
+    for folder in ('photos', 'drawings'):
+        train = df[(df.part == 'train') & df.filename.str.startswith(folder)]
+        train = train.groupby('label', group_keys=False).sample(frac=1, random_state=0).groupby('label').head(each)
+        means.append(class_means(extractor.features(train.path), train.label.map(card.vocab.index).to_numpy(), len(card.vocab)))
+    means = np.concatenate(means)
+    some = valid.sample(min(most, len(valid)), random_state=0)
+    return means, fit_unsure(valid, card.vocab, similarities(extractor.features(some.path), means))
+
+
+if __name__ == '__main__':
+    here = Path(__file__).resolve().parent
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--data', required=True, help='folder or table of labelled photographs')
+    p.add_argument('--recipe', default='finetune')
+    p.add_argument('--mixed', type=Path, default=Path('runs/mixed'), help='folder for the photographs and drawings')
+    p.add_argument('--run', type=Path, default=Path('runs/lite0'), help='folder of the run')
+    p.add_argument('--sizes', type=int, nargs='+', default=[192, 224, 256], help='sizes to choose from on validation photographs, px')
+    p.add_argument('--to', type=Path, default=here.parent/'har_fastai'/'shipped'/'lite0', help='folder for the model')
+    p.add_argument('--device')
+    a = p.parse_args()
+    table, run = mix(a.data, a.mixed), Run(a.run)
+    if not run.file('model.json').is_file():
+        train_baseline(table, None if run.exists else a.recipe, out=a.run, resume=run.exists, device=a.device, faithful=0)
+    df = read_har(table)
+    photos = {part: df[(df.part == part) & df.filename.str.startswith('photos')].reset_index(drop=True) for part in PARTS}
+    drawings = df[(df.part == 'test') & df.filename.str.startswith('drawings')].reset_index(drop=True)
+    size, losses = best_size(run, photos['valid'], a.sizes)
+    model, card = load_bundle(run.path)
+    card = replace(card, size=size, temperature=1.)
+    valid = calibrate(card, predict_table(Predictor((model, card), half=False), photos['valid']))
+    means, card.unsure = limits(model, card, df, valid)
+    card.means = torch.from_numpy(means)
+    test = predict_table(Predictor((model, card), half=False), photos['test'])
+    drawn = predict_table(Predictor((model, card), half=False), drawings)
+    card.metrics = dict(**metrics(test, card), drawings=dict(images=len(drawn), accuracy=float((drawn.label == drawn.predicted).mean())),
+                        unsure=unsure_scores(test, card), sizes={str(k): v for k, v in losses.items()}, recipe=asdict(run.recipe),
+                        trained=dict(photographs=len(photos['train']), drawings=1200, validation=len(photos['valid'])))
+    save_bundle(a.to, model, card, half=True)
+    rounded = predict_table(Predictor(a.to, half=False), photos['test'].head(200))
+    change = np.abs(rounded[card.vocab].to_numpy() - test[card.vocab].head(200).to_numpy()).max()
+    print(json.dumps(dict(what='lite0', recipe=run.recipe.name, size=size, sizes=losses, temperature=round(card.temperature, 4),
+                          size_kb=round((a.to/'model.safetensors').stat().st_size / 1e3), largest_change_by_rounding=round(float(change), 5),
+                          test={k: card.metrics['test'][k] for k in ('n', 'macro_f1', 'accuracy', 'top3')},
+                          drawings=card.metrics['drawings'], unsure=card.metrics['unsure'],
+                          minutes=round(run.history.seconds.sum() / 60, 1), **run.info['machine'])))
