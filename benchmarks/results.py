@@ -13,7 +13,8 @@ TITLES = {
     'reproduced': 'Recipes, tested on the last 20 % of rows',
     'experiment': 'Experiments with recipes',
     'explored': 'Changes of recipes, evaluated on images that are not used for published scores',
-    'shipped': 'The included model',
+    'shipped': 'The included model baseline',
+    'lite0': 'The included model lite0',
     "seconds to a valid macro-F1: report's recipe at 256 px in the plain loop / ours":
         'Training time to a validation macro-F1: plain PyTorch with the recipe of the report at 256 px / har_fastai',
     'time of a prediction, other / Predictor': 'Time of a prediction: other / Predictor',

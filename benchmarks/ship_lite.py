@@ -9,6 +9,8 @@ import argparse
 import json
 import os
 import shutil
+import sys
+from contextlib import redirect_stdout
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -103,9 +105,10 @@ if __name__ == '__main__':
     p.add_argument('--to', type=Path, default=here.parent/'har_fastai'/'shipped'/'lite0', help='folder for the model')
     p.add_argument('--device')
     a = p.parse_args()
-    table, run = mix(a.data, a.mixed), Run(a.run)
-    if not run.file('model.json').is_file():
-        train_baseline(table, None if run.exists else a.recipe, out=a.run, resume=run.exists, device=a.device, faithful=0)
+    with redirect_stdout(sys.stderr): # standard output is for the JSON line
+        table, run = mix(a.data, a.mixed), Run(a.run)
+        if not run.file('model.json').is_file():
+            train_baseline(table, None if run.exists else a.recipe, out=a.run, resume=run.exists, device=a.device, faithful=0)
     df = read_har(table)
     photos = {part: df[(df.part == part) & df.filename.str.startswith('photos')].reset_index(drop=True) for part in PARTS}
     drawings = df[(df.part == 'test') & df.filename.str.startswith('drawings')].reset_index(drop=True)

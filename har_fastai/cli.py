@@ -202,7 +202,8 @@ def _predict_parser() -> argparse.ArgumentParser:
     add('paths', nargs='+', metavar='PATH',
         help='images, folders, glob patterns, zip archives, tables (.csv) with the column filename, - for a list of paths on '
              'standard input; or video clips')
-    add('--model', metavar='RUN', help='folder of a run, an .onnx file of har_export, or a model in the package: lite0 or baseline (default: lite0)')
+    add('--model', metavar='RUN',
+        help='folder of a run, an .onnx file of har_export, or a model in the package: lite0 or baseline (default: lite0)')
     add('--top', type=int, default=1, metavar='K', help='number of most probable classes for each image')
     add('--csv', metavar='FILE',
         help='write a table: path, rank, label, probability, problem; for clips: path, start, end, label, probability, problem')

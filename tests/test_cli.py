@@ -76,7 +76,7 @@ def test_training_shows_no_warnings_for_developers(trained):
     (['--recipe', 'repotr'], ['repotr', 'report', 'demo']), (['--arch', 'lenet'], ['lenet', 'baseline']),
     (['--epochs', '0'], ['epochs', '0']), (['--size', '8'], ['size', '8']),
     (['--split', 'odd'], ['odd', 'grouped', 'tail']), (['--device', 'abacus'], ['abacus']),
-    (['--weights', 'no.pth'], ['no.pth']), (['--pretrained', 'yes'], ['pretrained']),
+    (['--weights', 'no.pth'], ['no.pth']), (['--arch', 'baseline', '--pretrained', 'yes'], ['pretrained']),
     (['--seed', '-1'], ['seed', '-1']), (['--bs', '1'], ['bs', '1']), (['--resume'], ['--out'])])
 def test_training_refuses_bad_options(trained, tmp_path, refuse, argv, words):
     from har_fastai.cli import har_train

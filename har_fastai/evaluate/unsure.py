@@ -113,6 +113,6 @@ def plot_risk_coverage(
         at = max(int((confidence >= card.unsure['confidence']).sum()), 1) - 1
         ax.plot(100 * coverage[at], 100 * risk[at], 'o', color=BLUE, label=f'limit of unsure predictions: {100 * risk[at]:.1f} % wrong')
         ax.legend(fontsize=9)
-    ax.set(xlim=(0, 100), ylim=(0, None), xlabel='Images with the most confident predictions (%)', ylabel='Wrong predictions among them (%)',
-           title=f'Risk–coverage curve, {len(preds):,} images'); ax.grid(alpha=0.3)
+    ax.set(xlim=(0, 100), ylim=(0, None), xlabel='Images with the most confident predictions (%)',
+           ylabel='Wrong predictions among them (%)', title=f'Risk–coverage curve, {len(preds):,} images'); ax.grid(alpha=0.3)
     return fig

@@ -82,6 +82,11 @@ class _Similarity(nn.Module):
         super().__init__()
         self.head, self.means, self.kept = head, nn.functional.normalize(means, dim=1), local()
 
+    def __getstate__(self): return {k: v for k, v in vars(self).items() if k != 'kept'} # what a thread has kept cannot be copied
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self.kept = local()
+
     def forward(self, x):
         self.kept.value = (nn.functional.normalize(x.detach().float(), dim=1) @ self.means.T).amax(1)
         return self.head(x)
@@ -94,7 +99,7 @@ class _Similarity(nn.Module):
 class Predictor(BasePredictor):
     "Predict the classes of images with a saved model"
     def __init__(self,
-        folder=None, # A run or any folder with a model; or a pair of a network (copied) and its `Card`; a name in `SHIPPED`; None for the default model
+        folder=None, # A folder with a model, such as a run; a name in `SHIPPED`; a network (copied) and its `Card`; None for the default
         device='cpu', # Device of the network
         bs:int=32, # Maximum batch size on a GPU; a CPU processes images one at a time
         half:bool|None=None # Compute in bfloat16? Default: if the CPU supports it. Probabilities are then accurate to two or three digits

@@ -32,7 +32,8 @@ class Distillation(Callback):
         classes = list(self.dls.vocab)
         if sorted(classes) != sorted(self.vocab):
             other = sorted(set(classes) ^ set(self.vocab))
-            raise HARError(f'the teacher has other classes than the images ({", ".join(other[:5])}): choose one trained on the same classes')
+            raise HARError(f'the teacher has other classes than the images ({", ".join(other[:5])}): '
+                           'choose one trained on the same classes')
         self.columns = torch.tensor([self.vocab.index(c) for c in classes], device=self.dls.device)
         self.teacher.to(self.dls.device)
         self.scale, self.shift = self.scale.to(self.dls.device), self.shift.to(self.dls.device)
