@@ -14,6 +14,8 @@ hours per seed without a GPU. --changes sets other fields, as in explore.py.
 import argparse
 import base64
 import json
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +83,7 @@ def row(run, preds):
                 best_epoch=m['best_epoch'] + 1, minutes=round(h.seconds.sum() / 60, 1),
                 threads=run.info['machine']['threads'], gpu=run.info['machine']['gpu'],
                 trained=int((read_split(run.file('split.csv')).part == 'train').sum()), temperature=card.temperature,
-                calibration=calibration, curve=[[round(float(v), 4) for v in h[k]] for k in ('train_macro_f1', 'valid_macro_f1')],
+                calibration=calibration, curve=[[round(float(v), 4) if v == v else None for v in h[k]] for k in ('train_macro_f1', 'valid_macro_f1')],
                 answers=packed(preds), top3=packed(np.packbits(near)))
 
 
@@ -105,7 +107,8 @@ if __name__ == '__main__':
     p.add_argument('--name', default='', help='name of the result')
     a = p.parse_args()
     changes = {k: value(v) for k, v in (c.split('=', 1) for c in a.changes)}
-    runs = [trained(a.data, a.recipe, s, a.out, a.device, changes) for s in a.seeds]
+    with redirect_stdout(sys.stderr): # standard output is for the JSON line
+        runs = [trained(a.data, a.recipe, s, a.out, a.device, changes) for s in a.seeds]
     vocab = read_card(runs[0].path).vocab
     truth, preds = zip(*(class_indices(test_table(r), vocab) for r in runs))
     line = dict(what='reproduced', name=a.name, recipe=a.recipe, changes=changes, settings=settings(runs[0].recipe),

@@ -1,4 +1,4 @@
-"""Make the included model: train a recipe on all images, and take its scores from runs that were tested on other images.
+"""Make the included model baseline: train a recipe on all images, and take its scores from runs that were tested on other images.
 
 A model that was trained on all images cannot be tested on any of them. Its scores are therefore those of separate evaluation
 runs: runs of the same recipe by reproduce.py, each tested on the same last 20 % of rows, which it was not trained on. Each score
@@ -11,6 +11,8 @@ checkpoint. Prints one JSON line. Needs --data.
 """
 import argparse
 import json
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -99,11 +101,11 @@ if __name__ == '__main__':
     p.add_argument('--results', type=Path, default=here/'results.jsonl',
                    help='output of reproduce.py (JSON lines); the last line for the recipe is used')
     p.add_argument('--run', type=Path, default=Path('runs/whole'), help='folder of the run on all images')
-    p.add_argument('--to', type=Path, default=here.parent/'har_fastai'/'shipped', help='folder for the model')
+    p.add_argument('--to', type=Path, default=here.parent/'har_fastai'/'shipped'/'baseline', help='folder for the model')
     p.add_argument('--device')
     a = p.parse_args()
     images, line = read_har(a.data), evaluation_runs(a.results, find_recipe(a.recipe))
-    run = trained(a.data, a.recipe, a.run, a.device)
+    with redirect_stdout(sys.stderr): run = trained(a.data, a.recipe, a.run, a.device) # standard output is for the JSON line
     if not same_recipe(line, settings(run.recipe)):
         raise HARError(f'{run.path} was trained with another recipe than {a.recipe}: give another --run')
     model, card = load_bundle(run.path)

@@ -15,8 +15,8 @@ from ..models import create_model, find_arch, weight_bytes
 from .base import is_valid_card
 
 # %% auto #0
-__all__ = ['FORMAT', 'LIMITS', 'MEANS', 'SHIPPED', 'Card', 'save_card', 'save_bundle', 'read_card', 'network_of', 'load_bundle',
-           'shipped_model', 'find_model']
+__all__ = ['FORMAT', 'LIMITS', 'MEANS', 'SHIPPED', 'Card', 'shipped_model', 'find_model', 'save_card', 'save_bundle', 'read_card',
+           'network_of', 'load_bundle']
 
 # %% ../../nbs/predict/01_bundle.ipynb #662acf0d
 FORMAT = 1 # version of the format of `model.json`; other versions are refused
@@ -44,6 +44,26 @@ class Card:
     format:int=FORMAT # Version of the format of model.json
 
     means = None # the mean features of each class, stored in model.safetensors; not a field
+
+# %% ../../nbs/predict/01_bundle.ipynb #6a1b2c3e
+SHIPPED = dict(lite0='EfficientNet-Lite0, fine-tuned on photographs and drawings', # the default
+               baseline='the baseline CNN, trained from scratch on photographs') # the models that come with the package
+
+# %% ../../nbs/predict/01_bundle.ipynb #2025eb3f
+def shipped_model(
+    name:str='lite0' # One of `SHIPPED`
+)->Path:
+    "The folder of a model that comes with the package"
+    return Path(__file__).parent.parent/'shipped'/name
+
+# %% ../../nbs/predict/01_bundle.ipynb #6a1b2c3f
+def find_model(
+    model:str|Path|None=None # A folder, or one of `SHIPPED`; None for the first of them
+)->Path: # The folder, which may not exist
+    "The folder of a model that is given by folder or by name"
+    if model is None: return shipped_model()
+    named = str(model) in SHIPPED and not Path(model).is_dir()
+    return shipped_model(str(model)) if named else Path(model)
 
 # %% ../../nbs/predict/01_bundle.ipynb #a7709ca0
 def save_card(
@@ -142,23 +162,3 @@ def load_bundle(
         card.means = state.pop(MEANS, None)
         return network_of(card, state), card
     except (SafetensorError, RuntimeError) as e: raise HARError(f'{file} does not fit the architecture {card.arch}') from e
-
-# %% ../../nbs/predict/01_bundle.ipynb #6a1b2c3e
-SHIPPED = dict(lite0='EfficientNet-Lite0, fine-tuned on photographs and drawings', # the default
-               baseline='the baseline CNN, trained from scratch on photographs') # the models that come with the package
-
-# %% ../../nbs/predict/01_bundle.ipynb #2025eb3f
-def shipped_model(
-    name:str='lite0' # One of `SHIPPED`
-)->Path:
-    "The folder of a model that comes with the package"
-    return Path(__file__).parent.parent/'shipped'/name
-
-# %% ../../nbs/predict/01_bundle.ipynb #6a1b2c3f
-def find_model(
-    model:str|Path|None=None # A folder, or one of `SHIPPED`; None for the first of them
-)->Path: # The folder, which may not exist
-    "The folder of a model that is given by folder or by name"
-    if model is None: return shipped_model()
-    named = str(model) in SHIPPED and not Path(model).is_dir()
-    return shipped_model(str(model)) if named else Path(model)

@@ -250,7 +250,7 @@ class EpochLogger(Callback):
     def after_epoch(self):
         if not self.learn.fitting: return
         row = self.row
-        nums = '  '.join(f'{k} {v:.4f}' for k, v in row.items() if isinstance(v, float))
+        nums = '  '.join(f'{k} {v:.4f}' for k, v in row.items() if isinstance(v, float) and not math.isnan(v))
         print(f'epoch {row["epoch"] + 1}/{self.n_epoch}  {nums}  {row.get("time", "")}', flush=True)
 
 # %% ../../nbs/train/03_callbacks.ipynb #5e509e62
