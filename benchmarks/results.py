@@ -15,6 +15,9 @@ TITLES = {
     'explored': 'Changes of recipes, evaluated on images that are not used for published scores',
     'shipped': 'The included model baseline',
     'lite0': 'The included model lite0',
+    'images without people or action: AUROC': 'Images without people or action: AUROC of unsure predictions',
+    'probe: macro-F1 with few images of each class': 'Linear probe with few images of each class: macro-F1',
+    'probe: AUROC for actions that it was not trained on': 'Linear probe: AUROC for actions that it was not trained on',
     "seconds to a valid macro-F1: report's recipe at 256 px in the plain loop / ours":
         'Training time to a validation macro-F1: plain PyTorch with the recipe of the report at 256 px / har_fastai',
     'time of a prediction, other / Predictor': 'Time of a prediction: other / Predictor',

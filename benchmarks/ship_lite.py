@@ -127,7 +127,8 @@ if __name__ == '__main__':
     rounded = predict_table(Predictor(a.to, half=False), photos['test'].head(200))
     change = np.abs(rounded[card.vocab].to_numpy() - test[card.vocab].head(200).to_numpy()).max()
     print(json.dumps(dict(what='lite0', recipe=run.recipe.name, size=size, sizes=losses, temperature=round(card.temperature, 4),
-                          size_kb=round((a.to/'model.safetensors').stat().st_size / 1e3), largest_change_by_rounding=round(float(change), 5),
+                          size_kb=round((a.to/'model.safetensors').stat().st_size / 1e3),
+                          largest_change_by_rounding=round(float(change), 5),
                           test={k: card.metrics['test'][k] for k in ('n', 'macro_f1', 'accuracy', 'top3')},
                           drawings=card.metrics['drawings'], unsure=card.metrics['unsure'],
                           minutes=round(run.history.seconds.sum() / 60, 1), **run.info['machine'])))

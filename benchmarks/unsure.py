@@ -53,7 +53,9 @@ def texture(rng, kind):
     w, h = SIZE
     y, x = np.mgrid[:h, :w]
     if kind == 0: a = rng.integers(0, 256, (h, w, 3))
-    elif kind == 1: a = np.stack([127 + 127 * np.sin(x / rng.uniform(3, 30) + y / rng.uniform(3, 30) + p) for p in rng.uniform(0, 6, 3)], -1)
+    elif kind == 1:
+        waves = [x / rng.uniform(3, 30) + y / rng.uniform(3, 30) + p for p in rng.uniform(0, 6, 3)]
+        a = np.stack([127 + 127 * np.sin(v) for v in waves], -1)
     elif kind == 2: a = np.asarray(Image.fromarray(rng.integers(0, 256, (12, 18, 3)).astype(np.uint8)).resize(SIZE, Image.BICUBIC))
     elif kind == 3: a = rng.integers(0, 256, 3) + rng.normal(0, 3, (h, w, 3))
     else: a = np.stack([(x * rng.uniform(-1, 1) + y * rng.uniform(-1, 1)) % 256 for _ in range(3)], -1)
