@@ -71,7 +71,7 @@ if __name__ == '__main__':
     with redirect_stdout(sys.stderr): x, y, part = data(a.data)
     n = int((part == 'test').sum())
     few = {str(k): summary([few_images(x, y, part, k, s) for s in range(a.draws)]) for k in (10, 50, 200)}
-    print(json.dumps(dict(what='probe: macro-F1 with few images of each class', n=n, draws=a.draws, images=few, **machine())))
+    print(json.dumps(dict(what='probe: macro-F1 with few images of each class', n=n, draws=a.draws, per_class=few, **machine())))
     found = [unseen_actions(x, y, part, s) for s in range(a.draws)]
     unseen = {k: summary([f[k] for f in found]) for k in found[0]}
     print(json.dumps(dict(what='probe: AUROC for actions that it was not trained on', n=n, draws=a.draws, **unseen, **machine())))

@@ -35,6 +35,7 @@ TITLES = {
     'evaluation and report, over the forward passes alone': 'Time of evaluation and report / forward passes alone',
 } # headings in place of `what`
 LABELS = {
+    'per_class': 'images of each class', 'draws': 'random draws', 'similarity': 'by similarity', 'probability': 'by probability',
     'mirror': 'test-time augmentation', 'struck': 'interrupted in', 'least': 'minimum', 'most': 'maximum', 'n': 'images evaluated',
     'scored': 'images evaluated', 'n_valid': 'validation images', 'trained': 'training images', 'bs': 'batch size',
     'nll': 'negative log-likelihood', 'top3': 'top-3 accuracy', 'low': '95 % CI low', 'high': '95 % CI high',
