@@ -51,8 +51,12 @@ def fold_batch_norm(
     return model
 
 # %% ../../nbs/predict/02_predictor.ipynb #b0fd4594
-def replace_module(model:nn.Module, name:str, new:nn.Module) -> None:
-    "Replace the submodule with the dotted `name`"
+def replace_module(
+    model:nn.Module, # Modified in place
+    name:str, # Dotted name of the submodule
+    new:nn.Module # What replaces it
+)->None:
+    "Replace a submodule"
     parent, _, last = name.rpartition('.')
     setattr(model.get_submodule(parent), last, new)
 
