@@ -7,13 +7,14 @@ import pytest
 from fastai.callback.core import Callback
 from safetensors.torch import load_file
 
+from har_fastai.predict.bundle import MEANS
 from helpers import contents, unlike
 
 TINY = dict(recipe='demo', size=32, bs=16, epochs=3, device='cpu', num_workers=0, faithful=0)
 
 
 def history(folder): return pd.read_csv(folder/'history.csv').drop(columns='seconds')
-def weights(folder): return load_file(folder/'model.safetensors')
+def weights(folder): return {k: v for k, v in load_file(folder/'model.safetensors').items() if k != MEANS} # the network's
 
 
 def leftovers(folder):

@@ -93,7 +93,8 @@ def test_training_on_other_layouts(few, tmp_path, layout):
     if layout != 'class folders':
         lines = ['\ufefffilename,label', *(f'{r.filename},{r.label}' for r in few.itertuples()), '']
         (tmp_path/'d'/'Training_set.csv').write_bytes('\r\n'.join(lines).encode())
-    done = call('har_train', '--data', tmp_path/'d', '--out', tmp_path/'run', '--size', 32, '--epochs', 1, '--device', 'cpu')
+    done = call('har_train', '--data', tmp_path/'d', '--recipe', 'report', '--out', tmp_path/'run', '--size', 32, '--epochs', 1,
+                '--device', 'cpu')
     assert done.returncode == 0, done.stderr
     split, history = pd.read_csv(tmp_path/'run'/'split.csv'), pd.read_csv(tmp_path/'run'/'history.csv')
     assert len(split) == 300 and set(split.label) == set(ACTIONS) and set(split.part) == {'train', 'valid', 'test'}
