@@ -1,4 +1,4 @@
-"""Make the included model lite0: EfficientNet-Lite0, fine-tuned on photographs and drawings.
+"""Make the included model lite2: EfficientNet-Lite2, fine-tuned on photographs and drawings.
 
 The photographs are split as reproduce.py does (tail: the last 20 % of the rows are test images); 1,200 drawings are trained on as well,
 100 are validation images and 1,000 test images. The evaluation size is chosen on the validation photographs, and temperature and limits
@@ -27,6 +27,7 @@ from har_fastai.evaluate.unsure import class_means, fit_unsure, similarities, un
 from har_fastai.predict.bundle import load_bundle, save_bundle
 from har_fastai.predict.features import FeatureExtractor
 from har_fastai.predict.predictor import Predictor
+from har_fastai.train.recipes import find_recipe
 from har_fastai.train.runs import Run
 
 PARTS = ('train', 'valid', 'test')
@@ -99,16 +100,20 @@ if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--data', required=True, help='folder or table of labelled photographs')
     p.add_argument('--recipe', default='finetune')
+    p.add_argument('--arch', default='efficientnet_lite2')
+    p.add_argument('--epochs', type=int, default=9)
     p.add_argument('--mixed', type=Path, default=Path('runs/mixed'), help='folder for the photographs and drawings')
-    p.add_argument('--run', type=Path, default=Path('runs/lite0'), help='folder of the run')
-    p.add_argument('--sizes', type=int, nargs='+', default=[192, 224, 256], help='sizes to choose from on validation photographs, px')
-    p.add_argument('--to', type=Path, default=here.parent/'har_fastai'/'shipped'/'lite0', help='folder for the model')
+    p.add_argument('--run', type=Path, default=Path('runs/lite2'), help='folder of the run')
+    p.add_argument('--sizes', type=int, nargs='+', default=[224, 256, 288], help='sizes to choose from on validation photographs, px')
+    p.add_argument('--to', type=Path, default=here.parent/'har_fastai'/'shipped'/'lite2', help='folder for the model')
     p.add_argument('--device')
     a = p.parse_args()
+    start = find_recipe(a.recipe) # another network keeps its sizes
+    recipe = find_recipe(a.recipe, arch=a.arch, epochs=a.epochs, size=start.size, growth=start.growth)
     with redirect_stdout(sys.stderr): # standard output is for the JSON line
         table, run = mix(a.data, a.mixed), Run(a.run)
         if not run.file('model.json').is_file():
-            train_baseline(table, None if run.exists else a.recipe, out=a.run, resume=run.exists, device=a.device, faithful=0)
+            train_baseline(table, None if run.exists else recipe, out=a.run, resume=run.exists, device=a.device, faithful=0)
     df = read_har(table)
     photos = {part: df[(df.part == part) & df.filename.str.startswith('photos')].reset_index(drop=True) for part in PARTS}
     drawings = df[(df.part == 'test') & df.filename.str.startswith('drawings')].reset_index(drop=True)
@@ -126,7 +131,7 @@ if __name__ == '__main__':
     save_bundle(a.to, model, card, half=True)
     rounded = predict_table(Predictor(a.to, half=False), photos['test'].head(200))
     change = np.abs(rounded[card.vocab].to_numpy() - test[card.vocab].head(200).to_numpy()).max()
-    print(json.dumps(dict(what='lite0', recipe=run.recipe.name, size=size, sizes=losses, temperature=round(card.temperature, 4),
+    print(json.dumps(dict(what=a.to.name, recipe=run.recipe.name, size=size, sizes=losses, temperature=round(card.temperature, 4),
                           size_kb=round((a.to/'model.safetensors').stat().st_size / 1e3),
                           largest_change_by_rounding=round(float(change), 5),
                           test={k: card.metrics['test'][k] for k in ('n', 'macro_f1', 'accuracy', 'top3')},

@@ -141,7 +141,7 @@ def har_evaluate(argv=None):
     p.add_argument('--json', metavar='FILE', help='write the metrics to FILE')
     p.add_argument('--csv', metavar='FILE', help='write all predictions to FILE')
     p.add_argument('--report', choices=['yes', 'no'], default='yes',
-                   help='write report.html, or report-<split>.html for another split than test, and its figures into RUN')
+                   help='write report.html, or report-<split>.html for a split other than test, and its figures into RUN')
     _add_faithfulness(p)
     _add_device(p)
     a = p.parse_args(argv)
@@ -206,9 +206,10 @@ def _predict_parser() -> argparse.ArgumentParser:
         help='folder of a run, an .onnx file of har_export, or a model in the package: lite0 or baseline (default: lite0)')
     add('--top', type=int, default=1, metavar='K', help='number of most probable classes for each image')
     add('--csv', metavar='FILE',
-        help='write a table: path, rank, label, probability, problem; for clips: path, start, end, label, probability, problem')
+        help='write a table: path, rank, label, probability, unsure, problem; for clips: path, start, end, label, probability, problem')
     add('--json', metavar='FILE',
-        help='write JSON lines: path, label, probabilities of the top classes, problem; for clips: path, seconds, segments, problem')
+        help='write JSON lines: path, label, probabilities of the top classes, unsure, candidates, problem; '
+             'for clips: path, seconds, segments, problem')
     add('--submission', metavar='FILE',
         help='write a Kaggle submission: filename and label in the order of the table PATH, with an empty label for an '
              'image that cannot be read')
@@ -411,7 +412,7 @@ def har_app(argv=None):
 # %% ../nbs/11_cli.ipynb #28032312
 @_command
 def har_export(argv=None):
-    "Export a model and its preprocessing to one file for other programs"
+    "Export a model, with a description of its preprocessing, as one file for other programs"
     p = _parser(har_export)
     p.add_argument('run', metavar='RUN', nargs='?', help='folder of a run, or a model in the package: lite0 or baseline (default: lite0)')
     p.add_argument('--format', required=True, metavar='onnx|pt2', help='onnx: for ONNX Runtime and other tools; pt2: for torch.export.load')

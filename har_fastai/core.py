@@ -76,7 +76,7 @@ def reload_data(
 def cache_side(
     recipe:Recipe # Its size is used
 )->int: # In pixels
-    "Maximum shorter side of the cached images: a crop of a quarter of the area is still as large as the recipe's size"
+    "Maximum shorter side of the cached images: a crop of a quarter of the area is still about as large as the recipe's size"
     return 512 if recipe.size <= 288 else 2 * recipe.size # one cache for most recipes
 
 # %% ../nbs/10_core.ipynb #c3a5281b
@@ -115,7 +115,7 @@ def image_sources(
 # %% ../nbs/10_core.ipynb #4a1b2c3e
 def fit_limits(
     learn:HARLearner, # A fitted learner
-    card:Card, # Its card; the limits and the means of the classes are set
+    card:Card, # Its card; the limits and the mean features of the classes are set
     df:pd.DataFrame, # The run's split table
     valid:pd.DataFrame, # Predictions of its validation images
     each:int=40, # Training images of each class whose features are averaged
@@ -226,8 +226,8 @@ def default_recipe(
     path:str|Path|None, # Where the images are; None for the synthetic sample
     device=None, # Where to compute; None for a CPU
     weights:str|Path|None=None, # A weights file to start from
-    arch:str|None=None, # The architecture, where one was chosen
-    pretrained:bool|None=None # Start from pretrained weights? Where it was chosen
+    arch:str|None=None, # The architecture; None if not chosen
+    pretrained:bool|None=None # Start from pretrained weights? None if not chosen
 )->str: # A key of `RECIPES`
     "`demo` for drawings; `probe`, or on a GPU `finetune`, where pretrained weights are installed; else `report`"
     if path is None: return 'demo'

@@ -89,7 +89,7 @@ def _stages(width:float, depth:float) -> list[nn.Sequential]:
 
 # %% ../nbs/04_efficientnet_lite.ipynb #339062c1
 class EfficientNetLite(nn.Module):
-    "EfficientNet-Lite; its input has mean and standard deviation 0.5, in 0–1"
+    "EfficientNet-Lite; its input is normalised with mean 0.5 and standard deviation 0.5, in 0–1"
     def __init__(self,
         name:str='efficientnet_lite0', # A key of `LITE`
         n_out:int=15 # Number of classes
@@ -107,7 +107,7 @@ class EfficientNetLite(nn.Module):
         return self.classifier(self.dropout(x.mean((2, 3))))
 
     def convert(self,
-        state:dict[str, torch.Tensor] # A state dict, also one of the packages on PyPI
+        state:dict[str, torch.Tensor] # A state dict of this network, or of a package on PyPI
     )->dict[str, torch.Tensor]: # With the names of this network
         "Rename the tensors of the packages on PyPI, which are in the same order"
         return dict(zip(self.state_dict(), state.values())) if '_conv_stem.weight' in state else state

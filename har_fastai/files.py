@@ -167,7 +167,7 @@ def progress(
     return bar if known else _iterate_unsized(items, bar)
 
 # %% ../nbs/00_files.ipynb #5865a47e
-PREFETCH = 4 # calls that may be in progress or waiting for each thread of a pool
+PREFETCH = 4 # calls for each thread of a pool that may be in progress or waiting
 
 # %% ../nbs/00_files.ipynb #cc985fb4
 def prefetch_map(

@@ -140,7 +140,7 @@ MAX_ASPECT_RATIO = 2 # with 'keep', the maximum ratio of the longer side to the 
 # %% ../nbs/01_images.ipynb #28a5188e
 def eval_shape(
     width:int, height:int, # Of the image, in pixels
-    size:int, # Side of the square with as many pixels
+    size:int, # Side of a square with about as many pixels as the result
     resize:str='squash' # One of `RESIZE_RULES`
 )->tuple[int, int]: # Width and height, in pixels
     "The shape of an image after resizing for evaluation"
@@ -151,7 +151,7 @@ def eval_shape(
 # %% ../nbs/01_images.ipynb #4989e817
 def resize_image(
     img:Image.Image, # An image of any size
-    size:int, # Side of the square with as many pixels
+    size:int, # Side of a square with about as many pixels as the result
     resize:str='squash' # One of `RESIZE_RULES`
 )->Image.Image:
     "Resize an image by a rule with Pillow's antialiased bilinear filter; `squash` equals torchvision's `Resize((size, size))`"

@@ -258,7 +258,7 @@ def read_weights(
 def load_weights(
     model:nn.Module, # Modified in place
     file:str|Path, # As for `read_weights`
-    head:str='' # Dotted name of the last layer, which keeps its values if the file's is for another number of classes
+    head:str='' # Dotted name of the last layer, which keeps its values if the one in the file is for another number of classes
 )->nn.Module: # `model`
     "Load weights from a file into `model`; a `HARError` if they are of another architecture"
     state = {k.removeprefix('module.'): v for k, v in read_weights(file).items()}

@@ -50,7 +50,7 @@ class FlipTransform(ImageTransform):
 class ResizeTransform(ImageTransform):
     "Resize validation and test images by a rule, without random draws"
     def __init__(self,
-        size:int, # Side of the square with as many pixels
+        size:int, # Side of a square with about as many pixels as the result
         resize:str='squash', # One of `RESIZE_RULES`
         order:int=1 # Position in the pipeline
     ):
@@ -100,7 +100,7 @@ def train_tfms(
 
 # %% ../../nbs/data/05_augment.ipynb #ccf9fb9b
 def eval_tfms(
-    size:int=256, # Side of the square with as many pixels
+    size:int=256, # Side of a square with about as many pixels as the result
     resize:str='squash' # One of `RESIZE_RULES`
 )->list: # Transforms for validation and test images only
     "The evaluation transforms: a resize"

@@ -42,7 +42,7 @@ def _largest(H, W, ratio):
 
 # %% ../../nbs/data/06_batch_augment.ipynb #47c7b841
 def crop_resize(
-    img:np.ndarray, # An image as bytes, of shape (height, width, 3)
+    img:np.ndarray, # A uint8 image, of shape (height, width, 3)
     box:tuple[int,int,int,int], # left, top, right, bottom
     size:int # Side of the square, in pixels
 )->torch.Tensor: # Bytes, of shape (3, size, size)

@@ -46,7 +46,7 @@ def _read_csv(file:Path) -> pd.DataFrame:
 def read_table(
     file:str|os.PathLike, # A CSV file
     columns:Iterable[str]=('filename', 'label') # Columns that it must have
-)->pd.DataFrame: # All cells as text, without outer spaces; the index names the lines of the file
+)->pd.DataFrame: # All cells as text, without leading and trailing spaces; the index names the lines of the file
     "Read a CSV file as text; an error if a column is missing or there are no rows"
     df = _read_csv(Path(file))
     for c in columns:

@@ -64,7 +64,7 @@ def unsure_scores(
     preds:pd.DataFrame, # Predictions of images that nothing was fitted on, from `predict_table`
     card:Card # With limits
 )->dict: # images, unsure, accuracy_all, accuracy_sure, covered (counts and shares, 0–1) and set_size (classes); {} without limits
-    "How the limits of a card work on labelled images; similarity is not considered"
+    "Evaluate the limits of a card on labelled images; similarity is not considered"
     if not card.unsure: return {}
     y, predicted = class_indices(preds, card.vocab)
     probs, right = preds[card.vocab].to_numpy(np.float64), y == predicted

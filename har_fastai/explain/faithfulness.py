@@ -319,7 +319,7 @@ def describe_faithfulness(
     if len(by['better']) == len(v): advice = 'These heat-maps show more than the centre of the image.'
     elif by['better']: advice = 'Interpret these heat-maps with care.'
     else: advice = 'These heat-maps show no more than a blob at the centre does: do not use them to explain predictions.'
-    ci = f'95 % CI {last.low:.2f} to {last.high:.2f}; 0 means that the maps depend on the learnt weights alone'
+    ci = f'95 % CI {last.low:.2f} to {last.high:.2f}; 0 means that the maps depend on what the network has learnt'
     changed = 'the maps are flat, and there is nothing to compare.' if last.flat == 1 else \
               f'the rank correlation with the original maps is {last.correlation:.2f} ({ci}).'
     return f'On {plural(f.n, "image")}, Grad-CAM is {compared}. {advice} With all weights randomised, {changed}'

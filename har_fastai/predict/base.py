@@ -75,7 +75,7 @@ class BasePredictor:
     def candidates(self,
         probs:np.ndarray # Probabilities of one image
     )->list[str]: # The most probable class first; empty where the card has no limit
-        "The conformal prediction set: classes that contain the true one for nine of ten images like the validation images"
+        "The conformal prediction set: classes that include the true one for nine in ten images like the validation images"
         limit = (getattr(self.card, 'unsure', None) or {}).get('candidate')
         order = np.argsort(-probs, kind='stable')
         return [] if limit is None else [self.vocab[i] for n, i in enumerate(order) if not n or probs[i] >= limit]

@@ -145,7 +145,7 @@ def _check_onnx() -> None:
 
 # %% ../../nbs/predict/04_export.ipynb #d11a497d
 def export_onnx(
-    run:str|Path|None, # A run, or any folder with a model; None for the model that comes with the package
+    run:str|Path|None, # A run, or any folder with a model; None for the default model
     file:str|Path # File to write; it must not exist yet
 )->Path: # `file`
     "Export a model as ONNX with the input `images`, the outputs `logits` and `probs`, and metadata"
@@ -175,7 +175,7 @@ def _onnx_bytes(predictor:Predictor) -> bytes:
 
 # %% ../../nbs/predict/04_export.ipynb #e56f2963
 def export_pt2(
-    run:str|Path|None, # A run, or any folder with a model; None for the model that comes with the package
+    run:str|Path|None, # A run, or any folder with a model; None for the default model
     file:str|Path # File to write; it must not exist yet
 )->Path: # `file`
     "Export a model with `torch.export.save`, with the texts of `describe` as extra files"

@@ -113,7 +113,7 @@ def _hub_reason(e:Exception) -> str:
 
 # %% ../../nbs/predict/05_hub.ipynb #c75f260a
 def push_to_hub(
-    run:str|Path|None, # A run, or any folder with a model; None for the model that comes with the package
+    run:str|Path|None, # A run, or any folder with a model; None for the default model
     repo_id:str, # owner/name; created if it does not exist
     licence:str='unknown', # Licence of the weights, by its name on the hub, such as apache-2.0
     private:bool=True, # Make a new repository private? An existing one stays as it is

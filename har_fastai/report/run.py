@@ -298,7 +298,7 @@ def published_notes(
     return [
         'The table of the course report (macro-F1 0.54, accuracy 0.55) cannot be compared with this run: the training images of '
         'the report, a random 80 % of all rows, contain about four in five of its test images, so its scores are too high.',
-        'The best score in its training log (macro-F1 0.498, accuracy about 0.51) does not leak in this way and is the fairer comparison. '
+        'The best score in its training log (macro-F1 0.498, accuracy about 0.51) does not have this leak and is the fairer comparison. '
         'Two differences remain: it was computed on augmented images, which lowers it, and it is the best of 40 epochs on the same images, '
         'which raises it.',
         f'This run, on the {format_score(e.kind + " images", e.scores)}. {how} The comparison is valid only for images of the same data '

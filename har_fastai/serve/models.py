@@ -101,7 +101,7 @@ def heatmap_caption(
 class Models:
     "The models of an app: each is loaded once, and requests are processed one at a time"
     def __init__(self,
-        runs=None, # Folders of runs; the model that comes with the package if None or empty
+        runs=None, # Folders of runs; the default model if None or empty
         device='cpu', # Device of the networks; None for the fastest available
         queue:BatchQueue|None=None # From `app_queue`; a new one if None
     ):

@@ -70,7 +70,7 @@ class AppWidgets:
 class ActionApp(AppWidgets):
     "Predict and explain images in a notebook; put it at the end of a cell to display it"
     def __init__(self,
-        runs=None, # Folders of runs; the model that comes with the package if None
+        runs=None, # Folders of runs; the default model if None
         images=None, # Images to choose from, or folders of them; drawings of the 15 actions if None
         device='cpu', # Device of the networks; None for the fastest available
         top:int=5 # Number of classes to show

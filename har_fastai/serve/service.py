@@ -229,7 +229,7 @@ def _add_errors(app) -> None:
 
 # %% ../../nbs/serve/04_service.ipynb #84efdf72
 def make_service(
-    model:str|Path|None=None, # A run, or any folder with a model; None for the model that comes with the package
+    model:str|Path|None=None, # A run, or any folder with a model; None for the default model
     device='cpu', # Device of the network
     limits:Limits=Limits(), # Limits of the requests
     threads:int|None=None, # Number of threads that predict; if None, one for each core; PyTorch uses one thread in each

@@ -26,7 +26,7 @@ __all__ = ['FRAME', 'FRAME_HEAD', 'ALL', 'LAYOUT_STYLE', 'LAUNCHER', 'OPTIONS', 
 # %% ../../nbs/serve/03_web.ipynb #4bd0c365
 @lru_cache(maxsize=1)
 def app_models(
-    runs:tuple[str, ...]=(), # Folders of runs; the model that comes with the package if empty
+    runs:tuple[str, ...]=(), # Folders of runs; the default model if empty
     device='cpu' # Device of the networks
 )->Models:
     "The models of the app in this process"
@@ -320,7 +320,7 @@ def check_port(
 
 # %% ../../nbs/serve/03_web.ipynb #dd90cec7
 def serve_app(
-    runs=(), # Folders of runs; the model that comes with the package if empty
+    runs=(), # Folders of runs; the default model if empty
     host:str='127.0.0.1', # Address to listen on: 127.0.0.1 for this computer only, 0.0.0.0 for all network interfaces
     port:int=8501, # Port to listen on
     device='cpu' # Device of the networks

@@ -4,10 +4,10 @@
 
 # %% ../../nbs/train/03_callbacks.ipynb #b888b025
 from __future__ import annotations
-import copy, json, math, random, time, warnings
+import copy, ctypes, json, math, random, sys, time, warnings
 from pathlib import Path
 from types import MethodType
-import numpy as np, pandas as pd, torch
+import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.fp16 import AMPMode, MixedPrecision
@@ -21,8 +21,8 @@ from .runs import Run, machine
 
 # %% auto #0
 __all__ = ['SeedEpochs', 'save_checkpoint', 'load_checkpoint', 'SaveRun', 'ModelEMA', 'StopOnNaN', 'ConfusionMetric', 'Accuracy',
-           'MacroF1', 'record_on_device', 'EpochLogger', 'suggest_shorter', 'TimeEstimate', 'BFloat16', 'device_cbs',
-           'ProgressiveResizing', 'set_size', 'Compile']
+           'MacroF1', 'record_on_device', 'EpochLogger', 'suggest_shorter', 'TimeEstimate', 'BFloat16', 'ReuseMemory',
+           'device_cbs', 'ProgressiveResizing', 'set_size', 'Compile']
 
 # %% ../../nbs/train/03_callbacks.ipynb #ca4f003d
 class SeedEpochs(Callback):
@@ -306,9 +306,57 @@ class TimeEstimate(Callback):
                         + (f' For a shorter run, {shorter}.' if shorter else ''))
         if seconds > 20: print(self.message, flush=True)
 
+# %% ../../nbs/train/03_callbacks.ipynb #05397abd
+def _is_depthwise(conv:torch.nn.Conv2d) -> bool:
+    "Is it a depthwise convolution with an odd square kernel, without bias and dilation?"
+    k, s = conv.kernel_size, conv.stride
+    return (conv.groups == conv.in_channels == conv.out_channels > 1 and k[0] == k[1] and k[0] % 2 and s[0] == s[1] and conv.bias is None
+            and conv.dilation == (1, 1) and not isinstance(conv.padding, str) and conv.padding[0] == conv.padding[1]
+            and conv.padding_mode == 'zeros')
+
+# %% ../../nbs/train/03_callbacks.ipynb #71630f56
+def _conv_grads(grad:torch.Tensor, x:torch.Tensor, w:torch.Tensor, stride:int, pad:int, wanted:tuple[bool, bool]) -> tuple:
+    "PyTorch's gradients of the input and the kernel of a depthwise convolution"
+    return torch.ops.aten.convolution_backward(grad, x, w, None, (stride,) * 2, (pad,) * 2, (1, 1), False, (0, 0), len(w), (*wanted, False))
+
+# %% ../../nbs/train/03_callbacks.ipynb #16034e12
+class _DepthwiseConv(torch.autograd.Function):
+    "A depthwise convolution with a backward pass that is fast in bfloat16 on a CPU"
+    @staticmethod
+    def forward(ctx, x, w, stride, pad):
+        ctx.save_for_backward(x, w)
+        ctx.stride, ctx.pad = stride, pad
+        return F.conv2d(x, w, None, stride, pad, 1, len(w))
+    @staticmethod
+    def backward(ctx, grad):
+        (x, w), dx, dw = ctx.saved_tensors, None, None
+        if ctx.needs_input_grad[0]:
+            kind = torch.float32 if ctx.stride > 1 else x.dtype
+            dx = _conv_grads(grad.to(kind), x.to(kind), w.to(kind), ctx.stride, ctx.pad, (True, False))[0].to(x.dtype)
+        if ctx.needs_input_grad[1]: dw = _kernel_grad(grad, x, w, ctx.stride, ctx.pad)
+        return dx, dw, None, None
+
+# %% ../../nbs/train/03_callbacks.ipynb #868a156d
+def _kernel_grad(grad:torch.Tensor, x:torch.Tensor, w:torch.Tensor, stride:int, pad:int) -> torch.Tensor:
+    "The gradient of the kernel of a depthwise convolution, from gradients of its 3 × 3 parts"
+    if (k := w.shape[-1]) <= 3: return _conv_grads(grad, x, w, stride, pad, (False, True))[1]
+    x, whole, part = F.pad(x, (pad,) * 4), torch.empty_like(w), w[:, :, :3, :3].contiguous()
+    height, width = ((n - 1) * stride + 3 for n in grad.shape[-2:]) # pixels that a 3 × 3 part sees
+    for i in range(0, k - 1, 2):
+        for j in range(0, k - 1, 2):
+            seen = x[:, :, i:i+height, j:j+width].contiguous(memory_format=torch.channels_last)
+            whole[:, :, i:i+3, j:j+3] = _conv_grads(grad, seen, part, stride, 0, (False, True))[1]
+    return whole
+
+# %% ../../nbs/train/03_callbacks.ipynb #312b25df
+def _depthwise_forward(conv:torch.nn.Conv2d, x:torch.Tensor, w:torch.Tensor, bias) -> torch.Tensor:
+    "In place of `_conv_forward` of a depthwise convolution while it is trained in bfloat16"
+    if not torch.is_autocast_enabled('cpu'): return type(conv)._conv_forward(conv, x, w, bias)
+    return _DepthwiseConv.apply(x.to(torch.bfloat16), w.to(torch.bfloat16), conv.stride[0], conv.padding[0])
+
 # %% ../../nbs/train/03_callbacks.ipynb #bafbb5ce
 class BFloat16(Callback):
-    "Train with bfloat16 mixed precision on a processor; validate in float32 (Kalamkar et al., 2019, arXiv:1905.12322)"
+    "Train with bfloat16 mixed precision on a CPU; validate in float32 (Kalamkar et al., 2019, arXiv:1905.12322)"
     order, changed = MixedPrecision.order, None
     def before_fit(self):
         def forward(model, *args):
@@ -316,17 +364,41 @@ class BFloat16(Callback):
         self.after_fit()
         self.changed = self.model
         self.changed.forward = MethodType(forward, self.model) # a bound method, so that a copy of the model uses its own weights
+        for conv in self.depthwise(): conv._conv_forward = MethodType(_depthwise_forward, conv)
+    def depthwise(self):
+        "The depthwise convolutions of the model whose backward pass is replaced"
+        return [m for m in self.changed.modules() if isinstance(m, torch.nn.Conv2d) and _is_depthwise(m)]
     def after_fit(self):
         "Restore the model's `forward`; `HARLearner.fit` also calls this after an interrupt, when fastai does not"
-        if self.changed is not None: vars(self.changed).pop('forward', None); self.changed = None
+        if self.changed is None: return
+        for conv in self.depthwise(): vars(conv).pop('_conv_forward', None)
+        vars(self.changed).pop('forward', None)
+        self.changed = None
+
+# %% ../../nbs/train/03_callbacks.ipynb #ae4e7a81
+class ReuseMemory(Callback):
+    "On Linux, keep freed memory for the next step instead of returning it to the system"
+    order, run_valid = -40, False
+    def _set(self, mmap_max:int, trim:int) -> None:
+        for option, value in ((-4, mmap_max), (-1, trim)): # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
+            if self.libc: self.libc.mallopt(option, value)
+    def before_fit(self):
+        libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
+        self.libc = libc if hasattr(libc, 'malloc_trim') else None # glibc only
+        self._set(0, 2**31 - 1)
+    def after_fit(self):
+        "Restore glibc's defaults; `HARLearner.fit` also calls this after an interrupt, when fastai does not"
+        self._set(65536, 128 * 1024)
+        if self.libc: self.libc.malloc_trim(0)
 
 # %% ../../nbs/train/03_callbacks.ipynb #639a3634
 def device_cbs(
     device:torch.device, # Where the model is trained
     bf16:bool|None=None # Mixed precision? By default if the device supports it natively
 )->list[Callback]:
-    "The callbacks that speed up training on a device: channels-last memory format and mixed precision"
+    "The callbacks that speed up training on a device: channels-last memory format, mixed precision, reuse of memory"
     cbs = [ChannelsLast()] if device.type in ('cpu', 'cuda') else []
+    if device.type == 'cpu': cbs.append(ReuseMemory())
     if device.type == 'cuda' and bf16 is not False:
         cbs.append(MixedPrecision(AMPMode.BF16 if torch.cuda.is_bf16_supported() else AMPMode.FP16))
     if device.type == 'cpu' and (native_bf16() if bf16 is None else bf16): cbs.append(BFloat16())

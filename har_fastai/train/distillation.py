@@ -14,7 +14,7 @@ __all__ = ['Distillation']
 
 # %% ../../nbs/train/06_distillation.ipynb #858b4b8f
 class Distillation(Callback):
-    "Add the divergence from a teacher's probabilities to the loss"
+    "Replace a share of the loss by the divergence from a teacher's probabilities"
     order, run_valid = 70, False # after `MixUp` and `CutMix`, which blend the images
     def __init__(self,
         teacher:nn.Module, # A trained network, which returns logits

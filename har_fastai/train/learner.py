@@ -11,6 +11,7 @@ import torch
 from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.mixup import CutMix, MixHandler, MixUp
 from fastai.callback.progress import ProgressCallback
+from fastai.callback.training import BnFreeze
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.losses import LabelSmoothingCrossEntropyFlat
@@ -29,7 +30,7 @@ from .callbacks import (Accuracy, EpochLogger, ProgressiveResizing, MacroF1, Sav
 from .probe import FitProbe
 
 # %% auto #0
-__all__ = ['HARLearner', 'set_dropout', 'finetune_groups', 'recipe_cbs', 'har_learner']
+__all__ = ['HARLearner', 'set_dropout', 'finetune_groups', 'freeze_first', 'recipe_cbs', 'har_learner']
 
 # %% ../../nbs/train/05_learner.ipynb #e3fe7ad1
 class HARLearner(Learner):
@@ -56,7 +57,8 @@ class HARLearner(Learner):
     def _clean_up(self, loss_func):
         "Restore what callbacks change during a fit; after an interrupt they do not do so themselves"
         self.fitting = False
-        if hasattr(self, 'b_float16'): self.b_float16.after_fit()
+        for name in ('b_float16', 'reuse_memory'):
+            if hasattr(self, name): getattr(self, name).after_fit()
         self.loss_func = loss_func # `MixUp` and `CutMix` change it during training
         for cb in self.cbs: cb.run = True
 
@@ -87,6 +89,16 @@ def finetune_groups(
     half = len(body) // 2
     return [sum(part, []) for part in (body[:half], body[half:])] + [last]
 
+# %% ../../nbs/train/05_learner.ipynb #5fd3fe3d
+def freeze_first(
+    model, # Modified in place
+    share:float # Share of the layers with parameters, 0 to below 1, counted from the input
+)->None:
+    "Exclude the first layers of a network from training"
+    layers = [m for m in model.modules() if next(m.parameters(recurse=False), None) is not None]
+    for m in layers[:int(share * len(layers))]:
+        for p in m.parameters(recurse=False): p.requires_grad_(False)
+
 # %% ../../nbs/train/05_learner.ipynb #eafc2923
 def _opt_func(recipe:Recipe, device:torch.device):
     "The `opt_func` of a recipe's optimiser, with fused steps if PyTorch has them"
@@ -104,6 +116,7 @@ def recipe_cbs(
     if recipe.mixup: cbs.append(MixUp(recipe.mixup))
     if recipe.cutmix: cbs.append(CutMix(recipe.cutmix))
     if recipe.ema: cbs.append(ModelEMA(recipe.ema))
+    if recipe.frozen: cbs.append(BnFreeze())
     return cbs
 
 # %% ../../nbs/train/05_learner.ipynb #342e3b08
@@ -122,6 +135,7 @@ def har_learner(
     if resume and run is None: raise HARError('resume needs a run to continue: pass run')
     resumed = resume and run.file('checkpoint/last.safetensors').is_file() # then pretrained weights would be overwritten
     model = set_dropout(create_model(arch, len(dls.vocab), recipe.pretrained and not resumed, weights), recipe.dropout)
+    freeze_first(model, recipe.frozen)
     splitter = partial(finetune_groups, head=arch.head) if recipe.freeze else trainable_params
     learn = HARLearner(dls, model, loss_func=LabelSmoothingCrossEntropyFlat(eps=recipe.smoothing),
                        opt_func=_opt_func(recipe, dls.device), splitter=splitter, lr=recipe.lr, wd=recipe.wd, wd_bn_bias=True,

@@ -21,6 +21,7 @@ class Recipe:
     pretrained:bool=False # Start from pretrained weights?
     probe:bool=False # Fit the last layer by logistic regression in place of the first epoch, see `FitProbe`?
     freeze:int=0 # Number of epochs, at the start, that train only the new last layer; above 0, with the schedule of fastai's `fine_tune`
+    frozen:float=0. # Share of the layers, counted from the input, that keep their weights, 0 to below 1
     size:int=256 # Side of the square input, in pixels; with resize 'keep', the input has about as many pixels as this square
     growth:tuple=() # Progressive resizing: pairs of (side in pixels, share of the epochs), in order; the remaining epochs use `size`
     epochs:int=40 # Number of epochs
@@ -90,7 +91,7 @@ OPTIMISERS = dict(adamw='torch.optim:AdamW', muon='har_fastai.train.optim:Muon')
 # %% ../../nbs/train/00_recipes.ipynb #76df215b
 _WHOLE = dict(size=(16, 1024), epochs=(1, 10_000), freeze=(0, 10_000), bs=(2, 4096), warmup=(0, 10_000),
               num_ops=(0, 14), magnitude=(0, 30), seed=(0, 2**32 - 1))
-_REAL = dict(lr=(1e-9, 10), wd=(0, 1), smoothing=(0, 0.99), ema=(0, 0.99999), flip=(0, 1), erase=(0, 1),
+_REAL = dict(frozen=(0, 0.99), lr=(1e-9, 10), wd=(0, 1), smoothing=(0, 0.99), ema=(0, 0.99999), flip=(0, 1), erase=(0, 1),
              mixup=(0, 10), cutmix=(0, 10), dropout=(0, 0.99), distill=(0, 1))
 
 # %% ../../nbs/train/00_recipes.ipynb #92e5d8e6
@@ -108,6 +109,7 @@ def _check_recipe(r:Recipe) -> None:
         raise HARError(f'crop_scale is {r.crop_scale} and must be two shares between 0 and 1, the smaller one first')
     if r.mixup and r.cutmix: raise HARError(f'mixup is {r.mixup} and cutmix is {r.cutmix}: set one of them to 0')
     if r.probe and r.freeze: raise HARError(f'freeze is {r.freeze} and probe is true: both train the last layer first, so set one of them')
+    if r.frozen and r.freeze: raise HARError(f'frozen is {r.frozen} and freeze is {r.freeze}: set one of them to 0')
     if r.freeze and r.freeze >= r.epochs:
         raise HARError(f'freeze is {r.freeze} and must be less than epochs ({r.epochs}), so that all layers are trained as well')
     check_size(arch, r.size, r.resize_rule)
@@ -153,8 +155,8 @@ RECIPES = {r.name: r for r in (
            lr=2e-3, wd=0.2, warmup=2, per_batch=True, ema=0.9975, weighted=False, crop_scale=(0.25, 1.), resize='keep',
            cutmix=1., tta=True),
     Recipe(name='probe', arch='efficientnet_lite0', pretrained=True, probe=True, size=264, epochs=1, **_TRANSFER),
-    Recipe(name='finetune', arch='efficientnet_lite0', pretrained=True, probe=True, size=192, growth=((128, 0.3), (160, 0.4)),
-           epochs=8, ema=0.998, **_TRANSFER),
+    Recipe(name='finetune', arch='efficientnet_lite0', pretrained=True, probe=True, frozen=0.2, size=224, growth=((160, 0.3), (192, 0.4)),
+           epochs=12, ema=0.998, **_TRANSFER | dict(crop_scale=(0.25, 1.), mixup=0.2)),
     Recipe(name='demo', size=48, epochs=10, lr=2e-3, per_batch=True, num_ops=0, erase=0.),
 )} # the recipes that come with the library, by name
 
