@@ -80,11 +80,16 @@ def _registry(module:str, name:str) -> list[str]:
     "The keys of a registry of the package, such as `ARCHS` of `models`"
     source = Path(find_spec(f'har_fastai.{module}').origin).read_text(encoding='utf-8')
     assigned = {ast.unparse(n.targets[0]): n.value for n in ast.parse(source).body if isinstance(n, ast.Assign)}
+    if isinstance(assigned[name], ast.Call): return [k.arg for k in assigned[name].keywords] # dict(a=…)
     keys = []
     for entry in assigned[name].generators[0].iter.elts: # {a.name: a for a in (entry, …)}
         if isinstance(entry, ast.Starred): keys += ast.literal_eval(entry.value.args[1]) # *map(f, names)
         else: keys.append(ast.literal_eval(next((k.value for k in entry.keywords if k.arg == 'name'), None) or entry.args[0]))
     return keys
+
+# %% ../nbs/11_cli.ipynb #58c1d2d2
+_SHIPPED = ' or '.join(_registry('predict.bundle', 'SHIPPED'))
+_SHIPPED_DEFAULT = f'{_SHIPPED} (default: {_SHIPPED.partition(" ")[0]})'
 
 # %% ../nbs/11_cli.ipynb #8e777d1c
 @_command
@@ -111,7 +116,7 @@ def _train_parser() -> argparse.ArgumentParser:
              'whole: train on all images, without evaluation')
     add('--arch', help=f'{", ".join(_registry("models", "ARCHS"))}, or any architecture of timm (default: from the recipe)')
     add('--weights', metavar='FILE', help='initial weights (.safetensors, or a PyTorch state dict)')
-    add('--teacher', metavar='MODEL', help='model for knowledge distillation: a run, or lite0 or baseline in the package')
+    add('--teacher', metavar='MODEL', help=f'model for knowledge distillation: a run, or {_SHIPPED} in the package')
     add('--pretrained', choices=['yes', 'no'], help='start from pretrained weights (default: from the recipe)')
     for name, kind, text in (('epochs', int, 'number of epochs'), ('size', int, "side of the network's input, px"),
                              ('bs', int, 'batch size'), ('lr', float, 'maximum learning rate'),
@@ -203,7 +208,7 @@ def _predict_parser() -> argparse.ArgumentParser:
         help='images, folders, glob patterns, zip archives, tables (.csv) with the column filename, - for a list of paths on '
              'standard input; or video clips')
     add('--model', metavar='RUN',
-        help='folder of a run, an .onnx file of har_export, or a model in the package: lite0 or baseline (default: lite0)')
+        help=f'folder of a run, an .onnx file of har_export, or a model in the package: {_SHIPPED_DEFAULT}')
     add('--top', type=int, default=1, metavar='K', help='number of most probable classes for each image')
     add('--csv', metavar='FILE',
         help='write a table: path, rank, label, probability, unsure, problem; for clips: path, start, end, label, probability, problem')
@@ -281,7 +286,7 @@ def har_explain(argv=None):
     p = _parser(har_explain, epilog='Exit code: 0 if all images could be read; 1 if some could not (they are reported on '
                                     'standard error); 2 if none could.')
     p.add_argument('paths', nargs='+', metavar='PATH', help='images, or folders of images')
-    p.add_argument('--model', metavar='RUN', help='folder of a run, or a model in the package: lite0 or baseline (default: lite0)')
+    p.add_argument('--model', metavar='RUN', help=f'folder of a run, or a model in the package: {_SHIPPED_DEFAULT}')
     p.add_argument('--out', required=True, metavar='DIR', help='folder for the figures, a PNG file for each image')
     p.add_argument('--class', dest='cls', metavar='NAME', help='class to explain (default: the predicted class)')
     _add_device(p)
@@ -402,7 +407,7 @@ def har_download(argv=None):
 def har_app(argv=None):
     "Start a web app: upload images, compare models, see heat-maps, read reports"
     p = _parser(har_app)
-    p.add_argument('runs', nargs='*', metavar='RUN', help='folders of runs, or names of models in the package (default: lite0)')
+    p.add_argument('runs', nargs='*', metavar='RUN', help=f'folders of runs, or names of models in the package: {_SHIPPED_DEFAULT}')
     _add_address(p, 8501)
     _add_device(p)
     a = p.parse_args(argv)
@@ -414,7 +419,7 @@ def har_app(argv=None):
 def har_export(argv=None):
     "Export a model, with a description of its preprocessing, as one file for other programs"
     p = _parser(har_export)
-    p.add_argument('run', metavar='RUN', nargs='?', help='folder of a run, or a model in the package: lite0 or baseline (default: lite0)')
+    p.add_argument('run', metavar='RUN', nargs='?', help=f'folder of a run, or a model in the package: {_SHIPPED_DEFAULT}')
     p.add_argument('--format', required=True, metavar='onnx|pt2', help='onnx: for ONNX Runtime and other tools; pt2: for torch.export.load')
     p.add_argument('--out', required=True, metavar='FILE', help='file to create; it must not exist')
     a = p.parse_args(argv)
@@ -428,7 +433,7 @@ def har_export(argv=None):
 def har_serve(argv=None):
     "Serve predictions over HTTP; the page /docs describes the interface"
     p = _parser(har_serve)
-    p.add_argument('run', metavar='RUN', nargs='?', help='folder of a run, or a model in the package: lite0 or baseline (default: lite0)')
+    p.add_argument('run', metavar='RUN', nargs='?', help=f'folder of a run, or a model in the package: {_SHIPPED_DEFAULT}')
     _add_address(p, 8000, ', 0 for any free one')
     _add_device(p)
     p.add_argument('--log', action='store_true', help='print a line for each request')

@@ -28,14 +28,15 @@ class InferenceModule(nn.Module):
     def __init__(self,
         model:nn.Module, # Returns logits
         temperature:float=1., # Divides the logits, > 0
-        tta:bool=False # Average the logits over the image and its horizontal flip?
+        tta:bool=False, # Average the logits over the image and its horizontal flip?
+        similarity:nn.Module|None=None # The layer of `model` that computes the similarity to the training images, if it has one
     ):
         super().__init__()
-        self.model,self.temperature,self.tta = model,temperature,tta
+        self.model,self.temperature,self.tta,self.similarity = model,temperature,tta,similarity
     def forward(self, images):
         z = self.model(torch.cat([images, images.flip(-1)])).unflatten(0, (2, -1)).mean(0) if self.tta else self.model(images)
         z = z / self.temperature
-        return z, z.softmax(1)
+        return (z, z.softmax(1)) if self.similarity is None else (z, z.softmax(1), self.similarity.last(self.tta))
 
 # %% ../../nbs/predict/04_export.ipynb #a46449a6
 def _describe_shape(card:Card) -> str:
@@ -60,7 +61,8 @@ def describe(
                       f'subtract the mean ({mean}) and divide by the standard deviation ({std}) of red, green and blue, '
                       'channels first, float32.',
         outputs=f'logits: divided by the temperature {card.temperature:g}{flips}. '
-                'probs: their softmax, one column for each class of the card\'s vocab.',
+                'probs: their softmax, one column for each class of the card\'s vocab. '
+                'similarity, if present: cosine similarity to the training images of the nearest class.',
         sha256=card.sha256, har_fastai=__version__)
 
 # %% ../../nbs/predict/04_export.ipynb #4e1fccf2
@@ -85,16 +87,17 @@ def _any_side(resize:str):
 # %% ../../nbs/predict/04_export.ipynb #d09dbc8e
 def trace_predictor(
     predictor:Predictor # Predictor in 32 bits, on the CPU
-)->torch.export.ExportedProgram: # Maps `images` of shape (batch, 3, height, width) to logits and probabilities
+)->torch.export.ExportedProgram: # Maps `images` of shape (batch, 3, height, width) to logits, probabilities and, if the model has it, similarity
     "Trace the whole computation of a predictor as a graph with a dynamic batch size"
     card = predictor.card
-    module = InferenceModule(predictor.model.to(memory_format=torch.contiguous_format), card.temperature, card.tta).eval()
+    model = predictor.model.to(memory_format=torch.contiguous_format)
+    module = InferenceModule(model, card.temperature, card.tta, predictor.similarity_layer).eval()
     try:
         w, h = eval_shape(3, 2, card.size, card.resize)
         dims = {0: torch.export.Dim('batch', min=1)}
         if card.resize == 'keep': dims |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
         with _quiet(), torch.no_grad(), _any_side(card.resize):
-            return torch.export.export(module, (torch.zeros(2, 3, h, w),), dynamic_shapes=(dims,))
+            return torch.export.export(module, (torch.zeros(2, 3, h, w),), dynamic_shapes=(dims,), strict=False)
     except Exception as e: # code of a network that cannot be traced may raise any error
         why = f'its computation is not a fixed graph ({first_sentence(e)})'
         raise HARError(f'the architecture {card.arch} cannot be exported, because {why}') from e
@@ -105,9 +108,9 @@ TOLERANCE = 3e-4 # maximum difference of a probability, or of a logit relative t
 # %% ../../nbs/predict/04_export.ipynb #77a72bec
 def largest_difference(
     predictor:Predictor, # Predictor in 32 bits
-    exported:Callable[[np.ndarray], tuple], # The exported model: maps a batch to logits and probabilities, as arrays
+    exported:Callable[[np.ndarray], tuple], # The exported model: maps a batch to its outputs, as arrays
     n:int=5 # Number of synthetic samples, of three aspect ratios
-)->float: # Maximum over all probabilities, and over all logits divided by the largest logit (if that is above 1)
+)->float: # Maximum over all probabilities, similarities, and logits divided by the largest logit (if that is above 1)
     "The largest difference between the outputs of an exported model and those of a predictor"
     card = predictor.card
     samples = [draw_action(label, np.random.default_rng(i), max(card.size, 64)) for i, label in zip(range(n), DRAWN_ACTIONS)]
@@ -115,9 +118,10 @@ def largest_difference(
     worst = 0
     for batch in [*group_by_shape(arrays), *([i] for i in range(n))]: # in batches, and alone
         x = np.stack([arrays[i] for i in batch])
-        z, (z2, p2) = predictor.logits(x), exported(x)
+        (z, similarity), (z2, p2, *s2) = predictor.logits_and_similarities(x), exported(x)
         logits = np.abs(z2 - z.numpy()).max() / max(1, z.abs().max().item())
-        worst = np.max([worst, logits, np.abs(p2 - z.softmax(1).numpy()).max()]) # NaN stays NaN
+        others = [np.abs(s - similarity.numpy()).max() for s in s2]
+        worst = np.max([worst, logits, np.abs(p2 - z.softmax(1).numpy()).max(), *others]) # NaN stays NaN
     return float(worst)
 
 # %% ../../nbs/predict/04_export.ipynb #3629fdf6
@@ -148,7 +152,7 @@ def export_onnx(
     run:str|Path|None, # A run, or any folder with a model; None for the default model
     file:str|Path # File to write; it must not exist yet
 )->Path: # `file`
-    "Export a model as ONNX with the input `images`, the outputs `logits` and `probs`, and metadata"
+    "Export a model as ONNX with the input `images`, the outputs `logits`, `probs` and, if the model has it, `similarity`, and metadata"
     file = _new_file(file); _check_onnx()
     predictor = Predictor(run, half=False)
     data = _onnx_bytes(predictor)
@@ -167,7 +171,8 @@ def _onnx_bytes(predictor:Predictor) -> bytes:
     dims = {0: 'batch'} if card.resize == 'squash' else {0: 'batch', 2: 'height', 3: 'width'} # names in the file
     with _quiet():
         try: model = torch.onnx.export(graph, dynamo=True, dynamic_shapes=(dims,), input_names=[INPUT_NAMES[0]],
-                                       output_names=['logits', 'probs'], external_data=False, verbose=False).model_proto
+                                       output_names=['logits', 'probs', 'similarity'][:2 + bool(predictor.similarity_layer)],
+                                       external_data=False, verbose=False).model_proto
         except Exception as e: # an operation that ONNX lacks
             raise HARError(f'the architecture {card.arch} cannot be written as ONNX ({first_sentence(e)}): try --format pt2') from e
     for k, v in describe(card).items(): model.metadata_props.add(key=k, value=v)

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import numpy as np
 from ..files import HARError
 from ..images import group_by_shape
-from .base import BasePredictor, is_valid_card
+from .base import BasePredictor, ClassProbs, is_valid_card
 
 # %% auto #0
-__all__ = ['INPUT_NAMES', 'parse_description', 'open_onnx', 'OnnxPredictor']
+__all__ = ['INPUT_NAMES', 'OUTPUT_NAMES', 'parse_description', 'open_onnx', 'OnnxPredictor']
 
 # %% ../../nbs/predict/03_onnx.ipynb #9b1a906e
 def parse_description(
@@ -56,6 +56,7 @@ def _cores() -> int:
 
 # %% ../../nbs/predict/03_onnx.ipynb #fc00e56c
 INPUT_NAMES = ('images', 'pictures') # names of the graph's input; older files have the second
+OUTPUT_NAMES = ['logits', 'probs', 'similarity'] # names of its outputs; models without class means lack the last one
 
 # %% ../../nbs/predict/03_onnx.ipynb #e47c06c2
 class OnnxPredictor(BasePredictor):
@@ -79,7 +80,8 @@ class OnnxPredictor(BasePredictor):
     def _fits_card(self) -> bool:
         "Whether the inputs and outputs of the graph have the names and shapes that follow from the card"
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if len(inputs) != 1 or self._input not in INPUT_NAMES or [o.name for o in outputs] != ['logits', 'probs']: return False
+        names = [o.name for o in outputs]
+        if len(inputs) != 1 or self._input not in INPUT_NAMES or names not in (OUTPUT_NAMES, OUTPUT_NAMES[:2]): return False
         shape, size = inputs[0].shape, self.card.size
         return shape[1] == 3 and (self.card.resize == 'keep' or shape[2:] == [size, size]) and outputs[1].shape[1:] == [len(self.vocab)]
 
@@ -87,15 +89,21 @@ class OnnxPredictor(BasePredictor):
         arrays:Sequence[np.ndarray] # Preprocessed images, as `array` returns them
     )->np.ndarray: # Of shape (images, classes)
         "The logits divided by the temperature, averaged with those of the horizontal flips if the card sets `tta`"
-        return self._run(self._session, 'logits', arrays)
+        return self._run(self._session, 'logits', arrays)[0]
 
     def _pool(self, n):
         if n > 1: self._single_session # opened once, before the threads use it
         return super()._pool(n)
 
-    def _compute(self, arrays, parallel): return self._run(self._single_session if parallel else self._session, 'probs', arrays)
+    def _compute(self, arrays, parallel):
+        probs, similarity = self._run(self._single_session if parallel else self._session, 'probs', arrays)
+        return [ClassProbs.of(p, s) for p, s in zip(probs, similarity)]
 
     def _run(self, session, output, arrays):
-        z = np.empty((len(arrays), len(self.vocab)), np.float32)
-        for same in group_by_shape(arrays): z[same] = session.run([output], {self._input: np.stack([arrays[i] for i in same])})[0]
-        return z
+        "An output, and the similarities; 1 if the file does not compute them"
+        z, similarity = np.empty((len(arrays), len(self.vocab)), np.float32), np.ones(len(arrays), np.float32)
+        names = [output, *[o.name for o in session.get_outputs()][2:]]
+        for same in group_by_shape(arrays):
+            z[same], *s = session.run(names, {self._input: np.stack([arrays[i] for i in same])})
+            if s: similarity[same] = s[0]
+        return z, similarity

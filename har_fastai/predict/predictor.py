@@ -95,9 +95,9 @@ class _Similarity(nn.Module):
         self.kept.value = (nn.functional.normalize(x.detach().float(), dim=1) @ self.means.T).amax(1)
         return self.head(x)
 
-    def last(self, n:int) -> torch.Tensor:
-        "The similarities of the last `n` images of this thread, averaged over the image and its flip with TTA"
-        return self.kept.value.reshape(-1, n).mean(0).cpu()
+    def last(self, tta:bool) -> torch.Tensor:
+        "The similarities of the last batch of this thread, averaged over the images and their flips with TTA"
+        return self.kept.value.unflatten(0, (2, -1)).mean(0) if tta else self.kept.value
 
 # %% ../../nbs/predict/02_predictor.ipynb #98fe0668
 class Predictor(BasePredictor):
@@ -115,7 +115,7 @@ class Predictor(BasePredictor):
         if isinstance(folder, tuple): model, self.card = network_of(folder[1], folder[0].state_dict()), folder[1]
         else: model, self.card = load_bundle(find_model(folder))
         self.model = fold_batch_norm(model).to(self.device, self.dtype, memory_format=self._layout)
-        self._similarity = self._watch_features()
+        self.similarity_layer = self._watch_features()
 
     def batch(self,
         arrays:Sequence[np.ndarray] # Preprocessed images of one shape, as `array` returns them
@@ -134,16 +134,18 @@ class Predictor(BasePredictor):
         arrays:Sequence[np.ndarray] # Preprocessed images, as `array` returns them; those of one shape share a batch
     )->torch.Tensor: # Of shape (images, classes), on the CPU
         "The logits divided by the temperature, averaged with those of the horizontal flips if the card sets `tta`"
-        return self._outputs(arrays)[0] / self.card.temperature
+        return self.logits_and_similarities(arrays)[0]
 
     @torch.inference_mode()
-    def _outputs(self, arrays:Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-        "Logits, not yet divided by the temperature, and similarities"
+    def logits_and_similarities(self,
+        arrays:Sequence[np.ndarray] # As for `logits`
+    )->tuple[torch.Tensor, torch.Tensor]: # Of shapes (images, classes) and (images,), on the CPU
+        "The `logits`, and the similarity of each image to the training images; 1 if the model does not compute it"
         z, similarity = torch.empty(len(arrays), len(self.vocab)), torch.ones(len(arrays))
         for same in group_by_shape(arrays):
             z[same] = self._forward(self.batch([arrays[i] for i in same])).cpu()
-            if self._similarity: similarity[same] = self._similarity.last(len(same))
-        return z, similarity
+            if self.similarity_layer: similarity[same] = self.similarity_layer.last(self.card.tta).cpu()
+        return z / self.card.temperature, similarity
 
     def _watch_features(self) -> _Similarity|None:
         "Compute the similarity to the training images wherever the network runs, if the model has the means that it needs"
@@ -153,6 +155,6 @@ class Predictor(BasePredictor):
         return self.model.get_submodule(head)
 
     def _compute(self, arrays, parallel):
-        z, similarity = self._outputs(arrays)
-        return [ClassProbs.of(p, s) for p, s in zip((z / self.card.temperature).softmax(1).numpy(), similarity.tolist())]
+        z, similarity = self.logits_and_similarities(arrays)
+        return [ClassProbs.of(p, s) for p, s in zip(z.softmax(1).numpy(), similarity.tolist())]
     def _pool(self, n): return single_thread_pool(n)
