@@ -14,7 +14,10 @@ TITLES = {
     'experiment': 'Experiments with recipes',
     'explored': 'Changes of recipes, evaluated on images that are not used for published scores',
     'shipped': 'The included model baseline',
-    'lite0': 'The included model lite0',
+    'lite0': 'The former included model lite0',
+    'lite2': 'The included model lite2',
+    'average of several models': 'Average of several models',
+    'time of a step of fine-tuning, other / har_fastai': 'Time of a step of fine-tuning: other / har_fastai',
     'images without people or action: AUROC': 'Images without people or action: AUROC of unsure predictions',
     'probe: macro-F1 with few images of each class': 'Linear probe with few images of each class: macro-F1',
     'probe: AUROC for actions that it was not trained on': 'Linear probe: AUROC for actions that it was not trained on',
@@ -35,6 +38,8 @@ TITLES = {
     'evaluation and report, over the forward passes alone': 'Time of evaluation and report / forward passes alone',
 } # headings in place of `what`
 LABELS = {
+    'float32_vs_frozen': 'PyTorch, float32', 'bfloat16_vs_frozen': 'PyTorch, bfloat16', 'depthwise_vs_frozen': 'with own depthwise gradients',
+    'memory_vs_frozen': 'and memory reused', 'single': 'each model', 'valid_loss': 'validation loss',
     'per_class': 'images of each class', 'draws': 'random draws', 'similarity': 'by similarity', 'probability': 'by probability',
     'mirror': 'test-time augmentation', 'struck': 'interrupted in', 'least': 'minimum', 'most': 'maximum', 'n': 'images evaluated',
     'scored': 'images evaluated', 'n_valid': 'validation images', 'trained': 'training images', 'bs': 'batch size',

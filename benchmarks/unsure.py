@@ -81,7 +81,7 @@ def others(seed=0):
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--data', required=True, help='folder or table of labelled photographs; the last 20 %% of the rows are used')
-    p.add_argument('--model', default='lite0', help='a folder with a model or the name of an included one')
+    p.add_argument('--model', default='lite2', help='a folder with a model or the name of an included one')
     p.add_argument('--images', type=int, default=400, help='number of photographs')
     a = p.parse_args()
     with redirect_stdout(sys.stderr): df = split_har(usable(check_har(read_har(a.data))), 'tail', 42)

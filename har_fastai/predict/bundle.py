@@ -46,12 +46,12 @@ class Card:
     means = None # the mean features of each class, stored in model.safetensors; not a field
 
 # %% ../../nbs/predict/01_bundle.ipynb #6a1b2c3e
-SHIPPED = dict(lite0='EfficientNet-Lite0, fine-tuned on photographs and drawings', # the default
+SHIPPED = dict(lite2='EfficientNet-Lite2, fine-tuned on photographs and drawings', # the default
                baseline='the baseline CNN, trained from scratch on photographs') # the models that come with the package
 
 # %% ../../nbs/predict/01_bundle.ipynb #2025eb3f
 def shipped_model(
-    name:str='lite0' # One of `SHIPPED`
+    name:str='lite2' # One of `SHIPPED`
 )->Path:
     "The folder of a model that comes with the package"
     return Path(__file__).parent.parent/'shipped'/name

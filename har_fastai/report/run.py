@@ -203,7 +203,11 @@ def _initial_weights(r:Recipe, info:dict) -> str:
 def _schedule(r:Recipe) -> str:
     "The learning-rate schedule as text"
     if r.freeze: return f'the last layer alone for {plural(r.freeze, "epoch")}, then all layers with decreasing rates, by batch'
-    return f'{plural(r.warmup, "epoch")} of warm-up, then cosine, {"by batch" if r.per_batch else "by epoch"}'
+    probe = 'the last layer by logistic regression' if r.probe else ''
+    if probe and r.epochs == 1: return probe
+    frozen = f'without the first {r.frozen:.0%} of the layers' if r.frozen else ''
+    cosine = f'{plural(r.warmup, "epoch")} of warm-up, then cosine, {"by batch" if r.per_batch else "by epoch"}'
+    return '; '.join(filter(None, (probe, cosine, frozen)))
 
 def _augmentation(r:Recipe) -> str:
     "The augmentation as text"

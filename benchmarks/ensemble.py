@@ -1,0 +1,56 @@
+"""Average the probabilities of several trained models on the last 20 % of rows, the test images.
+
+The weights of the average are chosen on validation images, which none of the models may have been trained on: the validation part of
+the split with --seed, which is that of the runs. Each model uses its own size and temperature. Prints one JSON line with the scores of
+each model and of the average. Needs --data.
+"""
+import argparse
+import json
+import sys
+from contextlib import redirect_stdout
+from itertools import product
+
+import numpy as np
+from har_fastai.data.checks import check_har, usable
+from har_fastai.data.splits import split_har
+from har_fastai.data.tables import read_har
+from har_fastai.evaluate.scoring import class_indices, predict_table, score
+from har_fastai.predict.predictor import Predictor
+from har_fastai.train.runs import machine
+
+
+def average(tables, weights, vocab):
+    "A table of predictions with the weighted mean of the probabilities"
+    mean = tables[0].copy()
+    mean[vocab] = sum(w * t[vocab] for w, t in zip(weights, tables)) / sum(weights)
+    mean['predicted'] = mean[vocab].idxmax(axis=1)
+    return mean
+
+
+def loss(table, vocab):
+    "Mean negative log-likelihood"
+    y, _ = class_indices(table, vocab)
+    return float(-np.log(np.maximum(table[vocab].to_numpy()[np.arange(len(y)), y], 1e-9)).mean())
+
+
+def scores(table, vocab):
+    s = score(table, vocab, 1.)
+    return {k: s[k] for k in ('n', 'macro_f1', 'accuracy', 'top3')}
+
+
+if __name__ == '__main__':
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('models', nargs='+', help='folders of runs or models, or names of included models')
+    p.add_argument('--data', required=True, help='folder or table of labelled photographs')
+    p.add_argument('--seed', type=int, default=42, help='seed of the split of all models')
+    a = p.parse_args()
+    with redirect_stdout(sys.stderr): # standard output is for the JSON line
+        df = split_har(usable(check_har(read_har(a.data))), 'tail', a.seed)
+        predictors = [Predictor(m) for m in a.models]
+        vocab = predictors[0].vocab
+        valid, test = ([predict_table(m, df[df.part == part]) for m in predictors] for part in ('valid', 'test'))
+    candidates = [w for w in product((1, 2, 3), repeat=len(a.models)) if np.gcd.reduce(w) == 1]
+    weights = min(candidates, key=lambda w: loss(average(valid, w, vocab), vocab))
+    print(json.dumps(dict(what='average of several models', models=[dict(arch=m.card.arch, size=m.card.size) for m in predictors], seed=a.seed,
+                          weights=weights, valid_loss=round(loss(average(valid, weights, vocab), vocab), 4),
+                          single=[scores(t, vocab) for t in test], **scores(average(test, weights, vocab), vocab), **machine())))
