@@ -51,6 +51,7 @@ if __name__ == '__main__':
         valid, test = ([predict_table(m, df[df.part == part]) for m in predictors] for part in ('valid', 'test'))
     candidates = [w for w in product((1, 2, 3), repeat=len(a.models)) if np.gcd.reduce(w) == 1]
     weights = min(candidates, key=lambda w: loss(average(valid, w, vocab), vocab))
-    print(json.dumps(dict(what='average of several models', models=[dict(arch=m.card.arch, size=m.card.size) for m in predictors], seed=a.seed,
+    models = [dict(arch=m.card.arch, size=m.card.size) for m in predictors]
+    print(json.dumps(dict(what='average of several models', models=models, seed=a.seed,
                           weights=weights, valid_loss=round(loss(average(valid, weights, vocab), vocab), 4),
                           single=[scores(t, vocab) for t in test], **scores(average(test, weights, vocab), vocab), **machine())))

@@ -150,9 +150,10 @@ def test_fine_tuning_from_a_file(photos, tmp_path, capsys):
     assert 'last layer is new' in capsys.readouterr().out
     r, h = Run(run).recipe, Run(run).history
     assert (r.name, r.probe, r.pretrained) == ('finetune', True, False) and h.train_loss.notna().tolist() == [False, True]
-    early = torch.load(tmp_path/'w.pth', weights_only=True)['conv1.weight']
-    last = load_file(run/'checkpoint'/'last.safetensors')['model.conv1.weight'] # of the last epoch, even if it is not the best one
-    assert 0 < (last - early).abs().max().item() < 0.05, 'all layers are trained after the probe, and keep what the file had'
+    before, after = torch.load(tmp_path/'w.pth', weights_only=True), load_file(run/'checkpoint'/'last.safetensors')
+    change = {k: (after[f'model.{k}.weight'] - before[f'{k}.weight']).abs().max().item() for k in ('conv1', 'layer1.0.conv1', 'layer4.2.conv3')}
+    assert change['conv1'] == change['layer1.0.conv1'] == 0, 'the first layers are frozen' # of the last epoch, even if it is not the best
+    assert 0 < change['layer4.2.conv3'] < 0.05, 'the others are trained after the probe, and keep what the file had'
 
 
 def test_fine_tuning_takes_the_size_of_the_weights():

@@ -87,7 +87,7 @@ def _any_side(resize:str):
 # %% ../../nbs/predict/04_export.ipynb #d09dbc8e
 def trace_predictor(
     predictor:Predictor # Predictor in 32 bits, on the CPU
-)->torch.export.ExportedProgram: # Maps `images` of shape (batch, 3, height, width) to logits, probabilities and, if the model has it, similarity
+)->torch.export.ExportedProgram: # Maps `images` of shape (batch, 3, height, width) to the outputs of `InferenceModule`
     "Trace the whole computation of a predictor as a graph with a dynamic batch size"
     card = predictor.card
     model = predictor.model.to(memory_format=torch.contiguous_format)

@@ -40,7 +40,8 @@ def n_hooks(model):
 @pytest.mark.parametrize('arch', [a for a in ARCHS if a != 'vit_b_16']) # captum treats the tokens of a transformer as channels
 def test_maps_agree_with_captum(arch, files):
     x = batch(files, SIZES.get(arch, 96)); model, layer = active_network(arch, x), ARCHS[arch].target_layer
-    x, classes, own = x[:4], torch.tensor([0, 3, 7, 14]), n_hooks(model)
+    model = model.double() # in float32, rounding moves values across the kinks of ReLU6
+    x, classes, own = x[:4].double(), torch.tensor([0, 3, 7, 14]), n_hooks(model)
     want = LayerGradCam(model, model.get_submodule(layer)).attribute(x, classes)[:, 0].detach()
     assert 1e-6 < want.abs().max() < 1e6 and want.abs().flatten(1).amax(1).min() > 0, 'the maps vanish or explode'
     with GradCAM(model, layer, bs=3) as cam: got, cut = cam(x, classes, relu=False), cam(x, classes)
