@@ -54,4 +54,4 @@ if __name__ == '__main__':
     models = [dict(arch=m.card.arch, size=m.card.size) for m in predictors]
     print(json.dumps(dict(what='average of several models', models=models, seed=a.seed,
                           weights=weights, valid_loss=round(loss(average(valid, weights, vocab), vocab), 4),
-                          single=[scores(t, vocab) for t in test], **scores(average(test, weights, vocab), vocab), **machine())))
+                          alone=[scores(t, vocab) for t in test], **scores(average(test, weights, vocab), vocab), **machine())))

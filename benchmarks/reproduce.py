@@ -73,6 +73,11 @@ def same_recipe(line, own):
     except (KeyError, TypeError, HARError): return False # a line without settings, or with a field that no longer exists
 
 
+def rounded(values):
+    "Values as JSON, with null for missing ones"
+    return [round(float(v), 4) if v == v else None for v in values]
+
+
 def row(run, preds):
     "The scores of a run, its learning curve and its predictions for the test images, sorted by file name"
     m, h, card, table = run.metrics, run.history, read_card(run.path), test_table(run)
@@ -83,7 +88,7 @@ def row(run, preds):
                 best_epoch=m['best_epoch'] + 1, minutes=round(h.seconds.sum() / 60, 1),
                 threads=run.info['machine']['threads'], gpu=run.info['machine']['gpu'],
                 trained=int((read_split(run.file('split.csv')).part == 'train').sum()), temperature=card.temperature,
-                calibration=calibration, curve=[[round(float(v), 4) if v == v else None for v in h[k]] for k in ('train_macro_f1', 'valid_macro_f1')],
+                calibration=calibration, curve=[rounded(h[k]) for k in ('train_macro_f1', 'valid_macro_f1')],
                 answers=packed(preds), top3=packed(np.packbits(near)))
 
 

@@ -38,8 +38,9 @@ TITLES = {
     'evaluation and report, over the forward passes alone': 'Time of evaluation and report / forward passes alone',
 } # headings in place of `what`
 LABELS = {
-    'float32_vs_frozen': 'PyTorch, float32', 'bfloat16_vs_frozen': 'PyTorch, bfloat16', 'depthwise_vs_frozen': 'with own depthwise gradients',
-    'memory_vs_frozen': 'and memory reused', 'single': 'each model', 'valid_loss': 'validation loss',
+    'float32_vs_frozen': 'PyTorch, float32', 'bfloat16_vs_frozen': 'PyTorch, bfloat16',
+    'depthwise_vs_frozen': 'with own depthwise gradients', 'memory_vs_frozen': 'and memory reused',
+    'alone': 'each model', 'valid_loss': 'validation loss',
     'per_class': 'images of each class', 'draws': 'random draws', 'similarity': 'by similarity', 'probability': 'by probability',
     'mirror': 'test-time augmentation', 'struck': 'interrupted in', 'least': 'minimum', 'most': 'maximum', 'n': 'images evaluated',
     'scored': 'images evaluated', 'n_valid': 'validation images', 'trained': 'training images', 'bs': 'batch size',
