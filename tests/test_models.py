@@ -151,7 +151,8 @@ def test_fine_tuning_from_a_file(photos, tmp_path, capsys):
     r, h = Run(run).recipe, Run(run).history
     assert (r.name, r.probe, r.pretrained) == ('finetune', True, False) and h.train_loss.notna().tolist() == [False, True]
     before, after = torch.load(tmp_path/'w.pth', weights_only=True), load_file(run/'checkpoint'/'last.safetensors')
-    change = {k: (after[f'model.{k}.weight'] - before[f'{k}.weight']).abs().max().item() for k in ('conv1', 'layer1.0.conv1', 'layer4.2.conv3')}
+    names = 'conv1', 'layer1.0.conv1', 'layer4.2.conv3'
+    change = {k: (after[f'model.{k}.weight'] - before[f'{k}.weight']).abs().max().item() for k in names}
     assert change['conv1'] == change['layer1.0.conv1'] == 0, 'the first layers are frozen' # of the last epoch, even if it is not the best
     assert 0 < change['layer4.2.conv3'] < 0.05, 'the others are trained after the probe, and keep what the file had'
 
