@@ -378,7 +378,7 @@ class BFloat16(Callback):
 # %% ../../nbs/train/03_callbacks.ipynb #ae4e7a81
 class ReuseMemory(Callback):
     "On Linux, keep freed memory for the next step instead of returning it to the system"
-    order, run_valid = -40, False
+    order, run_valid, libc = -40, False, None
     def _set(self, mmap_max:int, trim:int) -> None:
         for option, value in ((-4, mmap_max), (-1, trim)): # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
             if self.libc: self.libc.mallopt(option, value)
