@@ -71,13 +71,13 @@ def by_torchvision(root, bad, right):
     from torchvision.datasets import ImageFolder
     ds = ImageFolder(str(root))
     at = [i for i, (f, _) in enumerate(ds.samples) if f == str(bad)]
-    return look(np.asarray(ds[at[0]][0]), right) if at else 'set aside silently'
+    return look(np.asarray(ds[at[0]][0]), right) if at else 'skipped without a message'
 
 
 def by_timm(root, bad, right):
     from timm.data import create_dataset
     ds = create_dataset('', root=str(root)); names = [ds.filename(i, absolute=True) for i in range(len(ds))]
-    if str(bad) not in names: return 'set aside silently'
+    if str(bad) not in names: return 'skipped without a message'
     img = ds[names.index(str(bad))][0]
     a = np.asarray(img.convert('RGB'))
     if right is None and a.shape == (48, 48, 3): return 'another image returned instead'
@@ -86,7 +86,7 @@ def by_timm(root, bad, right):
 
 def by_har(root, bad, right):
     df = check_har(read_har(root)); row = df[df.path == str(bad)]
-    if not len(row): return 'set aside silently'
+    if not len(row): return 'skipped without a message'
     return 'set aside before training' if row.problem.iloc[0] else look(np.asarray(open_image(bad)), right)
 
 

@@ -32,7 +32,7 @@ def child(settings:dict) -> None:
         def before_validate(self): phase[0:1] = b'v'
         def after_fit(self): phase[0:1] = b'e'
 
-    kw = dict(out=settings['out'], device='cpu', num_workers=0, faithful=0, cbs=[RecordPhase()])
+    kw = dict(out=settings['out'], device='cpu', num_workers=0, faithfulness=0, cbs=[RecordPhase()])
     if settings['resume']: train_baseline(resume=True, **kw)
     else: train_baseline(settings['data'], settings['recipe'], cached=settings['packed'], **kw, **settings['changes'])
 

@@ -2,7 +2,7 @@
 
 One side runs the network over images that are decoded and normalised in memory, with the same threads and batch size. The other
 reads the images from their files, predicts, computes the metrics and writes report.html with all figures and heat-maps, except the
-faithfulness test (`faithful=0`). The network is the untrained baseline at 256 px with the recipe of the report; the time does not
+faithfulness test (`faithfulness=0`). The network is the untrained baseline at 256 px with the recipe of the report; the time does not
 depend on the weights. Prints one JSON line with the ratio. Without --data it uses the synthetic sample.
 """
 import argparse
@@ -73,7 +73,7 @@ if __name__ == '__main__':
             start = time.perf_counter()
             _, preds = evaluate_run(run, df, 'test')
             evaluated = time.perf_counter() - start
-            write_report(run, preds, faithful=0)
+            write_report(run, preds, faithfulness=0)
             ratios.append((time.perf_counter() - start) / alone); shares.append(evaluated / alone)
             print(f'round {i}: evaluation {shares[-1]:.2f}x, with the report {ratios[-1]:.2f}x the forward passes', flush=True)
     print(json.dumps(dict(what='evaluation and report, over the forward passes alone', images='own' if a.data else 'drawn',

@@ -39,7 +39,7 @@ def trained(data, recipe, seed, out, device, changes):
         raise SystemExit(f'{run.path} contains a run of another recipe: move it, or give another --out')
     if run.file('metrics.json').is_file(): return run
     if run.exists: return train_baseline(data, out=run.path, resume=True, device=device).run
-    return train_baseline(data, recipe, split='tail', out=run.path, seed=seed, device=device, faithful=0, **changes).run
+    return train_baseline(data, recipe, split='tail', out=run.path, seed=seed, device=device, faithfulness=0, **changes).run
 
 
 def mean_interval(pairs, n_classes, draws=2000, seed=0):

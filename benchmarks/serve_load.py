@@ -175,7 +175,7 @@ def trained(a, tmp):
     if a.model: return Path(a.model)
     if (shipped_model()/'model.json').is_file(): return shipped_model()
     from har_fastai.core import train_baseline
-    train_baseline(out=tmp/'run', faithful=0)
+    train_baseline(out=tmp/'run', faithfulness=0)
     return tmp/'run'
 
 def percentile(times, p): return 1e3 * float(np.percentile(times, p)) if times else None

@@ -6,6 +6,7 @@ are fitted on them; the test images are evaluated once. Interrupted training res
 rounded to 16 bits. Prints one JSON line. Needs --data.
 """
 import argparse
+import ast
 import json
 import os
 import shutil
@@ -102,6 +103,8 @@ if __name__ == '__main__':
     p.add_argument('--recipe', default='finetune')
     p.add_argument('--arch', default='efficientnet_lite2')
     p.add_argument('--epochs', type=int, default=9)
+    p.add_argument('--growth', type=ast.literal_eval, help='progressive resizing, such as "((160, 0.3), (192, 0.7))" (default: as the recipe)')
+    p.add_argument('--seed', type=int, default=42, help='seed of the training; the split has seed 42 always')
     p.add_argument('--mixed', type=Path, default=Path('runs/mixed'), help='folder for the photographs and drawings')
     p.add_argument('--run', type=Path, default=Path('runs/lite2'), help='folder of the run')
     p.add_argument('--sizes', type=int, nargs='+', default=[224, 256, 288], help='sizes to choose from on validation photographs, px')
@@ -109,11 +112,11 @@ if __name__ == '__main__':
     p.add_argument('--device')
     a = p.parse_args()
     start = find_recipe(a.recipe) # another network keeps its sizes
-    recipe = find_recipe(a.recipe, arch=a.arch, epochs=a.epochs, size=start.size, growth=start.growth)
+    recipe = find_recipe(a.recipe, arch=a.arch, epochs=a.epochs, size=start.size, growth=a.growth or start.growth, seed=a.seed)
     with redirect_stdout(sys.stderr): # standard output is for the JSON line
         table, run = mix(a.data, a.mixed), Run(a.run)
         if not run.file('model.json').is_file():
-            train_baseline(table, None if run.exists else recipe, out=a.run, resume=run.exists, device=a.device, faithful=0)
+            train_baseline(table, None if run.exists else recipe, out=a.run, resume=run.exists, device=a.device, faithfulness=0)
     df = read_har(table)
     photos = {part: df[(df.part == part) & df.filename.str.startswith('photos')].reset_index(drop=True) for part in PARTS}
     drawings = df[(df.part == 'test') & df.filename.str.startswith('drawings')].reset_index(drop=True)

@@ -28,7 +28,7 @@ def options():
     p.add_argument('--clips', type=int, default=120, help='number of clips (default: 120)')
     p.add_argument('--fps', type=float, default=2., help='frames per second to classify (default: 2)')
     p.add_argument('--noise', type=float, default=12., help='standard deviation of the noise, in grey levels of 0-255 (default: 12)')
-    p.add_argument('--room', type=float, default=.5, help='largest part of each side outside the frame, as a fraction (default: 0.5)')
+    p.add_argument('--drift', type=float, default=.5, help='largest part of each side outside the frame, as a fraction (default: 0.5)')
     p.add_argument('--seed', type=int, default=1, help='seed of the clips (default: 1)')
     p.add_argument('--quick', action='store_true', help='a trial run of under a minute: 8 clips')
     p.add_argument('--keep', metavar='FILE', help='file for the times, true classes and probabilities of all frames (.npz)')
@@ -51,7 +51,7 @@ def film(a, df, rng, file):
     labels = rng.choice(sorted(df.label.unique()), rng.integers(3, 5), replace=False)
     images = [rng.choice(df.path[df.label == l].to_numpy(str)) for l in labels]
     lengths, frames = rng.integers(20, 61, len(labels)), []
-    for f, n in zip(images, lengths): frames += shake(open_image(f), int(n), rng, (320, 240), a.noise, a.room)
+    for f, n in zip(images, lengths): frames += shake(open_image(f), int(n), rng, (320, 240), a.noise, a.drift)
     write_clip(file, frames, 10)
     return labels, np.cumsum(lengths) / 10, images
 
@@ -101,7 +101,7 @@ def main(a, tmp):
     ways = dict(single=(0, 0), smoothed=(SMOOTHING, 0), no_short=(0, MIN_DURATION), both=(SMOOTHING, MIN_DURATION))
     scores = {k: np.array([scored(c, *w) for c in clips]) for k, w in ways.items()}
     out = dict(what='timelines of clips, against single frames', images='own' if a.data else 'drawn', clips=len(clips),
-               frames=int(frames.sum()), fps=a.fps, noise=a.noise, room=a.room, seed=a.seed, width=SMOOTHING, least=MIN_DURATION)
+               frames=int(frames.sum()), fps=a.fps, noise=a.noise, drift=a.drift, seed=a.seed, width=SMOOTHING, least=MIN_DURATION)
     for k, s in scores.items():
         acc, f1 = metrics(s, frames)
         out[k] = dict(accuracy=round(float(acc), 4), f1=round(float(f1), 4), surplus=round(float(s[:, 4].mean()), 2))

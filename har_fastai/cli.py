@@ -67,9 +67,13 @@ def _add_address(p:argparse.ArgumentParser, port:int, any_port:str='') -> None:
 
 def _add_faithfulness(p:argparse.ArgumentParser) -> None:
     "Add --faithfulness"
-    p.add_argument('--faithfulness', type=int, metavar='N', dest='faithful',
+    p.add_argument('--faithfulness', type=int, metavar='N',
                    help='images for the faithfulness test of the heat-maps, 0 for none (default: limited by time)')
-    _add_former(p, '--faithful', 'faithful', type=int)
+    _add_former(p, '--faithful', 'faithfulness', type=int)
+
+def _add_layout(p:argparse.ArgumentParser) -> None:
+    "Add --layout"
+    p.add_argument('--layout', choices=['classes'], help='classes: the folders in DIR are the classes, even if they hold only folders')
 
 def _add_former(p:argparse.ArgumentParser, option:str, dest:str, **kwargs) -> None:
     "Accept a former name of an option, without listing it"
@@ -107,6 +111,7 @@ def _train_parser() -> argparse.ArgumentParser:
     p = _parser(har_train, argument_default=None)
     add = p.add_argument
     add('--data', metavar='DIR', help='folder or table of labelled images (default: the synthetic sample)')
+    _add_layout(p)
     add('--recipe', metavar='NAME',
         help=f'one of {", ".join(_registry("train.recipes", "RECIPES"))} (default: probe, or finetune on a '
              'GPU, where pretrained weights are installed, else report; demo without --data)')
@@ -141,6 +146,7 @@ def har_evaluate(argv=None):
     p = _parser(har_evaluate)
     p.add_argument('run', metavar='RUN', help='folder of a run')
     p.add_argument('--data', required=True, metavar='DIR', help='folder or table of labelled images')
+    _add_layout(p)
     p.add_argument('--split', default='test', choices=['test', 'valid', 'tail', 'all'],
                    help="test, valid: the run's own parts; tail: the last 20 %% of rows; all: every row")
     p.add_argument('--json', metavar='FILE', help='write the metrics to FILE')
@@ -150,17 +156,17 @@ def har_evaluate(argv=None):
     _add_faithfulness(p)
     _add_device(p)
     a = p.parse_args(argv)
-    if a.faithful is not None and a.faithful < 0: raise HARError(f'--faithfulness is {a.faithful} and must be 0 or more')
+    if a.faithfulness is not None and a.faithfulness < 0: raise HARError(f'--faithfulness is {a.faithfulness} and must be 0 or more')
     from har_fastai.predict.bundle import read_card
     from har_fastai.evaluate.metrics import classification_table
     from har_fastai.evaluate.scoring import class_indices, evaluate_run, format_score, labelled_images, seen_warning
     vocab = read_card(a.run).vocab
-    scores, preds = evaluate_run(a.run, labelled_images(a.data), a.split, a.device)
+    scores, preds = evaluate_run(a.run, labelled_images(a.data, a.layout), a.split, a.device)
     print(classification_table(*class_indices(preds, vocab), vocab).round(2).to_string(na_rep=''), end='\n\n')
     if seen := seen_warning(scores): print(seen)
     print(format_score(a.split, scores))
     _write_scores(a, scores, preds)
-    if a.report == 'yes': print(f'Report: {_report(a.run, preds, a.split, a.faithful, a.device)}')
+    if a.report == 'yes': print(f'Report: {_report(a.run, preds, a.split, a.faithfulness, a.device)}')
 
 # %% ../nbs/11_cli.ipynb #5640eb27
 def _write_scores(a:argparse.Namespace, scores:dict, preds) -> None:
@@ -172,12 +178,12 @@ def _write_scores(a:argparse.Namespace, scores:dict, preds) -> None:
     with write_atomic(a.csv, 'w') as f: portable_columns(preds).to_csv(f, index=False, lineterminator='\n')
 
 # %% ../nbs/11_cli.ipynb #028d22d3
-def _report(run:str, preds, split:str, faithful:int|None, device:str) -> str:
+def _report(run:str, preds, split:str, faithfulness:int|None, device:str) -> str:
     "Write the report of a run and return its path; a read-only folder is no error, as the metrics have been printed"
     from har_fastai.files import lock_folder
     from har_fastai.report.run import write_report
     try:
-        with lock_folder(run): return str(write_report(run, preds, split, faithful, device))
+        with lock_folder(run): return str(write_report(run, preds, split, faithfulness, device))
     except FileNotFoundError: raise # a file of the run is missing
     except OSError as e: return f'none, since {run} cannot be written to ({e.strerror})'
 
@@ -368,15 +374,16 @@ def har_check(argv=None):
     "Open every image of a data set, and report classes, sizes, duplicates and problems"
     p = _parser(har_check)
     p.add_argument('data', metavar='DIR', help='folder or table of labelled images')
+    _add_layout(p)
     p.add_argument('--fix', action='store_true', help='write a copy of the table without unusable rows, beside the original')
     p.add_argument('--json', metavar='FILE', help='write all findings to FILE')
     a = p.parse_args(argv)
     from har_fastai.data.checks import check_data, fix_table, summarise_check
-    c = check_data(a.data)
+    c = check_data(a.data, layout=a.layout)
     if len(c.df): print(summarise_check(c.df), end='\n\n')
     print(str(c))
     if a.json: _write_findings(c, a.json)
-    if a.fix and c.faults.kept.all() and not c.stops: print('\nAll rows can be used, so no table is written')
+    if a.fix and not c.lost and not c.stops: print('\nAll rows can be used, so no table is written')
     elif a.fix:
         to, kept, left_out = fix_table(c)
         print(f'\n{to}: {plural(kept, "row")}, without the {left_out:,} that cannot be used; train with --data {to}')

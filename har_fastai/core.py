@@ -35,7 +35,7 @@ from .train.learner import HARLearner, har_learner
 from .train.distillation import Distillation
 
 # %% auto #0
-__all__ = ['drawn_sample', 'prepare', 'reload_data', 'cache_side', 'recipe_dls', 'run_card', 'image_sources', 'fit_limits',
+__all__ = ['drawn_sample', 'prepare', 'reload_data', 'cache_side', 'recipe_dls', 'run_card', 'image_sources', 'fit_thresholds',
            'finish', 'resume_run', 'initial_weights', 'same_device', 'attach_run', 'default_recipe', 'choose_recipe',
            'probe_features', 'distillation', 'train_baseline', 'load_run']
 
@@ -52,10 +52,11 @@ def prepare(
     path:str|Path, # A folder or table, see `read_har`
     split:str, # 'grouped', 'tail' or 'whole', see `split_har`
     seed:int, # Of the split
-    cache_side:int|None=None # Fill the image cache in the same pass, see `check_har`
+    cache_side:int|None=None, # Fill the image cache in the same pass, see `check_har`
+    layout:str|None=None # As for `read_har`
 )->pd.DataFrame: # One row per image: filename, label, path, part, sha256 …
     "Read, check and split a data set; each file is opened once"
-    return split_har(usable(check_har(read_har(path), cache_side=cache_side)), split, seed)
+    return split_har(usable(check_har(read_har(path, layout=layout), cache_side=cache_side)), split, seed)
 
 # %% ../nbs/10_core.ipynb #d75c51d8
 def reload_data(
@@ -64,7 +65,7 @@ def reload_data(
     check:bool=True # Compare checksums? Otherwise only that the files exist
 )->pd.DataFrame: # As `prepare` returned it when the run began
     "Read the data set of a run again, and assign the parts in its split.csv"
-    split, df = read_split(run.file('split.csv')).set_index('filename'), read_har(path)
+    split, df = read_split(run.file('split.csv')).set_index('filename'), read_har(path, layout=run.info.get('layout'))
     df = (check_har(df) if check else df).set_index('filename')
     changed = [f for f, sha in split.sha256.items() if f not in df.index or (check and df.sha256[f] != sha)]
     if changed:
@@ -113,15 +114,15 @@ def image_sources(
     return cache.sources(df) if cache else df.path.tolist()
 
 # %% ../nbs/10_core.ipynb #4a1b2c3e
-def fit_limits(
+def fit_thresholds(
     learn:HARLearner, # A fitted learner
-    card:Card, # Its card; the limits and the mean features of the classes are set
+    card:Card, # Its card; the thresholds and the mean features of the classes are set
     df:pd.DataFrame, # The run's split table
     valid:pd.DataFrame, # Predictions of its validation images
     each:int=40, # Training images of each class whose features are averaged
-    most:int=500 # Validation images on which the limit of the similarity is fitted, at most
+    most:int=500 # Validation images on which the threshold of the similarity is fitted, at most
 )->None:
-    "Fit the limits for unsure predictions, see `fit_unsure`"
+    "Fit the thresholds for unsure predictions, see `fit_unsure`"
     extractor, sources = FeatureExtractor((learn.model, card), learn.dls.device), np.array(image_sources(learn, df), dtype=object)
     cached = learn.recipe.probe and learn.recipe.epochs == 1 # the features of the probe are those of the final network
     def features(rows):
@@ -138,7 +139,7 @@ def finish(
     learn:HARLearner, # A fitted learner with its best network
     run:Run, # Its run
     df:pd.DataFrame, # The run's split table
-    faithful:int|None=None # As for `write_report`
+    faithfulness:int|None=None # As for `write_report`
 )->dict: # The scores of 'valid' and 'test'; a part without images is left out
     "Calibrate, score and save the model of a run, and write its report"
     card = run_card(learn)
@@ -146,12 +147,12 @@ def finish(
     try:
         preds = predict_parts(explainer, df, image_sources(learn, df))
         card.metrics = {part: score_with_seen(p, card.vocab, card.temperature) for part, p in preds.items()}
-        if 'valid' in preds: fit_limits(learn, card, df, preds['valid'])
+        if 'valid' in preds: fit_thresholds(learn, card, df, preds['valid'])
     finally: save_bundle(run.path, learn.model, card) # the model is saved even if images can no longer be read
     if not preds: return {}
     _save_scores(run, preds, card, learn.save_run.best_epoch)
     part = list(preds)[-1]
-    write_report(run, preds[part], part, faithful, explainer=explainer, scores=card.metrics[part])
+    write_report(run, preds[part], part, faithfulness, explainer=explainer, scores=card.metrics[part])
     return card.metrics
 
 # %% ../nbs/10_core.ipynb #0102dda8
@@ -247,16 +248,17 @@ def choose_recipe(
     if recipe is None: recipe = default_recipe(path, device, weights, changes.get('arch'), changes.get('pretrained'))
     if changes.get('teacher') and Path(changes['teacher']).is_dir(): changes['teacher'] = str(Path(changes['teacher']).resolve())
     if weights: changes['pretrained'] = False # the file replaces the pretrained weights
-    elif changes.get('pretrained') is False: changes.update(freeze=0, probe=False) # there is nothing to preserve in random layers
+    elif changes.get('pretrained') is False: # there is nothing to preserve in random layers
+        changes.update(freeze=0, probe=False, frozen=0., freeze_bn=False)
     return find_recipe(recipe, **changes)
 
 # %% ../nbs/10_core.ipynb #94695177
-def _begin(run:Run, recipe:Recipe, df:pd.DataFrame, dls, path, device, weights) -> None:
+def _begin(run:Run, recipe:Recipe, df:pd.DataFrame, dls, path, layout, device, weights) -> None:
     "Write split.csv and recipe.json"
     write_split(df, run.file('split.csv'))
     start = dict(weights=str(Path(weights).resolve()), weights_sha256=sha256_file(weights)) if weights else {}
-    begin_run(run, recipe, data=str(Path(path).resolve()), split=df.attrs['split'], carved=df.attrs['carved'], device=str(device),
-              packed=isinstance(dls.train, CachedDL), num_workers=dls.train.fake_l.num_workers, **start)
+    begin_run(run, recipe, data=str(Path(path).expanduser().resolve()), layout=layout, split=df.attrs['split'], carved=df.attrs['carved'],
+              device=str(device), cached=isinstance(dls.train, CachedDL), num_workers=dls.train.fake_l.num_workers, **start)
 
 # %% ../nbs/10_core.ipynb #f1a2b3c7
 def probe_features(
@@ -295,26 +297,29 @@ def train_baseline(
     weights:str|Path|None=None, # A weights file to start from
     resume:bool=False, # Resume the run in `out`, with its own recipe and split?
     cbs=None, # More callbacks for the fit
-    faithful:int|None=None, # Number of images for the faithfulness test of the heat-maps, 0 for none; see `write_report`
+    faithfulness:int|None=None, # Number of images for the faithfulness test of the heat-maps, 0 for none; see `write_report`
+    layout:str|None=None, # 'classes': the folders of `path` are classes even if they hold only folders, see `read_har`
     **changes # Fields of the recipe to change, such as size=128, epochs=10, arch='resnet50' or pretrained=False
 )->HARLearner: # With the network of the best epoch; `learn.run` is the folder of the run
     "Train, evaluate and save a model"
     if resume:
-        run, recipe, path = resume_run(out, path, [recipe, seed, weights, *changes.values()])
-        cached, num_workers = run.info.get('packed', False), run.info.get('num_workers') if num_workers is None else num_workers
+        run, recipe, path = resume_run(out, path, [recipe, seed, weights, layout, *changes.values()])
+        cached = run.info.get('cached', run.info.get('packed', False)) # `packed` in older runs
+        num_workers = run.info.get('num_workers') if num_workers is None else num_workers
         device, weights = same_device(run, device), initial_weights(run)
     else:
         device, recipe = torch_device(device), choose_recipe(recipe, path, weights, device, seed=seed, **changes)
         run, path = run_folder(out, recipe), drawn_sample() if path is None else path
     teacher = [distillation(recipe)] if recipe.teacher else []
     with lock_folder(run.path):
-        df = reload_data(run, path) if resume else prepare(path, split, recipe.seed, cache_side(recipe) if cached else None)
+        df = (reload_data(run, path) if resume else
+              prepare(path, split, recipe.seed, cache_side(recipe) if cached else None, layout))
         learn = har_learner(recipe_dls(df, recipe, device, num_workers, cached), recipe, run, resume, weights)
-        if not resume: _begin(run, recipe, df, learn.dls, path, device, weights) # all arguments have been checked by now
+        if not resume: _begin(run, recipe, df, learn.dls, path, layout, device, weights) # all arguments have been checked by now
         with _keep_best(learn, run, df):
             probe = [FitProbe(probe_features(learn, df), recipe.architecture.head, recipe.weighted)] if recipe.probe else []
             learn.fit_recipe(cbs=[TimeEstimate(recipe), *probe, *teacher, *([Compile()] if compile else []), *L(cbs)])
-            for part, scores in finish(learn, run, df, faithful).items(): print(format_score(part, scores))
+            for part, scores in finish(learn, run, df, faithfulness).items(): print(format_score(part, scores))
         print(f'Run folder: {run.path}', flush=True)
     learn.remove_cb(learn.save_run) # a further fit does not belong to this run
     return attach_run(learn, run)

@@ -9,13 +9,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 from .files import HARError, first_sentence, natural_key
 
 # %% auto #0
-__all__ = ['MAX_PIXELS', 'FORMATS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'RESIZE_RULES', 'SIDE_STEP', 'MAX_ASPECT_RATIO',
-           'IMAGE_SUFFIXES', 'to_rgb', 'ImageError', 'open_header', 'open_image', 'eval_shape', 'resize_image',
-           'preprocess', 'group_by_shape', 'describe_resize', 'is_image', 'visible_images', 'find_images']
+__all__ = ['MAX_PIXELS', 'FORMATS', 'HEIF_BRANDS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'RESIZE_RULES', 'SIDE_STEP',
+           'MAX_ASPECT_RATIO', 'IMAGE_SUFFIXES', 'to_rgb', 'ImageError', 'has_signature', 'open_header', 'open_image',
+           'eval_shape', 'resize_image', 'preprocess', 'group_by_shape', 'describe_resize', 'is_image',
+           'visible_images', 'find_images']
 
 # %% ../nbs/01_images.ipynb #829246b0
 MAX_PIXELS = 64_000_000 # maximum number of pixels (width × height): 64 megapixels, more than common cameras produce
@@ -51,6 +52,7 @@ class ImageError(HARError):
 
 # %% ../nbs/01_images.ipynb #8a8c9590
 FORMATS = ('JPEG', 'MPO', 'PNG', 'GIF', 'WEBP', 'TIFF', 'BMP', 'PPM', 'AVIF') # Pillow's names; AVIF only if Pillow supports it
+HEIF_BRANDS = (b'heic', b'heix', b'hevc', b'hevx', b'heim', b'heis', b'mif1', b'msf1') # of HEIC files, in the bytes 8 to 11
 
 # %% ../nbs/01_images.ipynb #f5f97190
 def _supported() -> list[str]:
@@ -58,6 +60,38 @@ def _supported() -> list[str]:
     Image.preinit()
     if not set(FORMATS) <= set(Image.OPEN): Image.init()
     return [f for f in FORMATS if f in Image.OPEN]
+
+# %% ../nbs/01_images.ipynb #63924528
+def _head(file) -> bytes:
+    "The first 32 bytes of a file or of an open binary file, which is then at its beginning"
+    if isinstance(file, (str, os.PathLike)):
+        with open(file, 'rb') as f: return f.read(32)
+    file.seek(0)
+    data = file.read(32)
+    file.seek(0)
+    return data
+
+# %% ../nbs/01_images.ipynb #15eefecd
+def _open(file) -> Image.Image:
+    "Open a file, or an open binary file, with Pillow; HEIC files with pillow-heif"
+    try: return Image.open(file, formats=_supported())
+    except UnidentifiedImageError:
+        if not _is_heif(_head(file)): raise
+    try: from pillow_heif import register_heif_opener
+    except ImportError: raise ValueError('it is a HEIC image: pip install "har_fastai[heic]", or save it as JPEG') from None
+    register_heif_opener(thumbnails=False)
+    return Image.open(file, formats=['HEIF'])
+
+def _is_heif(head:bytes) -> bool: return head[4:8] == b'ftyp' and head[8:12] in HEIF_BRANDS
+
+# %% ../nbs/01_images.ipynb #82c78afe
+def has_signature(
+    path:str|os.PathLike|bytes # A file, or its first bytes (at least 16)
+)->bool: # False also if the file cannot be read
+    "Whether a file begins as files of the `FORMATS` or HEIC files do"
+    try: head = path if isinstance(path, bytes) else _head(path)
+    except OSError: return False
+    return _is_heif(head) or any(accept(head) is True for f in _supported() if (accept := Image.OPEN[f][1]))
 
 # %% ../nbs/01_images.ipynb #5d62d740
 def _source_name(src, name:str|None) -> str:
@@ -83,8 +117,7 @@ def open_header(
         return
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-        file = io.BytesIO(src) if isinstance(src, (bytes, bytearray, memoryview)) else src
-        with Image.open(file, formats=_supported()) as img: yield img
+        with _open(io.BytesIO(src) if isinstance(src, (bytes, bytearray, memoryview)) else src) as img: yield img
 
 # %% ../nbs/01_images.ipynb #cd9866a7
 def _upright(img:Image.Image) -> Image.Image:
@@ -193,8 +226,8 @@ def describe_resize(
     return f'resized to about as many pixels as {size} × {size}, aspect ratio kept'
 
 # %% ../nbs/01_images.ipynb #6762df7b
-IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.jfif', '.mpo', '.png', '.gif', '.webp', '.tif', '.tiff', '.bmp',
-                  '.ppm', '.pgm', '.pbm', '.pnm', '.avif'} # file extensions of images, in lower case
+IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.jpe', '.jif', '.jfif', '.mpo', '.png', '.apng', '.gif', '.webp', '.tif', '.tiff', '.bmp', '.dib',
+                  '.ppm', '.pgm', '.pbm', '.pnm', '.avif', '.heic', '.heif', '.hif'} # file extensions of images, in lower case
 
 # %% ../nbs/01_images.ipynb #c0278d7d
 def is_image(path:Path) -> bool:
@@ -203,11 +236,15 @@ def is_image(path:Path) -> bool:
 
 # %% ../nbs/01_images.ipynb #af42a087
 def visible_images(
-    folder:Path # Searched recursively, except for hidden folders
+    folder:Path, # Searched recursively, except for hidden folders
+    others:list|None=None # A list to which the other visible files are added
 )->list[Path]: # In natural order (2 before 10)
-    "All image files in a folder"
+    "All image files in a folder, recognised by their extensions or else by their first bytes"
     hidden = lambda f: any(part.startswith('.') for part in f.relative_to(folder).parts)
-    return sorted((f for f in folder.rglob('*') if is_image(f) and not hidden(f) and f.is_file()), key=natural_key)
+    files = sorted((f for f in folder.rglob('*') if not hidden(f) and f.is_file()), key=natural_key)
+    images = [f for f in files if is_image(f) or has_signature(f)]
+    if others is not None: others += sorted(set(files) - set(images), key=natural_key)
+    return images
 
 # %% ../nbs/01_images.ipynb #d2479aee
 def find_images(
@@ -219,6 +256,6 @@ def find_images(
     for p in map(Path, paths):
         if not p.exists(): raise HARError(f'{p} does not exist: give an image or a folder of images')
         inside = visible_images(p) if p.is_dir() else [p]
-        if not inside: raise HARError(f'{p} contains no images ({", ".join(sorted(IMAGE_SUFFIXES))})')
+        if not inside: raise HARError(f'{p} contains no images ({", ".join(_supported())})')
         found += inside
     return list(dict.fromkeys(found))

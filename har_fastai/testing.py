@@ -95,13 +95,13 @@ def shake(
     rng:np.random.Generator, # Source of all random draws
     size:tuple[int,int]=(160, 120), # Width and height of the frames, in pixels; even numbers
     noise:float=6., # Standard deviation of the noise, in grey levels of 0–255
-    room:float=.25 # Largest part of each side outside the frame, as a fraction, 0–1
+    drift:float=.25 # Largest part of each side outside the frame, as a fraction, 0–1
 )->list[np.ndarray]: # RGB frames, uint8 of shape (height, width, 3)
     "Frames of a still image as a hand-held camera films it: the view drifts and zooms, the light changes"
     w, h = img.size; frames = []
     walk = np.clip(np.cumsum(rng.normal(0, .04, (n, 4)), 0) + rng.uniform(0, 1, 4), 0, 1)
     for x, y, zoom, light in walk:
-        k = 1 - room * zoom; x, y = x * (1 - k) * w, y * (1 - k) * h
+        k = 1 - drift * zoom; x, y = x * (1 - k) * w, y * (1 - k) * h
         view = img.resize(size, Image.Resampling.BILINEAR, (x, y, x + k * w, y + k * h))
         a = np.asarray(view, np.float32) * (.8 + .3 * light)
         frames.append((a + rng.normal(0, noise, a.shape)).clip(0, 255).astype(np.uint8))

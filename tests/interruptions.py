@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from har_fastai.predict.bundle import MEANS
 from helpers import contents, unlike
 
-TINY = dict(recipe='demo', size=32, bs=16, epochs=3, device='cpu', num_workers=0, faithful=0)
+TINY = dict(recipe='demo', size=32, bs=16, epochs=3, device='cpu', num_workers=0, faithfulness=0)
 
 
 def history(folder): return pd.read_csv(folder/'history.csv').drop(columns='seconds')

@@ -1,4 +1,4 @@
-"Bad input that the 40 faults (see faults/) do not cover: paths that are not a data set, damaged model cards"
+"Bad input that the faults (see faults/) do not cover: paths that are not a data set, damaged model cards"
 import shutil, struct
 
 import pytest

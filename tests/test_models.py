@@ -117,11 +117,11 @@ def test_architectures_of_timm():
 def test_a_resumed_run_starts_from_its_weights_file(photos, tmp_path):
     "Also if the run was interrupted before its first checkpoint"
     torch.save(create_model('baseline', 3).state_dict(), tmp_path/'w.pth')
-    options = dict(recipe='demo', epochs=2, size=32, bs=8, device='cpu', faithful=0, weights=tmp_path/'w.pth')
+    options = dict(recipe='demo', epochs=2, size=32, bs=8, device='cpu', faithfulness=0, weights=tmp_path/'w.pth')
     weights = lambda run: load_bundle(run)[0].state_dict()
     train_baseline(photos, out=tmp_path/'whole', **options)
     with pytest.raises(KeyboardInterrupt): train_baseline(photos, out=tmp_path/'run', cbs=[Stop()], **options)
-    train_baseline(out=tmp_path/'run', resume=True, faithful=0)
+    train_baseline(out=tmp_path/'run', resume=True, faithfulness=0)
     for k, v in weights(tmp_path/'whole').items(): assert torch.equal(v, weights(tmp_path/'run')[k]), k
     with pytest.raises(KeyboardInterrupt): train_baseline(photos, out=tmp_path/'lost', cbs=[Stop()], **options)
     (tmp_path/'w.pth').write_bytes(b'')
@@ -137,7 +137,7 @@ def test_a_fine_tuned_run_is_loaded_without_its_pretrained_weights(photos, tmp_p
     def without(name, weights=None, **kw): return pytest.fail('weights were requested') if weights else get_model(name, **kw)
     monkeypatch.setattr('torchvision.models.get_model', without)
     assert torch.equal(load_run(run, photos).model.fc.weight, load_bundle(run)[0].fc.weight)
-    train_baseline(out=run, resume=True, device='cpu', faithful=0)
+    train_baseline(out=run, resume=True, device='cpu', faithfulness=0)
 
 
 @pytest.mark.slow('large architectures')

@@ -155,6 +155,8 @@ FAULTS = { # number -> (description, consequence)
     24: ('not a valid table', 'stops training'),
     26: ('a single class', 'stops training'),
     27: ('a class with one image', 'stays in train'),
+    41: ('no image of a class: another file, or a run folder', 'not used'),
+    42: ('class folders that hold only folders', 'stops training'),
 }
 
 # %% ../../nbs/data/03_checks.ipynb #0b497878
@@ -204,6 +206,10 @@ class CheckResult:
         "The rows that can be used"
         return self.df[self.df.problem == ''] if len(self.df) else self.df
     @property
+    def lost(self) -> bool:
+        "Are there rows that cannot be used?"
+        return not self.faults.kept[self.faults.fault != 41].all()
+    @property
     def stops(self) -> str:
         "The error message with which training would stop; '' if it would start"
         errors = self.faults.error[self.faults.error != '']
@@ -233,13 +239,14 @@ def _image_faults(df:pd.DataFrame) -> list[dict]:
 # %% ../../nbs/data/03_checks.ipynb #ef5a7e15
 def check_data(
     path:str|Path, # A table or folder that `read_har` accepts
-    workers:int|None=None # As for `check_har`
+    workers:int|None=None, # As for `check_har`
+    layout:str|None=None # As for `read_har`
 )->CheckResult:
     "Find everything that is wrong or unusual in a data set"
     found, columns = [], ['fault', 'where', 'filename', 'label', 'problem', 'kept', 'error']
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning) # the warnings of training are among the faults
-        df, table = read_har(path, found=found), find_table(path)
+        df, table = read_har(path, found=found, layout=layout), find_table(path)
         df = check_har(df, workers=workers) if len(df) else df.assign(problem='')
         found += _image_faults(df) if len(df) else []
     good = df[df.problem == '']

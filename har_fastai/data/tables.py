@@ -4,15 +4,19 @@
 
 # %% ../../nbs/data/00_tables.ipynb #aba541dd
 from __future__ import annotations
-import csv, os, re, shutil, warnings
+import csv, os, re, shutil, unicodedata, warnings
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache, reduce
 from pathlib import Path, PurePosixPath
 import pandas as pd
 from ..files import HARError, plural, first_sentence, natural_key
 from ..images import is_image, visible_images
 
 # %% auto #0
-__all__ = ['ACTIONS', 'KAGGLE_DATASET', 'read_table', 'read_names', 'find_table', 'read_har', 'download_har']
+__all__ = ['ACTIONS', 'COLUMN_NAMES', 'LAYOUTS', 'KAGGLE_DATASET', 'read_table', 'read_names', 'find_table', 'read_har',
+           'download_har']
 
 # %% ../../nbs/data/00_tables.ipynb #3ab96e33
 ACTIONS = ('calling', 'clapping', 'cycling', 'dancing', 'drinking', 'eating', 'fighting', 'hugging', 'laughing', 'listening_to_music',
@@ -70,6 +74,20 @@ def _fault(number, where, filename, label, problem, error='', kept=False) -> dic
     "A fault as `read_har` notes it"
     return dict(fault=number, where=where, filename=filename, label=label, problem=problem, kept=kept, error=error)
 
+# %% ../../nbs/data/00_tables.ipynb #7dbd50ff
+def _normal(name:str) -> str: return unicodedata.normalize('NFC', name)
+
+def _paths(root:str, names:pd.Series) -> list[str]:
+    "The absolute path of each filename, as the file system spells it"
+    @cache
+    def spellings(folder):
+        try: return {_normal(n): n for n in os.listdir(folder)}
+        except OSError: return {}
+    def spelt(path, part):
+        exists = part.isascii() or os.path.lexists(os.path.join(path, part))
+        return os.path.join(path, part if exists else spellings(path).get(part, part))
+    return [os.path.join(root, f) if f.isascii() else reduce(spelt, f.split('/'), root) for f in names]
+
 # %% ../../nbs/data/00_tables.ipynb #82ec76fd
 _OUTSIDE = ((r'(?:^|/)\.\.(?:/|$)', 17), (r'^/|^[A-Za-z]:', 18)) # filenames that leave the folder (.., absolute, a drive) -> fault
 
@@ -79,7 +97,8 @@ def _tidy(df:pd.DataFrame, where, found:list|None=None) -> pd.DataFrame:
     for c in ('filename', 'label'):
         for empty, fault in (('nan', 19), ('', 20)) if c in df else ():
             df = _refuse(df, df[c].str.lower() == empty, where, f'the {c} is empty: fill it in, or delete the row', fault, found)
-    names = [PurePosixPath(f.replace('\\', '/')).as_posix() for f in df.filename]
+    names = [_normal(PurePosixPath(f.replace('\\', '/')).as_posix()) for f in df.filename]
+    if 'label' in df: df = df.assign(label=df.label.map(_normal))
     df = df.assign(filename=pd.Series(names, index=df.index, dtype=str))
     for pattern, fault in _OUTSIDE:
         outside = df.filename.str.contains(pattern)
@@ -89,7 +108,7 @@ def _tidy(df:pd.DataFrame, where, found:list|None=None) -> pd.DataFrame:
 # %% ../../nbs/data/00_tables.ipynb #7716b56a
 def _locate(df:pd.DataFrame, roots:list[Path], where, links:bool, found:list|None=None) -> pd.DataFrame:
     "Add the column `path`, below the one of `roots` that holds most of the files; all of them must exist"
-    at = {r: [os.path.join(os.path.abspath(r), f) for f in df.filename] for r in roots}
+    at = {r: _paths(os.path.abspath(r), df.filename) for r in roots}
     root = max(roots, key=lambda r: sum(map(os.path.lexists, at[r])))
     df = df.assign(path=at[root])
     missing = [not os.path.lexists(p) for p in df.path]
@@ -117,18 +136,30 @@ def _once(df:pd.DataFrame, where, found:list|None=None) -> pd.DataFrame:
     return _refuse(df, again, where, 'the row repeats an earlier one', 21, found) if found is not None else df[~again]
 
 # %% ../../nbs/data/00_tables.ipynb #9fc5c3d5
-_PARTS = dict(train='train', training='train', valid='valid', val='valid', validation='valid', test='test', testing='test',
-              unused='unused') # accepted names of parts -> names used here
+_PARTS = dict(train='train', training='train', valid='valid', val='valid', validation='valid', dev='valid', eval='valid',
+              evaluation='valid', test='test', testing='test', unused='unused') # accepted names of parts -> names used here
+
+def _part_of(name:str) -> str|None:
+    "The part that a name such as `Training_set` stands for; None for another name"
+    return _PARTS.get(re.sub(r'(?<=\w)[\s_-]*(set|data|split)$', '', name.strip().lower()))
 
 # %% ../../nbs/data/00_tables.ipynb #d95d760b
+def _warn_of_case(df:pd.DataFrame, where) -> None:
+    "Warn of labels that differ only in upper and lower case"
+    labels = pd.Series(sorted(set(df.label)), dtype=str)
+    alike = [', '.join(g) for _, g in labels.groupby(labels.str.casefold()) if len(g) > 1]
+    if alike: warnings.warn(f'{where}: labels that differ only in upper and lower case: {"; ".join(alike)}')
+
 def _finish(df:pd.DataFrame, roots:list[Path], where, links:bool=False, found:list|None=None) -> pd.DataFrame:
     "Validate raw rows, whose index names them, into the table that `read_har` returns"
     df = _once(_locate(_tidy(df, where, found), roots, where, links, found), where, found)
     if 'part' in df:
-        bad = ~df.part.str.lower().isin(_PARTS)
+        part = df.part.map(_part_of)
+        bad = part.isna()
         why = 'the part must be train, valid or test, not ' + ', '.join(map(repr, sorted(set(df.part[bad]))))
         df = _refuse(df, bad, where, why, 24, found)
-        df = df.assign(part=df.part.str.lower().map(_PARTS))
+        df = df.assign(part=part)
+    _warn_of_case(df, where)
     return df.reset_index(drop=True)
 
 # %% ../../nbs/data/00_tables.ipynb #3b683b0f
@@ -136,10 +167,39 @@ def _roots(file:Path) -> list[Path]:
     "The folders in which the images of a table may be"
     return [file.parent, file.parent/('test' if file.name.lower().startswith('test') else 'train'), file.parent/'images']
 
+# %% ../../nbs/data/00_tables.ipynb #e24bd5b5
+COLUMN_NAMES = dict(part=('split', 'set', 'subset', 'partition', 'usage', 'fold', 'is_valid'),
+                    group=('subject', 'person', 'patient', 'video', 'clip', 'scene', 'session')) # column -> other names of it
+
+# %% ../../nbs/data/00_tables.ipynb #903ae662
+def _named_columns(df:pd.DataFrame, where) -> pd.DataFrame:
+    "A table with parts and groups under the names used here; a warning names the columns that are not used"
+    for own, names in COLUMN_NAMES.items():
+        other = [c for c in df if c.lower() in (own, *names)]
+        if own in other or not other: continue
+        if len(other) > 1: raise HARError(f'{where}: the columns {" and ".join(other)} may both hold the {own} of an image: '
+                                          f'rename one of them to {own}, and delete the other')
+        df = df.rename(columns={other[0]: own})
+        if own == 'part': df = df.assign(part=_parts(df.part, other[0], where))
+        if other[0].lower() != own: warnings.warn(f'{where}: the column {other[0]} is used as the {own} of each image')
+    unused = [c for c in df if c not in ('filename', 'label', 'part', 'group', 'sha256')]
+    if unused: warnings.warn(f'{where}: columns that are not used: {", ".join(unused)}')
+    return df
+
+def _parts(values:pd.Series, name:str, where) -> pd.Series:
+    "The values of a column with another name as names of parts; an error if they are not"
+    flags = {'true': 'valid', '1': 'valid', 'false': 'train', '0': 'train'} if name.lower() == 'is_valid' else {}
+    parts = values.map(lambda v: flags.get(v.lower()) or _part_of(v))
+    if parts.isna().any():
+        few = ', '.join(map(repr, sorted(set(values[parts.isna()]))[:5]))
+        raise HARError(f'{where}: the column {name} seems to hold the part of each image, but {few} is not train, valid or test: '
+                       'rename the column to part and its values to these, or to group to keep rows with one value together, or delete it')
+    return parts
+
 # %% ../../nbs/data/00_tables.ipynb #cb297f1c
 def _from_csv(file:Path, found:list|None=None) -> pd.DataFrame:
     "Images and labels of a CSV file"
-    df = read_table(file)
+    df = _named_columns(read_table(file), file)
     if found is not None:
         spaces = [i for i in df.attrs.get('spaces', []) if df.filename[i] and df.label[i]]
         found += [_fault(20, i, df.filename[i], df.label[i], 'spaces around a cell are removed', kept=True) for i in spaces]
@@ -172,13 +232,70 @@ def _tables(folder:Path) -> list[Path]:
     kaggle = [here] if here.is_file() else [f for f in below if f.is_file()]
     if kaggle: return kaggle
     others = [f for f in sorted(folder.glob('*.csv')) if not re.search(r'\.fixed(-\d+)?\.csv$', f.name)]
+    if _is_output(folder): others = [f for f in others if f.name not in ('split.csv', 'predictions.csv')]
     return [f for f in others if {'filename', 'label'} <= set(_columns(f)) and 'predicted' not in _columns(f)] # not of a run
 
+# %% ../../nbs/data/00_tables.ipynb #fb8c4ac7
+LAYOUTS = (None, 'classes') # values of `layout` of `read_har`
+
+# %% ../../nbs/data/00_tables.ipynb #a497bbe8
+def _is_output(folder:Path) -> bool:
+    "Whether a folder is a run or a model that this library has written"
+    return any(all((folder/f).is_file() for f in pair) for pair in (('recipe.json', 'split.csv'), ('model.json', 'model.safetensors')))
+
+def _inner(folder:Path) -> Path:
+    "The innermost of folders of the same part, each the only one in the other, as in `test_set/test_set`"
+    inside = _folders(folder)
+    return _inner(inside[0]) if len(inside) == 1 and _part_of(inside[0].name) == _part_of(folder.name) else folder
+
+# %% ../../nbs/data/00_tables.ipynb #6ba05d07
+@dataclass
+class _Unused:
+    "What class folders hold besides the images of the classes"
+    files:list = field(default_factory=list) # files that are not images, or are not in a class folder
+    runs:list = field(default_factory=list) # folders that this library has written
+    nested:dict = field(default_factory=dict) # class folders that hold only folders -> number of images in each of these
+
+def _listed(names:Iterable, n:int=5) -> str:
+    "The first names, and the number of the others"
+    names = list(names)
+    return ', '.join(map(str, names[:n])) + (f' and {len(names) - n:,} more' if len(names) > n else '')
+
+def _report_unused(unused:_Unused, folder:Path, layout:str|None, found:list|None) -> None:
+    "Warn of files and folders that are not used; an error if class folders hold only folders"
+    name = lambda f: f.relative_to(folder).as_posix()
+    if unused.nested and layout != 'classes':
+        tree = '; '.join(f'{name(d)}/ holds {_listed((f"{k}/ ({n:,})" for k, n in inside.items()), 4)}'
+                         for d, inside in [*unused.nested.items()][:3])
+        error = (f'{folder}: class folders that hold no images themselves, only folders: {_listed(map(name, unused.nested))} ({tree}). '
+                 f'If these are the classes, add --layout classes; if they are parts, name them train, valid and test')
+        if found is None: raise HARError(error)
+        found.append(_fault(42, '', '', '', 'class folders that hold only folders', error, kept=True))
+    if unused.runs:
+        warnings.warn(f'{folder}: not used, because these folders are runs or models of har_fastai: {_listed(map(name, unused.runs))}')
+    if unused.files:
+        kinds = Counter(f.suffix.lower() or 'without extension' for f in unused.files).most_common()
+        warnings.warn(f'{folder}: {plural(len(unused.files), "file")} not used, no image of a class: '
+                      f'{_listed((f"{n:,} {kind}" for kind, n in kinds), 8)}; the first is {name(unused.files[0])}')
+    if found is not None:
+        found += [_fault(41, '', name(f), '', 'no image of a class: not used') for f in unused.files]
+        found += [_fault(41, '', f'{name(f)}/', '', 'a run or model of har_fastai: not used') for f in unused.runs]
+
 # %% ../../nbs/data/00_tables.ipynb #cf79185a
-def _class_rows(folder:Path, root:Path) -> list[tuple[str, str]]:
-    "(filename below `root`, label) of each image in the class folders of `folder`"
-    classes = [d for d in _folders(folder) if d.name.lower() not in _PARTS]
-    return [(f.relative_to(root).as_posix(), d.name) for d in classes for f in visible_images(d)]
+def _class_rows(folder:Path, root:Path, unused:_Unused) -> list[tuple[str, str]]:
+    "(filename below `root`, label) of each image in the class folders of `folder`; what is not used is noted"
+    rows = []
+    for d in _folders(folder):
+        if _part_of(d.name) or (d.name == 'figures' and _is_output(folder)): continue
+        images = visible_images(d, others := [])
+        own = {f.parent: 0 for f in others if f.name in ('recipe.json', 'model.json') and _is_output(f.parent)}
+        used = [f for f in images if not any(f.is_relative_to(o) for o in own)]
+        unused.runs += own
+        unused.files += [f for f in others if not any(f.is_relative_to(o) for o in own)]
+        if used and all(f.parent != d for f in used): unused.nested[d] = Counter(f.relative_to(d).parts[0] for f in used)
+        rows += [(f.relative_to(root).as_posix(), d.name.strip()) for f in used]
+    unused.files += [f for f in sorted(folder.iterdir(), key=natural_key) if f.is_file() and not f.name.startswith('.')]
+    return rows
 
 # %% ../../nbs/data/00_tables.ipynb #7255705c
 def _named_in_text(rows:list[tuple], where, found:list|None) -> list[tuple]:
@@ -192,20 +309,24 @@ def _named_in_text(rows:list[tuple], where, found:list|None) -> list[tuple]:
     return [r for r in rows if plain(r[0]) == r[0]]
 
 # %% ../../nbs/data/00_tables.ipynb #16e08cd1
-def _from_folders(folder:Path, found:list|None=None) -> pd.DataFrame|None:
+def _from_folders(folder:Path, layout:str|None=None, found:list|None=None) -> pd.DataFrame|None:
     "Images of class folders, with their parts if there is a folder `train`; None if there are no images"
-    parts = {d: _PARTS[d.name.lower()] for d in _folders(folder) if d.name.lower() in _PARTS}
-    rows = [(f, l, p) for d, p in parts.items() for f, l in _class_rows(d, folder)]
-    beside = _class_rows(folder, folder)
+    parts = {d: p for d in _folders(folder) if (p := _part_of(d.name))}
+    unused, apart = _Unused(), _Unused()
+    rows = [(f, l, p) for d, p in parts.items() for f, l in _class_rows(_inner(d), folder, apart)]
+    beside = _class_rows(folder, folder, unused)
     if 'train' not in {p for *_, p in rows}:
         rows = [(f, l, '') for f, l in beside]
         full = [d.name for d in parts if visible_images(d)]
         if rows and full:
             warnings.warn(f'{folder}: left out, because this is the name of a part and not of a class: {", ".join(full)}; '
                           'if it is a class, rename the folder')
-    elif beside:
-        warnings.warn(f'{folder}: folders beside train, valid and test are left out: {", ".join(dict.fromkeys(l for _, l in beside))}')
+    else:
+        if beside:
+            warnings.warn(f'{folder}: folders beside train, valid and test are left out: {", ".join(dict.fromkeys(l for _, l in beside))}')
+        unused = _Unused(unused.files + apart.files, unused.runs + apart.runs, apart.nested)
     if not rows: return None
+    _report_unused(unused, folder, layout, found)
     rows = _named_in_text(rows, folder, found)
     df = pd.DataFrame(rows, columns=['filename', 'label', 'part'], index=[f for f, *_ in rows])
     return _finish(df if (df.part != '').any() else df.drop(columns='part'), [folder], folder, links=True, found=found)
@@ -227,7 +348,7 @@ def find_table(
     path:str|os.PathLike # As for `read_har`
 )->Path|None: # None for class folders
     "The table that `path` is or holds"
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.exists(): raise HARError(f'{path} does not exist: give a CSV file or a folder of images')
     if path.is_file() and path.suffix.lower() != '.csv': raise HARError(f'{path} is not a CSV file: give a CSV file or a folder of images')
     tables = [path] if path.is_file() else _tables(path)
@@ -239,12 +360,14 @@ def find_table(
 def read_har(
     path:str|os.PathLike, # A CSV file, a folder with one (Kaggle's, or its parent), or a folder of class folders
     least:int=2, # Smallest number of classes: training needs two, scoring one
-    found:list|None=None # A list to which invalid rows are added, which are then left out; None raises an error at the first one
+    found:list|None=None, # A list to which invalid rows are added, which are then left out; None raises an error at the first one
+    layout:str|None=None # 'classes': the folders are classes even if they hold only folders; None: such folders are an error
 )->pd.DataFrame: # One row per image: filename (relative), label, path (absolute); part, group and sha256 if the source has them
     "Read images and their labels from a table or from class folders"
-    path = Path(path)
+    if layout not in LAYOUTS: raise HARError(f'layout is {layout!r} and must be {" or ".join(map(str, LAYOUTS[1:]))}, or left out')
+    path = Path(path).expanduser()
     table = find_table(path)
-    df = _from_csv(table, found) if table else _from_folders(path, found)
+    df = _from_csv(table, found) if table else _from_folders(path, layout, found)
     if df is None: raise _nothing(path)
     if df.label.nunique() < least:
         why = 'has no row that can be used'

@@ -354,14 +354,14 @@ def draw_har(
 # %% ../../nbs/drawing/02_dataset.ipynb #10501a16
 def cached_sample(
     name:str, # Its folder in the cache is named after it and the version of the library
-    say:str='', # Message to print before drawing
+    message:str='', # Message to print before drawing
     **kwargs # As for `draw_har`
 )->Path: # The folder
     "A synthetic data set in the cache, drawn when first needed, atomically"
     folder = cache_folder()/f'{name}-{__version__}'
     whole = lambda: (folder/'Training_set.csv').is_file()
     if whole(): return folder
-    if say: print(f'{say} into {folder}', flush=True)
+    if message: print(f'{message} into {folder}', flush=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as tmp:
         drawn = draw_har(Path(tmp)/'sample', **kwargs)

@@ -140,6 +140,6 @@ def from_run(cls:HARInterpretation,
 ):
     "Interpret the predictions of a run's model"
     run = run if isinstance(run, Run) else Run(run)
-    scores, preds = evaluate_run(run, labelled_images(data or run.info['data']), which, device)
+    scores, preds = evaluate_run(run, labelled_images(data or run.info['data'], run.info.get('layout')), which, device)
     if warning := seen_warning(scores): print(warning)
     return cls(preds, None, read_card(run.path).temperature, run.history, f'{which} images')

@@ -129,10 +129,11 @@ def _own_part(df:pd.DataFrame, own:pd.DataFrame, which:str, run:Run) -> pd.DataF
 
 # %% ../../nbs/evaluate/02_scoring.ipynb #442a80ba
 def labelled_images(
-    path:str|Path # Folder or table, as in `read_har`
+    path:str|Path, # Folder or table, as for `read_har`
+    layout:str|None=None # As for `read_har`
 )->pd.DataFrame: # As `check_har` returns it
     "The usable labelled images of a folder or table; one class is enough, unlike for training"
-    return usable(check_har(read_har(path, least=1)), least=1)
+    return usable(check_har(read_har(path, least=1, layout=layout)), least=1)
 
 # %% ../../nbs/evaluate/02_scoring.ipynb #91d53420
 def score_with_seen(

@@ -67,18 +67,18 @@ class BasePredictor:
     def unsure(self,
         probs:np.ndarray # Probabilities of one image, as `predict_batch` returns them
     )->str: # The reason, in a few words; '' for a prediction that can be used
-        "Why a prediction is unsure, by the limits in the card, which were fitted on validation images"
-        limits = getattr(self.card, 'unsure', None) or {}
-        if getattr(probs, 'similarity', 1.) < limits.get('similarity', -1.): return UNLIKE
-        return LOW if probs.max() < limits.get('confidence', 0.) else ''
+        "Why a prediction is unsure, by the thresholds in the card, which were fitted on validation images"
+        thresholds = getattr(self.card, 'unsure', None) or {}
+        if getattr(probs, 'similarity', 1.) < thresholds.get('similarity', -1.): return UNLIKE
+        return LOW if probs.max() < thresholds.get('confidence', 0.) else ''
 
     def candidates(self,
         probs:np.ndarray # Probabilities of one image
-    )->list[str]: # The most probable class first; empty where the card has no limit
+    )->list[str]: # The most probable class first; empty where the card has no threshold
         "The conformal prediction set: classes that include the true one for nine in ten images like the validation images"
-        limit = (getattr(self.card, 'unsure', None) or {}).get('candidate')
+        threshold = (getattr(self.card, 'unsure', None) or {}).get('candidate')
         order = np.argsort(-probs, kind='stable')
-        return [] if limit is None else [self.vocab[i] for n, i in enumerate(order) if not n or probs[i] >= limit]
+        return [] if threshold is None else [self.vocab[i] for n, i in enumerate(order) if not n or probs[i] >= threshold]
     def _pool(self, n:int) -> Executor: return ThreadPoolExecutor(n)
     def _compute(self, arrays:list[np.ndarray], parallel:bool) -> Iterable[np.ndarray]:
         "The probabilities of a few preprocessed images; `parallel` is true if other threads compute at the same time"

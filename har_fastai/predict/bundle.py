@@ -15,14 +15,14 @@ from ..models import create_model, find_arch, weight_bytes
 from .base import is_valid_card
 
 # %% auto #0
-__all__ = ['FORMAT', 'LIMITS', 'MEANS', 'SHIPPED', 'Card', 'shipped_model', 'find_model', 'save_card', 'save_bundle', 'read_card',
-           'network_of', 'load_bundle']
+__all__ = ['FORMAT', 'THRESHOLDS', 'MEANS', 'SHIPPED', 'Card', 'shipped_model', 'find_model', 'save_card', 'save_bundle',
+           'read_card', 'network_of', 'load_bundle']
 
 # %% ../../nbs/predict/01_bundle.ipynb #662acf0d
 FORMAT = 1 # version of the format of `model.json`; other versions are refused
 
 # %% ../../nbs/predict/01_bundle.ipynb #1a1b2c3e
-LIMITS = ('confidence', 'similarity', 'candidate') # keys of `Card.unsure`, see `fit_unsure`
+THRESHOLDS = ('confidence', 'similarity', 'candidate') # keys of `Card.unsure`, see `fit_unsure`
 MEANS = 'unsure.means' # name in model.safetensors of the mean features of each class
 
 # %% ../../nbs/predict/01_bundle.ipynb #c1cadf71
@@ -38,7 +38,7 @@ class Card:
     temperature:float=1. # Divides the logits before the softmax; > 0
     tta:bool=False # Are the logits averaged over the image and its horizontal flip?
     metrics:dict=field(default_factory=dict) # Scores, by part of the data
-    unsure:dict=field(default_factory=dict) # Limits of unsure predictions, from `fit_unsure`; empty for none
+    unsure:dict=field(default_factory=dict) # Thresholds of unsure predictions, from `fit_unsure`; empty for none
     versions:dict=field(default_factory=dict) # Versions of the libraries used for training
     sha256:str='' # Checksum of model.safetensors
     format:int=FORMAT # Version of the format of model.json
@@ -123,9 +123,9 @@ def _check_card(card:Card, file:Path) -> None:
         rules = ' and '.join(RESIZE_RULES)
         raise HARError(f'{file} has the resize rule {card.resize!r} and this version supports {rules}: update har_fastai')
     temperature_ok = isinstance(card.temperature, (int, float)) and card.temperature > 0
-    limits_ok = isinstance(card.unsure, dict) and all(isinstance(card.unsure.get(k, 0.), (int, float)) for k in LIMITS)
-    if not (is_valid_card(card) and temperature_ok and isinstance(card.tta, bool) and limits_ok):
-        raise HARError(f'{file} is damaged: its classes, size, normalisation, temperature, TTA setting or limits are not usable')
+    thresholds_ok = isinstance(card.unsure, dict) and all(isinstance(card.unsure.get(k, 0.), (int, float)) for k in THRESHOLDS)
+    if not (is_valid_card(card) and temperature_ok and isinstance(card.tta, bool) and thresholds_ok):
+        raise HARError(f'{file} is damaged: its classes, size, normalisation, temperature, TTA setting or thresholds are not usable')
 
 # %% ../../nbs/predict/01_bundle.ipynb #fdf39982
 def _state_is_complete(model:nn.Module) -> bool:

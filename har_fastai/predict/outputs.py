@@ -27,8 +27,8 @@ class Prediction:
     problem:str='' # Why the image could not be read; empty if it could
     filename:str='' # Name in the table that lists the image
     calibrated:bool=True # Was the temperature of the model fitted?
-    unsure:str='' # Why the prediction is unsure; empty if it is not, or if the model has no limits
-    candidates:list[str]|None=None # Conformal prediction set; None or empty without limits
+    unsure:str='' # Why the prediction is unsure; empty if it is not, or if the model has no thresholds
+    candidates:list[str]|None=None # Conformal prediction set; None or empty without thresholds
 
     @classmethod
     def of(cls, predictor, name:str, probs:np.ndarray|None, problem:str='', filename:str='') -> Prediction:
@@ -64,7 +64,7 @@ def predict_sources(
     predictor, # A `Predictor` or `OnnxPredictor`
     sources:Iterable[Source] # Images by name, as `find_sources` returns them
 )->Iterator[Prediction]: # In the same order
-    "Predict images one after the other, prefetching a few"
+    "Classify images one after the other, prefetching a few"
     pending = deque() # sources that the predictor has taken and not yet returned
     def images():
         for s in sources: pending.append(s); yield s.image

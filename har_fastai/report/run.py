@@ -83,7 +83,7 @@ def _reliability_figure(e:Evaluation) -> PageFigure:
 
 # %% ../../nbs/report/02_run.ipynb #5a1b2c3e
 RISK_CAPTION = ('The error rate if only the predictions with the highest probabilities are used. '
-                'The limit was fitted on the validation images, so that at most 15 % of them are unsure.')
+                'The threshold was fitted on the validation images, so that at most 15 % of them are unsure.')
 
 # %% ../../nbs/report/02_run.ipynb #567946cf
 def evaluation_figures(
@@ -207,7 +207,8 @@ def _schedule(r:Recipe) -> str:
     if probe and r.epochs == 1: return probe
     frozen = f'without the first {r.frozen:.0%} of the layers' if r.frozen else ''
     cosine = f'{plural(r.warmup, "epoch")} of warm-up, then cosine, {"by batch" if r.per_batch else "by epoch"}'
-    return '; '.join(filter(None, (probe, cosine, frozen)))
+    norms = 'batch norms frozen' if r.freeze_bn else ''
+    return '; '.join(filter(None, (probe, cosine, frozen, norms)))
 
 def _augmentation(r:Recipe) -> str:
     "The augmentation as text"
@@ -273,7 +274,7 @@ def published_table(
 )->pd.DataFrame: # A row for each class and each average
     "F1 of the course report and of this run, by class"
     ours = class_table(e).reindex(PUBLISHED.index)
-    out = pd.DataFrame({'report: F1 (leaks)': PUBLISHED.f1, 'report: images': PUBLISHED.support, 'this run: F1': ours['F1'],
+    out = pd.DataFrame({'report: F1 (with leakage)': PUBLISHED.f1, 'report: images': PUBLISHED.support, 'this run: F1': ours['F1'],
                          'this run: 95 % CI': ours['F1, 95 % CI'], 'this run: images': ours.support,
                          'difference': ours['F1'] - PUBLISHED.f1})
     return out.rename_axis(None)
@@ -347,11 +348,11 @@ def report_sections(
 
 # %% ../../nbs/report/02_run.ipynb #5a1b2c3f
 def _unsure_section(e:Evaluation, figures:list[dict]) -> list[dict]:
-    "The section about unsure predictions; none without limits"
+    "The section about unsure predictions; none without thresholds"
     scores = unsure_scores(e.preds, e.card)
     if not scores: return []
-    note = text('A prediction is unsure if the probability of its class is below a limit, or if the image is unlike the training images. '
-                'This table considers the probability only. A prediction set holds the classes that cannot be excluded.')
+    note = text('A prediction is unsure if the probability of its class is below a threshold, or if the image is unlike the training '
+                'images. This table considers the probability only. A prediction set holds the classes that cannot be excluded.')
     return [section('unsure', 'Unsure predictions', note, table(unsure_table(scores), 'Unsure predictions and prediction sets'), *figures)]
 
 # %% ../../nbs/report/02_run.ipynb #c27317f3
@@ -389,7 +390,7 @@ def write_report(
     run:Run|str|Path, # The run; report.html and figures/ are written into its folder
     preds:pd.DataFrame, # Predictions of the run, with `path`, from `evaluate_run`
     name:str='test', # Name of the images; except for test, it is part of the file name, such as report-all.html
-    faithful:int|None=None, # Number of images for the faithfulness test, 0 for none; if None, as many as ten seconds allow, up to 64
+    faithfulness:int|None=None, # Number of images for the faithfulness test, 0 for none; if None, as many as ten seconds allow, up to 64
     device='cpu', # Device of the network
     explainer:Explainer|None=None, # Explainer with the model of the run; loaded from its folder if None
     scores:dict|None=None # Scores of `preds`, from `evaluate_run`; computed if None
@@ -399,7 +400,7 @@ def write_report(
     explainer = explainer or Explainer(run.path, device)
     e = Evaluation(run, preds, name, explainer.card, scores)
     figures, faith = {**evaluation_figures(e), **heatmap_figures(e, explainer)}, None
-    if n := affordable_images(e, explainer) if faithful is None else faithful:
+    if n := affordable_images(e, explainer) if faithfulness is None else faithfulness:
         faith = check_heatmaps(e, explainer, n)
         figures['faithfulness'] = PageFigure(plot_faithfulness(faith), FAITHFULNESS_CAPTION, wide=True)
     sections = report_sections(e, _save_figures(e, figures), faith)

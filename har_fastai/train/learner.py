@@ -11,7 +11,7 @@ import torch
 from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.mixup import CutMix, MixHandler, MixUp
 from fastai.callback.progress import ProgressCallback
-from fastai.callback.training import BnFreeze
+from fastai.callback.training import BnFreeze, bn_types
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.losses import LabelSmoothingCrossEntropyFlat
@@ -30,7 +30,7 @@ from .callbacks import (Accuracy, EpochLogger, ProgressiveResizing, MacroF1, Sav
 from .probe import FitProbe
 
 # %% auto #0
-__all__ = ['HARLearner', 'set_dropout', 'finetune_groups', 'freeze_first', 'recipe_cbs', 'har_learner']
+__all__ = ['HARLearner', 'set_dropout', 'finetune_groups', 'freeze_first', 'freeze_bn', 'recipe_cbs', 'har_learner']
 
 # %% ../../nbs/train/05_learner.ipynb #e3fe7ad1
 class HARLearner(Learner):
@@ -99,6 +99,14 @@ def freeze_first(
     for m in layers[:int(share * len(layers))]:
         for p in m.parameters(recurse=False): p.requires_grad_(False)
 
+# %% ../../nbs/train/05_learner.ipynb #0ae1024c
+def freeze_bn(
+    model # Modified in place
+)->None:
+    "Exclude all batch norms of a network from training"
+    for m in model.modules():
+        if isinstance(m, bn_types): m.requires_grad_(False)
+
 # %% ../../nbs/train/05_learner.ipynb #eafc2923
 def _opt_func(recipe:Recipe, device:torch.device):
     "The `opt_func` of a recipe's optimiser, with fused steps if PyTorch has them"
@@ -116,7 +124,7 @@ def recipe_cbs(
     if recipe.mixup: cbs.append(MixUp(recipe.mixup))
     if recipe.cutmix: cbs.append(CutMix(recipe.cutmix))
     if recipe.ema: cbs.append(ModelEMA(recipe.ema))
-    if recipe.frozen: cbs.append(BnFreeze())
+    if recipe.frozen or recipe.freeze_bn: cbs.append(BnFreeze())
     return cbs
 
 # %% ../../nbs/train/05_learner.ipynb #342e3b08
@@ -136,6 +144,7 @@ def har_learner(
     resumed = resume and run.file('checkpoint/last.safetensors').is_file() # then pretrained weights would be overwritten
     model = set_dropout(create_model(arch, len(dls.vocab), recipe.pretrained and not resumed, weights), recipe.dropout)
     freeze_first(model, recipe.frozen)
+    if recipe.freeze_bn: freeze_bn(model)
     splitter = partial(finetune_groups, head=arch.head) if recipe.freeze else trainable_params
     learn = HARLearner(dls, model, loss_func=LabelSmoothingCrossEntropyFlat(eps=recipe.smoothing),
                        opt_func=_opt_func(recipe, dls.device), splitter=splitter, lr=recipe.lr, wd=recipe.wd, wd_bn_bias=True,

@@ -22,6 +22,7 @@ class Recipe:
     probe:bool=False # Fit the last layer by logistic regression in place of the first epoch, see `FitProbe`?
     freeze:int=0 # Number of epochs, at the start, that train only the new last layer; above 0, with the schedule of fastai's `fine_tune`
     frozen:float=0. # Share of the layers, counted from the input, that keep their weights, 0 to below 1
+    freeze_bn:bool=False # Keep the weights and the statistics of all batch norms?
     size:int=256 # Side of the square input, in pixels; with resize 'keep', the input has about as many pixels as this square
     growth:tuple=() # Progressive resizing: pairs of (side in pixels, share of the epochs), in order; the remaining epochs use `size`
     epochs:int=40 # Number of epochs
@@ -100,7 +101,7 @@ def _check_recipe(r:Recipe) -> None:
     arch = find_arch(r.arch)
     if not isinstance(r.name, str) or not r.name or set(r.name) & set('/\\\0'):
         raise HARError(f'name is {r.name!r} and must be text that can be part of a folder name')
-    for k in ('pretrained', 'probe', 'per_batch', 'weighted', 'tta'):
+    for k in ('pretrained', 'probe', 'freeze_bn', 'per_batch', 'weighted', 'tta'):
         if not isinstance(getattr(r, k), bool): raise HARError(f'{k} is {getattr(r, k)!r} and must be true or false')
     for k, allowed in dict(resize=(None, *RESIZE_RULES), opt=(*OPTIMISERS,)).items():
         if (v := getattr(r, k)) not in allowed: raise HARError(f'{k} is {v!r} and must be one of {", ".join(filter(None, allowed))}')

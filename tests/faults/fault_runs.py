@@ -96,7 +96,7 @@ def full_disk(b):
     out = b.tmp/'run'
     def fill(): resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     with file_limit(-1): message = fills_up(b, out, fill)
-    train_baseline(out=out, resume=True, device='cpu', num_workers=0, faithful=0)
+    train_baseline(out=out, resume=True, device='cpu', num_workers=0, faithfulness=0)
     same_runs(out, b.tiny_run)
     no_space_for_a_cache(b)
     return message.replace(str(out), 'RUN') + '; the resumed run ends with identical weights'
@@ -180,7 +180,7 @@ def uploads(b):
         with ThreadPoolExecutor(20) as pool: responses = list(pool.map(post, [f.read_bytes() for f in files]))
         assert [r.status_code for r in responses] == [200] * 20
         for r, own in zip(responses, probs): # compare by probability, since two classes may be equally likely
-            for t in r.json()['answers'][0]['top']: assert abs(t['probability'] - own[p.vocab.index(t['label'])]) < 1e-5
+            for t in r.json()['predictions'][0]['top']: assert abs(t['probability'] - own[p.vocab.index(t['label'])]) < 1e-5
         assert np.ptp(probs, axis=0).max() > 1e-3 # otherwise all images would have the same prediction
         assert client.get('/health').status_code == 200
     return (f'{huge.json()["detail"]}; an image of 200 megapixels is rejected before decoding; '

@@ -1,5 +1,5 @@
-"Faults 16 to 28: tables, labels and splits"
-import csv, warnings
+"Faults 16 to 28 and 41 to 45: tables, labels, layouts and splits"
+import csv, shutil, unicodedata, warnings
 
 import numpy as np
 import pytest
@@ -220,3 +220,94 @@ def weights(b):
         with pytest.raises(HARError, match=words) as e: har_dls(df, size=32, bs=8, wgts=values, num_workers=0, device='cpu')
         messages.append(str(e.value))
     return f'{messages[0]}; {messages[-1]}'
+
+
+def classes(folder, names=('running', 'sitting'), n=4):
+    "Class folders with `n` images each"
+    for k, name in enumerate(names):
+        (folder/name).mkdir(parents=True, exist_ok=True)
+        for i in range(n): image(n * k + i).save(folder/name/f'{i}.png')
+    return folder
+
+
+def reading(data, **kw):
+    "The table of a data set, and the warnings about it without its folder"
+    with warnings.catch_warnings(record=True) as w:
+        warnings.simplefilter('always')
+        df = read_har(data, **kw)
+    return df, '; '.join(str(x.message) for x in w).replace(f'{data}: ', '').replace(str(data), 'the folder')
+
+
+@row(41, 'class folders with other files: HEIC, .jpe, no extension, a text', 'used, or counted and named')
+def other_files(b):
+    data = classes(b.tmp/'d')
+    for name in ('photo', 'photo.jpe', 'photo.JPG.old'): image(1).save(data/'running'/name, 'JPEG')
+    (data/'running'/'notes.txt').write_text('Notes'); (data/'loose.png').write_bytes((data/'sitting'/'0.png').read_bytes())
+    df, warning = reading(data)
+    assert len(df) == 11 and 'photo' in warning + ' '.join(df.filename) and '2 files not used' in warning
+    assert [f for f in check_data(data).faults.query('fault == 41').filename] == ['running/notes.txt', 'loose.png']
+    heif = pytest.importorskip('pillow_heif')
+    (data/'standing').mkdir()
+    for i in range(3): heif.from_pillow(image(20 + i)).save(data/'standing'/f'{i}.HEIC')
+    assert len(usable(check_har(read_har(data)))) == 14
+    return f'recognised by content, HEIC included (with pillow-heif, otherwise set aside with the command that installs it); {warning}'
+
+
+@row(42, 'training_set/training_set and test_set/test_set; class folders that hold only folders', 'the right parts; an error')
+def layouts(b):
+    data = b.tmp/'d'
+    classes(data/'training_set'/'training_set', n=6); classes(data/'test_set'/'test_set', n=2)
+    df, _ = reading(data)
+    assert set(df.label) == {'running', 'sitting'} and df.part.value_counts().to_dict() == {'train': 12, 'test': 4}
+    for other in ('Train', 'val', 'dev', 'evaluation', 'Testing', 'test-data'):
+        named = b.tmp/other; classes(named/'train'); classes(named/other)
+        assert set(reading(named)[0].label) == {'running', 'sitting'} and 'part' in reading(named)[0]
+    deep = b.tmp/'deep'
+    for k in ('a', 'b'): classes(deep/k)
+    commands = ((cli.har_check, deep), (cli.har_train, '--data', deep, '--out', b.tmp/'run'), (cli.har_evaluate, b.trained.run, '--data', deep))
+    messages = {after_colon(after_colon(b.refuse(*c)[1])) for c in commands}
+    assert len(messages) == 1 and not (b.tmp/'run'/'recipe.json').exists()
+    assert set(read_har(deep, layout='classes').label) == {'a', 'b'}
+    assert cli.har_check([str(deep), '--layout', 'classes']) is None
+    return f'parts are recognised; {messages.pop()}'
+
+
+@row(43, 'a run or a model inside the data folder', 'not read as a class or as labels')
+def own_output(b):
+    data = classes(b.tmp/'d')
+    shutil.copytree(b.trained.run, data/'runs'/'first'); shutil.copytree(b.trained.run, data/'running'/'run')
+    df, warning = reading(data)
+    assert set(df.label) == {'running', 'sitting'} and len(df) == 8
+    at_top = classes(b.tmp/'top'); shutil.copytree(b.trained.run, at_top, dirs_exist_ok=True)
+    assert set(reading(at_top)[0].label) == {'running', 'sitting'}
+    return warning
+
+
+@row(44, 'columns split, is_valid, subject, fold; columns without a meaning', 'used or rejected, and named')
+def other_columns(b):
+    data = two_classes(b.tmp/'d')
+    def read(columns, *values):
+        table(data, [(*r, *v) for r, v in zip(GOOD, zip(*values))], ('filename', 'label', *columns))
+        return reading(data)
+    df, warning = read(('split', 'subject', 'size'), ['train', 'Train', 'training', 'val', 'dev', 'test', 'test set', 'train'], 'aabbccdd', '12345678')
+    assert df.part.tolist() == ['train'] * 3 + ['valid'] * 2 + ['test'] * 2 + ['train'] and list(df.group) == list('aabbccdd')
+    assert read(('is_valid',), ['True', '0', '1', 'false'] * 2)[0].part.tolist() == ['valid', 'train'] * 4
+    columns = (*('filename', 'label'), 'fold')
+    folds = refused(b, 24, [(*r, str(i % 3)) for i, r in enumerate(GOOD)], ['the column fold', 'group'], columns)
+    refused(b, 24, [(*r, 'train', 'train') for r in GOOD], ['split and set', 'rename'], ('filename', 'label', 'split', 'set'))
+    return f'{warning}; {folds}'
+
+
+@row(45, 'accents composed in the table and decomposed on disk; a class folder with a space at its end', 'the same name')
+def spelling(b):
+    composed, apart = (unicodedata.normalize(form, 'café') for form in ('NFC', 'NFD'))
+    data = classes(b.tmp/'d', (f'{apart} ', 'sitting'))
+    df, _ = reading(data)
+    assert set(df.label) == {composed, 'sitting'} and df.filename[0] == f'{composed} /0.png'
+    assert len(usable(check_har(df))) == 8
+    named = two_classes(b.tmp/'t'); (named/'train'/'Image_0.png').rename(named/'train'/f'{apart}.png')
+    table(named, [(f'{composed}.png', 'running'), *GOOD[1:]])
+    assert len(checked(named)) == 8
+    both, warning = reading(classes(b.tmp/'case', ('Sitting', 'sitting')))
+    assert len(both) == 8
+    return f'names are compared in the Unicode form NFC, without outer spaces; {warning}'

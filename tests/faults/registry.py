@@ -1,4 +1,4 @@
-"The registry of the 40 faults: number, description, expected behaviour, and a test case"
+"The registry of the faults: number, description, expected behaviour, and a test case"
 import json, os
 from pathlib import Path
 

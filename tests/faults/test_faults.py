@@ -1,4 +1,4 @@
-"The 40 faults, one case each. The sentences that the cases return make up the table of the page on robustness"
+"The faults, one case each. The sentences that the cases return make up the table of the page on robustness"
 import pytest
 
 import fault_images, fault_tables, fault_runs # noqa: F401 (each registers its cases)
@@ -17,4 +17,4 @@ def test_fault(n, context):
     assert table()[n] == entry(n, 'passed', happened), 'the page is out of date: HAR_ROBUSTNESS=write pytest tests/faults'
 
 
-def test_all_40_have_a_case(): assert sorted(ROWS) == list(range(1, 41)) == sorted(table())
+def test_all_have_a_case(): assert sorted(ROWS) == list(range(1, len(ROWS) + 1)) == sorted(table())

@@ -53,11 +53,11 @@ def encoded(img, **kw) -> bytes:
 def size_of(response): return Image.open(io.BytesIO(response.content)).size
 
 
-def check(answers, files, expected, top=5):
+def check(records, files, expected, top=5):
     "The predictions have the names of the files, their order and their values; classes of equal probability may change places"
     vocab, probs = expected
-    assert [a['name'] for a in answers] == [f.name for f in files]
-    for a, f in zip(answers, files):
+    assert [a['name'] for a in records] == [f.name for f in files]
+    for a, f in zip(records, files):
         own, got = probs[f.name], np.array([t['probability'] for t in a['top']])
         assert a['problem'] is None and a['label'] == a['top'][0]['label'] and len(got) == top, f
         assert np.abs(got - np.sort(own)[::-1][:top]).max() < 1e-5
@@ -68,22 +68,22 @@ def check(answers, files, expected, top=5):
 
 def test_one_image(client, images, expected):
     r = client.post('/predict', files=form(images[:1], 'whatever'))
-    assert r.status_code == 200; check(r.json()['answers'], images[:1], expected)
+    assert r.status_code == 200; check(r.json()['predictions'], images[:1], expected)
 
 
 def test_several_images_keep_their_order(client, images, expected):
-    check(client.post('/predict?top=15', files=form(images[::-1])).json()['answers'], images[::-1], expected, 15)
+    check(client.post('/predict?top=15', files=form(images[::-1])).json()['predictions'], images[::-1], expected, 15)
 
 
 def test_batches_give_the_predictions_of_single_images(trained, images, expected):
     "As on a GPU: several images at a time in one thread"
     with TestClient(make_service(trained.run, threads=1, most=8)) as c:
-        check(c.post('/predict', files=form(images)).json()['answers'], images, expected)
+        check(c.post('/predict', files=form(images)).json()['predictions'], images, expected)
 
 
 def test_a_broken_image_does_not_affect_others(client, images, expected):
     r = client.post('/predict?top=2', files=form([images[0], images[1].read_bytes()[:300], b'', images[2]]))
-    a = r.json()['answers']
+    a = r.json()['predictions']
     assert r.status_code == 200 and [x['problem'] is None for x in a] == [True, False, False, True]
     assert a[1]['top'] == [] and a[1]['label'] is None
     check([a[0], a[3]], [images[0], images[2]], expected, 2)
@@ -93,7 +93,7 @@ def test_a_broken_image_does_not_affect_others(client, images, expected):
 def test_every_kind_of_broken_file(client, tmp_path, images, expected, fault):
     bad = broken_images.make(tmp_path/'bad', fault)
     r = client.post('/predict', files=form([bad, images[0]]))
-    a, b = r.json()['answers']
+    a, b = r.json()['predictions']
     assert r.status_code == 200 and broken_images.UNREADABLE[fault][2] in a['problem'] and a['problem'].startswith(bad.name)
     check([b], images[:1], expected)
     assert client.post('/explain', files=form([bad])).status_code == 422
@@ -101,7 +101,7 @@ def test_every_kind_of_broken_file(client, tmp_path, images, expected, fault):
 
 def test_only_broken_images(client):
     r = client.post('/predict', files=form([b'', b'<html>']))
-    assert r.status_code == 422 and 'none of the 2 images' in r.json()['detail'] and len(r.json()['answers']) == 2
+    assert r.status_code == 422 and 'none of the 2 images' in r.json()['detail'] and len(r.json()['predictions']) == 2
 
 
 @pytest.mark.parametrize('send, words', [
@@ -242,7 +242,7 @@ def test_the_exif_orientation_is_applied_once(client, trained, images, tmp_path)
         exif[0x0112] = orientation; file = tmp_path/f'{orientation}.png'; wide.save(file, exif=exif)
         want = p.probs([file])[0]
         assert np.abs(want - p.probs([open_image(file)])[0]).max() < 1e-6
-        answer = client.post('/predict?top=15', files=form([file])).json()['answers'][0]
+        answer = client.post('/predict?top=15', files=form([file])).json()['predictions'][0]
         assert max(abs(t['probability'] - want[p.vocab.index(t['label'])]) for t in answer['top']) < 1e-3
         assert size_of(client.post('/explain', files=form([file]))) == open_image(file).size
         r = client.post('/explain?format=json', files=form([file])).json()
@@ -254,7 +254,7 @@ def test_explanations_do_not_disturb_predictions(client, images, expected):
     with ThreadPoolExecutor(6) as pool:
         maps = [pool.submit(client.post, '/explain', files=form([f])) for f in images[:6]]
         preds = [pool.submit(client.post, '/predict', files=form([f])) for f in images]
-        for f, r in zip(images, preds): check(r.result().json()['answers'], [f], expected)
+        for f, r in zip(images, preds): check(r.result().json()['predictions'], [f], expected)
     assert all(m.result().status_code == 200 for m in maps)
 
 
@@ -300,7 +300,7 @@ def post_during_stop(url, p, file, expected):
         s.sendall(body)
         response = b''.join(iter(lambda: s.recv(65536), b''))
     assert response.startswith(b'HTTP/1.1 200')
-    check(json.loads(response.partition(b'\r\n\r\n')[2])['answers'], [file], expected)
+    check(json.loads(response.partition(b'\r\n\r\n')[2])['predictions'], [file], expected)
 
 
 def test_a_real_server(trained, images, expected):
@@ -311,7 +311,7 @@ def test_a_real_server(trained, images, expected):
         with httpx.Client(base_url=url, timeout=60) as c:
             for i in range(k, k + 6):
                 own = images[i % 20:i % 20 + 1 + i % 3]
-                check(c.post('/predict', files=form(own)).json()['answers'], own, expected)
+                check(c.post('/predict', files=form(own)).json()['predictions'], own, expected)
     try:
         with ThreadPoolExecutor(8) as pool: list(pool.map(client, range(8)))
         r = httpx.post(f'{url}/predict', files=form([bytes(40_000_000)]), timeout=60) # the response arrives although the body is too large

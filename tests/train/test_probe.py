@@ -12,7 +12,7 @@ from har_fastai.models import create_model, save_weights
 from har_fastai.predict.predictor import Predictor
 from har_fastai.train.probe import fit_linear
 
-SMALL = dict(size=64, device='cpu', faithful=0)
+SMALL = dict(size=64, device='cpu', faithfulness=0)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from har_fastai.predict.predictor import Predictor
 from helpers import call, contents, start
 from interruptions import TINY, FillDisk, Poison, Stop, fill, history, leftovers, same_runs, small_disk, wait_for
 
-RESUME = dict(resume=True, device='cpu', num_workers=0, faithful=0)
+RESUME = dict(resume=True, device='cpu', num_workers=0, faithfulness=0)
 
 
 # ---- kills ----
