@@ -21,6 +21,7 @@ from har_fastai.data.checks import check_har, usable
 from har_fastai.data.splits import tail_split
 from har_fastai.evaluate.interpretation import learner_table
 from har_fastai.evaluate.metrics import confusion, macro_f1
+from har_fastai.evaluate.plots import class_columns
 from har_fastai.train.recipes import find_recipe
 from har_fastai.train.runs import machine
 from har_fastai.evaluate.scoring import class_indices, portable_columns
@@ -49,7 +50,7 @@ def scored(df, side, recipe):
 
 def f1(preds, rows=slice(None)):
     "Macro-F1 of predictions"
-    vocab = list(preds.columns[preds.columns.get_loc('predicted') + 1:-2])
+    vocab = class_columns(preds)
     y, p = class_indices(preds, vocab)
     return float(macro_f1(confusion(y[rows], p[rows], len(vocab))))
 

@@ -10,7 +10,7 @@ from fastai.interpret import ClassificationInterpretation
 from fastai.learner import Learner
 from fastcore.basics import patch
 from ..files import HARError
-from .metrics import (accuracy, class_intervals, classification_table, confused_pairs, confusion,
+from .metrics import (accuracy, class_intervals, class_probs, classification_table, confused_pairs, confusion, prob_columns,
                                          apply_temperature)
 from .plots import (class_columns, plot_classes, plot_confusion, plot_history, plot_predictions,
                                        plot_reliability, plot_top_losses, top_losses)
@@ -40,7 +40,7 @@ def learner_table(
     names = items.filename.tolist() if has_names else [Path(p).name for p in paths]
     labels, predicted = ([vocab[i] for i in v] for v in (y, probs.argmax(1)))
     table = pd.DataFrame(dict(filename=names, label=labels, path=paths, predicted=predicted))
-    return table.join(pd.DataFrame(probs.numpy(), columns=vocab))
+    return table.join(pd.DataFrame(probs.numpy(), columns=prob_columns(vocab)))
 
 # %% ../../nbs/evaluate/03_interpretation.ipynb #70b0db55
 class InterpretationPlots:
@@ -79,7 +79,7 @@ class HARInterpretation(InterpretationPlots, ClassificationInterpretation):
     ):
         self.preds,self.learn,self.temperature,self.history,self.name = preds.reset_index(drop=True),learn,temperature,history,name
         self.vocab = class_columns(preds)
-        arrays = (*class_indices(preds, self.vocab), preds[self.vocab].to_numpy(np.float64))
+        arrays = (*class_indices(preds, self.vocab), class_probs(preds, self.vocab))
         self.targs,self.decoded,self.probs = map(torch.tensor, arrays)
         self.losses = torch.as_tensor(top_losses(self.preds).loss.sort_index().to_numpy(copy=True))
 
@@ -140,6 +140,7 @@ def from_run(cls:HARInterpretation,
 ):
     "Interpret the predictions of a run's model"
     run = run if isinstance(run, Run) else Run(run)
-    scores, preds = evaluate_run(run, labelled_images(data or run.info['data'], run.info.get('layout')), which, device)
+    images = labelled_images(data) if data else labelled_images(run.info['data'], run.info.get('layout'))
+    scores, preds = evaluate_run(run, images, which, device)
     if warning := seen_warning(scores): print(warning)
     return cls(preds, None, read_card(run.path).temperature, run.history, f'{which} images')

@@ -8,9 +8,25 @@ import numpy as np, pandas as pd
 from ..files import HARError
 
 # %% auto #0
-__all__ = ['confusion', 'class_f1', 'macro_f1', 'weighted_f1', 'accuracy', 'top_k_hits', 'bootstrap_interval', 'mean_interval',
-           'bootstrap_samples', 'wilson_interval', 'classification_table', 'class_intervals', 'confused_pairs',
-           'reliability', 'ece', 'nll', 'apply_temperature', 'fit_temperature', 'paired_bootstrap', 'mcnemar']
+__all__ = ['prob_columns', 'class_probs', 'confusion', 'class_f1', 'macro_f1', 'weighted_f1', 'accuracy', 'top_k_hits',
+           'bootstrap_interval', 'mean_interval', 'bootstrap_samples', 'wilson_interval', 'average_rows',
+           'classification_table', 'class_intervals', 'confused_pairs', 'reliability', 'ece', 'nll',
+           'apply_temperature', 'fit_temperature', 'paired_bootstrap', 'mcnemar']
+
+# %% ../../nbs/evaluate/00_metrics.ipynb #a9e47ff0
+def prob_columns(
+    vocab # Names of the classes
+)->list[str]: # Such as p_running
+    "The names of the columns of probabilities in a table of predictions"
+    return [f'p_{v}' for v in vocab]
+
+# %% ../../nbs/evaluate/00_metrics.ipynb #ecb2efd2
+def class_probs(
+    preds:pd.DataFrame, # Predictions, with a column of probabilities for each class
+    vocab # Names of the classes
+)->np.ndarray: # float64, of shape (images, classes)
+    "The probabilities in a table of predictions"
+    return preds[prob_columns(vocab)].to_numpy(np.float64)
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #3c940e03
 def confusion(
@@ -126,22 +142,29 @@ def wilson_interval(
     centre, half = (hits + z * z / 2) / (n + z * z), z / (n + z * z) * np.sqrt(hits * (n - hits) / n + z * z / 4)
     return np.clip(centre - half, 0, hits / n), np.clip(centre + half, hits / n, 1) # contains the share in spite of rounding
 
+# %% ../../nbs/evaluate/00_metrics.ipynb #537c71be
+def average_rows(
+    vocab # Names of the classes
+)->list[str]: # macro avg, weighted avg and accuracy; with `(all classes)` where a class has the same name
+    "The names of the last rows of a `classification_table`"
+    return [f'{n} (all classes)' if n in vocab else n for n in ('macro avg', 'weighted avg', 'accuracy')]
+
 # %% ../../nbs/evaluate/00_metrics.ipynb #a74b1dec
 def classification_table(
     y:np.ndarray, # True classes, integers
     p:np.ndarray, # Predicted classes, integers
     vocab:list[str] # Names of the classes
-)->pd.DataFrame: # A row for each class, then macro avg, weighted avg and accuracy; precision, recall, f1 (0–1), support (images)
+)->pd.DataFrame: # A row for each class, then those of `average_rows`; precision, recall, f1 (0–1), support (images)
     "Precision, recall, F1 and support of each class, and their means"
     import sklearn.metrics as skm
     n, scores = len(vocab), ['precision', 'recall', 'f1']
-    report = skm.classification_report(y, p, labels=range(n), target_names=list(vocab), output_dict=True, zero_division=0)
+    report = skm.classification_report(y, p, labels=range(n), output_dict=True, zero_division=0)
     table = pd.DataFrame(report).T.rename(columns={'f1-score': 'f1'}).drop(['accuracy', 'micro avg'], errors='ignore')
     cm = confusion(y, p, n)
     occurs = cm.sum(0) + cm.sum(1) > 0 # a class that does not occur has no F1 and is excluded from the mean
     table.loc['macro avg', scores] = table.iloc[:n][scores][occurs].mean()
     table.loc['accuracy'] = [np.nan, np.nan, accuracy(cm), len(y)]
-    return table.astype({'support': int})
+    return table.set_axis([*vocab, *average_rows(vocab)]).astype({'support': int})
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #d72fed3b
 def class_intervals(

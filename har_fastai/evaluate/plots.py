@@ -8,7 +8,7 @@ import numpy as np, pandas as pd
 from ..files import HARError
 from ..images import ImageError, open_image
 from ..figures import BLUE, ORANGE, new_figure
-from .metrics import nll, reliability, wilson_interval
+from .metrics import class_probs, nll, reliability, wilson_interval
 
 # %% auto #0
 __all__ = ['plot_history', 'plot_confusion', 'plot_classes', 'plot_reliability', 'plot_images', 'thumbnail', 'plot_predictions',
@@ -138,7 +138,7 @@ def plot_predictions(
     "Draw images with the predicted class, its probability, and the true class if it differs"
     right = [r.label == r.predicted if 'label' in preds else None for r in preds.itertuples()]
     def mark(r, ok): return '' if ok is None else ' ✓' if ok else f' ✗\ntrue: {r["label"]}'
-    titles = [f'{r["predicted"]} {r[r["predicted"]]:.2f}{mark(r, ok)}' for (_, r), ok in zip(preds.iterrows(), right)]
+    titles = [f'{r["predicted"]} {r["p_" + r["predicted"]]:.2f}{mark(r, ok)}' for (_, r), ok in zip(preds.iterrows(), right)]
     return plot_images(list(preds.path), titles, right, title, cols)
 
 # %% ../../nbs/evaluate/01_plots.ipynb #117301f6
@@ -149,20 +149,18 @@ def top_losses(
 )->pd.DataFrame: # Sorted rows with the column `loss` (in nats)
     "The images with the highest loss"
     vocab = class_columns(preds)
-    loss = nll(pd.Index(vocab).get_indexer(preds.label), preds[vocab].to_numpy())
+    loss = nll(pd.Index(vocab).get_indexer(preds.label), class_probs(preds, vocab))
     rows = preds.assign(loss=loss).sort_values('loss', ascending=not largest, kind='stable')
     return rows.head(len(preds) if k is None else k)
 
 # %% ../../nbs/evaluate/01_plots.ipynb #61b2dad6
 def class_columns(
-    preds:pd.DataFrame # Predictions: `predicted`, followed by a column of probabilities for each class
+    preds:pd.DataFrame # Predictions, with a column of probabilities for each class, see `prob_columns`
 )->list[str]: # In the order of the outputs of the network
     "The names of the classes in a table of predictions"
-    after = list(preds.columns)[list(preds.columns).index('predicted') + 1:] if 'predicted' in preds else []
-    vocab = [c for c in after if c not in ('seen', 'part', 'loss', 'path')]
+    vocab = [c.removeprefix('p_') for c in preds.columns if c.startswith('p_')]
     if len(vocab) < 2:
-        raise HARError('this is not a table of predictions: the column predicted must be followed by '
-                       'a column of probabilities for each class')
+        raise HARError('this is not a table of predictions: it needs a column of probabilities for each class, such as p_running')
     return vocab
 
 # %% ../../nbs/evaluate/01_plots.ipynb #d5259dcc
@@ -174,6 +172,6 @@ def plot_top_losses(
 ): # A matplotlib figure
     "Draw the images with the highest loss, with the probabilities of the true and of the predicted class"
     worst = top_losses(preds, k)
-    titles = [f'true: {r["label"]} {r[r["label"]]:.3f}\npredicted: {r["predicted"]} {r[r["predicted"]]:.3f}\nloss: {r["loss"]:.2f}'
+    titles = [f'true: {r["label"]} {r["p_" + r["label"]]:.3f}\npredicted: {r["predicted"]} {r["p_" + r["predicted"]]:.3f}\nloss: {r["loss"]:.2f}'
               for _, r in worst.iterrows()]
     return plot_images(list(worst.path), titles, list(worst.label == worst.predicted), title, cols)

@@ -13,7 +13,7 @@ from ..files import HARError, plural
 from ..data.tables import read_har
 from ..data.checks import check_har, usable
 from ..data.splits import read_split, in_train
-from .metrics import (accuracy, bootstrap_interval, confusion, ece, fit_temperature, top_k_hits,
+from .metrics import (accuracy, bootstrap_interval, class_probs, confusion, ece, fit_temperature, prob_columns, top_k_hits,
                                          macro_f1, mean_interval, nll, apply_temperature, weighted_f1)
 from ..predict.bundle import Card
 from ..predict.predictor import Predictor
@@ -28,7 +28,7 @@ def predict_table(
     predictor:Predictor, # Trained model
     df:pd.DataFrame, # Labelled images: columns filename, label and path
     images:Sequence|None=None # The images of the rows, as `Predictor.probs` accepts them; their paths where None
-)->pd.DataFrame: # filename, label, path, predicted, then a column of probabilities for each class
+)->pd.DataFrame: # filename, label, path, predicted, then a column of probabilities for each class, such as p_running
     "Predict the images of a table"
     if 'label' not in df or df.label.isna().any():
         raise HARError('some images have no label and cannot be scored: use har_predict to predict them')
@@ -37,7 +37,7 @@ def predict_table(
     probs = predictor.probs(df.path if images is None else images)
     keep = df[[c for c in ('filename', 'label', 'part', 'path') if c in df]].reset_index(drop=True)
     predicted = np.array(predictor.vocab)[probs.argmax(1)]
-    return keep.assign(predicted=predicted).join(pd.DataFrame(probs, columns=predictor.vocab))
+    return keep.assign(predicted=predicted).join(pd.DataFrame(probs, columns=prob_columns(predictor.vocab)))
 
 # %% ../../nbs/evaluate/02_scoring.ipynb #640ad83b
 def class_indices(
@@ -55,7 +55,7 @@ def score(
     temperature:float=1. # Temperature of the probabilities, > 0
 )->dict: # n; macro_f1, weighted_f1, accuracy and top3, each with value, low and high (0–1); calibration: temperature, ece, nll …
     "Scores with 95 % confidence intervals, as they are saved in metrics.json"
-    (y, p), probs = class_indices(preds, vocab), preds[list(vocab)].to_numpy(np.float64)
+    (y, p), probs = class_indices(preds, vocab), class_probs(preds, vocab)
     cm, top = confusion(y, p, len(vocab)), top_k_hits(y, probs, 3)
     raw = apply_temperature(probs, 1 / temperature)
     scores = {f.__name__: _with_interval(f(cm), bootstrap_interval(cm, f)) for f in (macro_f1, weighted_f1, accuracy)}
@@ -96,10 +96,10 @@ def calibrate(
 )->pd.DataFrame: # The same predictions, with the probabilities at the new temperature
     "Fit the temperature of a model on labelled images (Guo et al., 2017, arXiv:1706.04599)"
     y, _ = class_indices(preds, card.vocab)
-    raw = apply_temperature(preds[card.vocab].to_numpy(np.float64), 1 / card.temperature)
+    raw = apply_temperature(class_probs(preds, card.vocab), 1 / card.temperature)
     card.temperature = fit_temperature(y, raw)
     probs = apply_temperature(raw, card.temperature).astype(np.float32)
-    return preds.assign(**dict(zip(card.vocab, probs.T)))
+    return preds.assign(**dict(zip(prob_columns(card.vocab), probs.T)))
 
 # %% ../../nbs/evaluate/02_scoring.ipynb #4edfd318
 def select_rows(

@@ -13,7 +13,7 @@ from ..files import plural, write_atomic
 from ..images import describe_resize, open_image
 from ..data.tables import ACTIONS
 from ..data.splits import read_split
-from ..evaluate.metrics import class_intervals, classification_table, confused_pairs, confusion, apply_temperature
+from ..evaluate.metrics import average_rows, class_intervals, class_probs, classification_table, confused_pairs, confusion, apply_temperature
 from ..evaluate.plots import (plot_classes, plot_confusion, plot_history, plot_predictions, plot_reliability,
                                        plot_top_losses)
 from ..evaluate.scoring import class_indices, format_score, score, score_with_seen, score_table, seen_warning
@@ -54,7 +54,7 @@ class Evaluation:
     @property
     def kind(self) -> str: return 'labelled' if self.name == 'all' else self.name
     @property
-    def probs(self) -> np.ndarray: return self.preds[self.vocab].to_numpy()
+    def probs(self) -> np.ndarray: return class_probs(self.preds, self.vocab)
     @cached_property
     def history(self) -> pd.DataFrame: return self.run.history
     @property
@@ -222,8 +222,10 @@ def split_table(
 )->pd.DataFrame: # A row for each class and one for all; a column for each part of the data
     "The number of images of each class in each part"
     order = [p for p in ('train', 'valid', 'test', 'unused') if (split.part == p).any()]
-    counts = pd.crosstab(split.label, split.part, margins=True, margins_name='all')
-    return counts[[*order, 'all']].rename_axis(index=None, columns=None)
+    counts = pd.crosstab(split.label, split.part)[order].rename_axis(index=None, columns=None)
+    name = 'all classes' if 'all' in counts.index else 'all'
+    counts = pd.concat([counts, counts.sum().to_frame(name).T]) # not by the margins of crosstab: a class may be called like them
+    return counts.assign(all=counts.sum(axis=1))
 
 # %% ../../nbs/report/02_run.ipynb #bb2234e0
 def describe_duplicates(
@@ -243,8 +245,8 @@ def class_table(
     "Precision, recall, F1 and support of each class, with the 95 % confidence interval of F1"
     table, ci = classification_table(e.y, e.p, e.vocab), class_intervals(e.cm, e.vocab)
     low, high = ci.f1_low.reindex(table.index), ci.f1_high.reindex(table.index)
-    for row, key in {'macro avg': 'macro_f1', 'weighted avg': 'weighted_f1', 'accuracy': 'accuracy'}.items():
-        if row in table.index: low[row], high[row] = e.scores[key]['low'], e.scores[key]['high']
+    for row, key in zip(average_rows(e.vocab), ('macro_f1', 'weighted_f1', 'accuracy')):
+        low[row], high[row] = e.scores[key]['low'], e.scores[key]['high']
     table.insert(3, 'F1, 95 % CI', [f'{a:.2f}–{b:.2f}' if np.isfinite(a) else '' for a, b in zip(low, high)])
     return table.rename(columns={'f1': 'F1'})
 

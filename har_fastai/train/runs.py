@@ -46,9 +46,12 @@ class Run:
         return read_json(self.file('metrics.json'))
     @property
     def predictions(self) -> pd.DataFrame:
-        "The table `predictions.csv`, one row per image"
+        "The table `predictions.csv`, one row per image; in `p_running`, the probabilities of the class running"
         text = {c: str for c in ('filename', 'label', 'predicted')}
-        return pd.read_csv(self.file('predictions.csv'), dtype=text, keep_default_na=False) # a class may be called None
+        df = pd.read_csv(self.file('predictions.csv'), dtype=text, keep_default_na=False) # a class may be called None
+        columns = list(df.columns)
+        older = [c for c in columns[columns.index('predicted') + 1:] if c != 'part' and not c.startswith('p_')]
+        return df.rename(columns={c: f'p_{c}' for c in older}) # older runs have the bare names
 
 # %% ../../nbs/train/01_runs.ipynb #21b80a14
 def recipe_of(

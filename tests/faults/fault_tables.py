@@ -1,4 +1,4 @@
-"Faults 16 to 28 and 41 to 45: tables, labels, layouts and splits"
+"Faults 16 to 28 and 41 to 46: tables, labels, layouts and splits"
 import csv, shutil, unicodedata, warnings
 
 import numpy as np
@@ -11,6 +11,7 @@ from har_fastai.data.loaders import har_dls
 from har_fastai.data.splits import grouped_split, keep_parts, split_har, tail_split
 from har_fastai.data.tables import read_har
 from har_fastai.files import HARError
+from har_fastai.train.runs import Run
 from helpers import dataset, image, write_table
 from registry import row
 
@@ -311,3 +312,21 @@ def spelling(b):
     both, warning = reading(classes(b.tmp/'case', ('Sitting', 'sitting')))
     assert len(both) == 8
     return f'names are compared in the Unicode form NFC, without outer spaces; {warning}'
+
+
+NAMES = ('label', 'predicted', 'path', 'part', 'accuracy', 'macro avg', 'p_label', 'all')
+
+
+@row(46, 'classes called label, predicted, path, part, accuracy, macro avg', 'no different from other names')
+def reserved_names(b):
+    data, run = classes(b.tmp/'d', NAMES, n=8), b.tmp/'run'
+    cli.har_train(['--data', str(data), '--recipe', 'demo', '--size', '32', '--epochs', '1', '--out', str(run), '--device', 'cpu', '--faithfulness', '0'])
+    cli.har_train(['--resume', '--out', str(run), '--faithfulness', '0'])
+    cli.har_evaluate([str(run), '--data', str(data), '--split', 'all', '--csv', str(b.tmp/'p.csv'), '--device', 'cpu', '--faithfulness', '0'])
+    rows = [*csv.DictReader(open(b.tmp/'p.csv'))]
+    assert len(rows) == 64 and {r['label'] for r in rows} == set(NAMES)
+    assert all(abs(sum(float(r[f'p_{n}']) for n in NAMES) - 1) < 1e-4 for r in rows)
+    table = Run(run).metrics['table']
+    assert set(table) == {*NAMES, 'macro avg (all classes)', 'accuracy (all classes)', 'weighted avg'}
+    assert (run/'report.html').is_file() and (run/'report-all.html').is_file()
+    return 'trained, resumed, evaluated and reported; columns of probabilities begin with p_, and rows of averages say (all classes)'
