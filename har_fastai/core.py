@@ -258,7 +258,7 @@ def _begin(run:Run, recipe:Recipe, df:pd.DataFrame, dls, path, layout, device, w
     write_split(df, run.file('split.csv'))
     start = dict(weights=str(Path(weights).resolve()), weights_sha256=sha256_file(weights)) if weights else {}
     begin_run(run, recipe, data=str(Path(path).expanduser().resolve()), layout=layout, split=df.attrs['split'], carved=df.attrs['carved'],
-              device=str(device), cached=isinstance(dls.train, CachedDL), num_workers=dls.train.fake_l.num_workers, **start)
+              device=str(device), cached=isinstance(dls.train, CachedDL), num_workers=int(dls.train.fake_l.num_workers), **start)
 
 # %% ../nbs/10_core.ipynb #f1a2b3c7
 def probe_features(

@@ -38,34 +38,46 @@ def confusion(
     return np.bincount(np.asarray(y) * n + np.asarray(p), minlength=n * n).reshape(n, n)
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #7f7174e6
+def _margins(cm:np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "Correct predictions, images and predictions of each class, which determine all scores below"
+    return np.diagonal(cm, axis1=-2, axis2=-1), cm.sum(-1), cm.sum(-2)
+
+def _class_f1(hits, true, predicted): return 2 * hits / np.maximum(true + predicted, 1) # 2 TP / (2 TP + FP + FN)
+
 def class_f1(
     cm:np.ndarray # Confusion matrices, of shape (..., n, n)
 )->np.ndarray: # 0–1, of shape (..., n); 0 for a class that does not occur
     "The F1 score of each class"
-    return 2 * np.diagonal(cm, axis1=-2, axis2=-1) / np.maximum(cm.sum(-1) + cm.sum(-2), 1) # 2 TP / (2 TP + FP + FN)
+    return _class_f1(*_margins(cm))
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #902e275b
 def macro_f1(
     cm:np.ndarray # Confusion matrices, of shape (..., n, n)
 )->np.ndarray: # 0–1, of shape (...)
     "The mean F1 of the classes that occur among the true or the predicted ones, as in scikit-learn"
-    occurs = cm.sum(-1) + cm.sum(-2) > 0
-    return class_f1(cm).sum(-1) / np.maximum(occurs.sum(-1), 1)
+    return _macro_f1(*_margins(cm))
+
+def _macro_f1(hits, true, predicted):
+    return _class_f1(hits, true, predicted).sum(-1) / np.maximum((true + predicted > 0).sum(-1), 1)
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #32b52cd9
 def weighted_f1(
     cm:np.ndarray # Confusion matrices, of shape (..., n, n)
 )->np.ndarray: # 0–1, of shape (...)
     "The mean F1 of the classes, weighted by their number of images"
-    support = cm.sum(-1)
-    return (class_f1(cm) * support).sum(-1) / np.maximum(support.sum(-1), 1)
+    return _weighted_f1(*_margins(cm))
+
+def _weighted_f1(hits, true, predicted):
+    return (_class_f1(hits, true, predicted) * true).sum(-1) / np.maximum(true.sum(-1), 1)
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #c57e983f
 def accuracy(
     cm:np.ndarray # Confusion matrices, of shape (..., n, n)
 )->np.ndarray: # 0–1, of shape (...)
     "The share of correct predictions"
-    return np.diagonal(cm, axis1=-2, axis2=-1).sum(-1) / np.maximum(cm.sum((-2, -1)), 1)
+    return _accuracy(*_margins(cm))
+
+def _accuracy(hits, true, predicted): return hits.sum(-1) / np.maximum(true.sum(-1), 1)
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #9a3282d4
 def top_k_hits(
@@ -79,28 +91,40 @@ def top_k_hits(
     return (best == y[:, None]).any(1)
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #b0554409
-def _pieces(n:int, n_boot:int) -> int:
-    "The number of pieces into which to split `n_boot` confusion matrices of `n` classes, so that each uses some tens of megabytes"
-    return max(1, n_boot * n * n // 4_000_000)
+_OF_MARGINS = {class_f1: _class_f1, macro_f1: _macro_f1, weighted_f1: _weighted_f1, accuracy: _accuracy}
+
+def _scores(stat, cells:np.ndarray, counts:np.ndarray, n:int) -> np.ndarray:
+    "The scores of samples of confusion matrices of n classes: the numbers of cells (row * n + column) and their counts, (samples, cells)"
+    from scipy.sparse import csr_matrix
+    true, predicted = np.divmod(cells, n)
+    def by(k, which): return counts @ csr_matrix((which.astype(counts.dtype), (np.arange(len(cells)), k)), (len(cells), n))
+    every = np.ones(len(cells), bool)
+    return _OF_MARGINS[stat](by(true, true == predicted), by(true, every), by(predicted, every))
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #39c8cccc
-def _draw_matrices(cm:np.ndarray, n_boot:int, seed:int):
-    "Confusion matrices of bootstrap samples, in pieces of shape (samples, n, n)"
-    rng, total = np.random.default_rng(seed), int(cm.sum())
-    for part in np.array_split(np.arange(n_boot), _pieces(len(cm), n_boot)):
-        yield rng.multinomial(total, cm.ravel() / max(total, 1), size=len(part)).reshape(-1, *cm.shape)
+def _bootstrap(cm:np.ndarray, stat, n_boot:int, seed:int) -> np.ndarray:
+    "The scores of bootstrap samples; only cells with images are drawn, some tens of megabytes at a time"
+    rng, total, n, flat = np.random.default_rng(seed), int(cm.sum()), len(cm), cm.ravel()
+    cells = np.union1d(np.flatnonzero(flat), [n * n - 1]) # the last cell gets the rest of each sample
+    parts = np.array_split(np.arange(n_boot), _pieces(len(cells) + n, n_boot))
+    draws = (rng.multinomial(total, flat[cells] / max(total, 1), size=len(part)) for part in parts)
+    return np.concatenate([_scores(stat, cells, d, n) for d in draws])
+
+def _pieces(columns:int, n_boot:int) -> int:
+    "The number of pieces into which to split `n_boot` samples with so many counts each"
+    return max(1, n_boot * columns // 4_000_000)
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #5e010b86
 def bootstrap_interval(
     cm:np.ndarray, # Confusion matrix, of shape (n, n)
-    stat=macro_f1, # Function that computes scores from confusion matrices of shape (..., n, n)
+    stat=macro_f1, # `macro_f1`, `weighted_f1` or `accuracy`
     level:float=0.95, # Confidence level, 0–1
     n_boot:int=4000, # Number of bootstrap samples
     seed:int=0 # Seed of the random draws; the same matrix and seed give the same interval
 )->tuple[float, float]: # Lower and upper end
     "The percentile bootstrap interval of a score (Efron, 1979, doi:10.1214/aos/1176344552)"
     if not cm.sum(): raise HARError('there are no images to score')
-    values = np.concatenate([stat(part) for part in _draw_matrices(cm, n_boot, seed)])
+    values = _bootstrap(cm, stat, n_boot, seed)
     return tuple(float(q) for q in np.quantile(values, [(1 - level) / 2, (1 + level) / 2]))
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #2d071270
@@ -176,7 +200,7 @@ def class_intervals(
     "Recall and F1 of each class with 95 % confidence intervals"
     support, hits = cm.sum(1), np.diag(cm)
     low, high = wilson_interval(hits, support)
-    f1_draws = np.concatenate([class_f1(part) for part in _draw_matrices(cm, n_boot, seed)])
+    f1_draws = _bootstrap(cm, class_f1, n_boot, seed)
     f1_low, f1_high = np.quantile(f1_draws, [0.025, 0.975], axis=0)
     recall = hits / np.where(support, support, np.nan)
     return pd.DataFrame(dict(support=support, recall=recall, recall_low=low, recall_high=high,
@@ -256,7 +280,7 @@ def paired_bootstrap(
     a:np.ndarray, # Classes predicted by the first model, integers
     b:np.ndarray, # Classes predicted by the second model, integers
     n:int, # Number of classes
-    stat=macro_f1, # Function that computes scores from confusion matrices of shape (..., n, n)
+    stat=macro_f1, # `macro_f1`, `weighted_f1` or `accuracy`
     n_boot:int=4000, # Number of bootstrap samples
     seed:int=0 # Seed of the random draws
 )->tuple[float, float, float]: # stat(b) - stat(a), and the ends of its 95 % confidence interval
@@ -265,11 +289,8 @@ def paired_bootstrap(
     if not len(y): raise HARError('there are no images to compare the models on')
     cells, counts = np.unique(np.stack([y * n + a, y * n + b]), axis=1, return_counts=True) # images with the same label and predictions
     weights = np.random.default_rng(seed).multinomial(len(y), counts / len(y), size=n_boot)
-    def scores(cell, w):
-        used, where = np.unique(cell, return_inverse=True)
-        cm = np.zeros((len(w), n * n)); cm[:, used] = w @ np.eye(len(used))[where]
-        return stat(cm.reshape(-1, n, n))
-    point, *diff = (scores(cells[1], w) - scores(cells[0], w) for w in (counts[None], *np.array_split(weights, _pieces(n, n_boot))))
+    pieces = np.array_split(weights, _pieces(cells.shape[1] + n, n_boot))
+    point, *diff = (_scores(stat, cells[1], w, n) - _scores(stat, cells[0], w, n) for w in (counts[None], *pieces))
     low, high = np.quantile(np.concatenate(diff), [0.025, 0.975])
     return float(point[0]), float(low), float(high)
 

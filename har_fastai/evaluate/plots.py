@@ -48,9 +48,9 @@ def plot_confusion(
         colour, percent = 'white' if share[i, j] > 0.5 else 'black', i == j or share[i, j] >= 0.05
         ax.text(j, i - 0.12 * percent, cm[i, j], ha='center', va='center', fontsize=9, color=colour)
         if percent: ax.text(j, i + 0.28, f'{share[i, j]:.0%}', ha='center', va='center', fontsize=6.5, color=colour)
-    fontsize = 10 * side / n
-    ax.set_xticks(range(n), vocab, rotation=60 if n == side else 90, ha='right', rotation_mode='anchor', fontsize=fontsize)
-    ax.set_yticks(range(n), vocab, fontsize=fontsize)
+    shown, fontsize = vocab if n <= 2 * side else [], 10 * side / n # names of hundreds of classes would not be legible
+    ax.set_xticks(range(len(shown)), shown, rotation=60 if n == side else 90, ha='right', rotation_mode='anchor', fontsize=fontsize)
+    ax.set_yticks(range(len(shown)), shown, fontsize=fontsize)
     ax.set(xlabel='Predicted', ylabel='True', title=title)
     fig.colorbar(im, ax=ax, label='Share of the true class', shrink=0.8)
     return fig
@@ -59,12 +59,15 @@ def plot_confusion(
 def plot_classes(
     cm:np.ndarray, # Confusion matrix, of shape (n, n)
     vocab:list[str], # Names of the classes
-    title:str='Accuracy by class' # Title of the figure
+    title:str='Accuracy by class', # Title of the figure
+    most:int=60 # Maximum number of classes; of more, the highest and the lowest are drawn
 ): # A matplotlib figure
     "Draw the accuracy (recall) of each class with its 95 % confidence interval, the highest at the top"
     hits, support = np.diag(cm), cm.sum(1); low, high = wilson_interval(hits, support)
     t = pd.DataFrame(dict(hits=hits, support=support, low=low, high=high), index=list(vocab))[support > 0]
-    t = t.assign(recall=t.hits / t.support).sort_values('recall', kind='stable'); rows = np.arange(len(t))
+    t = t.assign(recall=t.hits / t.support).sort_values('recall', kind='stable')
+    if len(t) > most: t, title = pd.concat([t[:most // 2], t[-(most // 2):]]), f'{title}: the lowest and the highest of {len(t):,} classes'
+    rows = np.arange(len(t))
     fig = new_figure(figsize=(7.5, 1.4 + 0.29 * len(t)), layout='constrained'); ax = fig.subplots()
     ax.barh(rows, t.recall, color=BLUE, alpha=0.35, height=0.7)
     ax.errorbar(t.recall, rows, xerr=[t.recall - t.low, t.high - t.recall], fmt='o', color=BLUE, capsize=3, ms=5)
@@ -172,6 +175,7 @@ def plot_top_losses(
 ): # A matplotlib figure
     "Draw the images with the highest loss, with the probabilities of the true and of the predicted class"
     worst = top_losses(preds, k)
-    titles = [f'true: {r["label"]} {r["p_" + r["label"]]:.3f}\npredicted: {r["predicted"]} {r["p_" + r["predicted"]]:.3f}\nloss: {r["loss"]:.2f}'
+    titles = [f'true: {r["label"]} {r["p_" + r["label"]]:.3f}\npredicted: {r["predicted"]} '
+              f'{r["p_" + r["predicted"]]:.3f}\nloss: {r["loss"]:.2f}'
               for _, r in worst.iterrows()]
     return plot_images(list(worst.path), titles, list(worst.label == worst.predicted), title, cols)

@@ -13,7 +13,8 @@ from ..files import plural, write_atomic
 from ..images import describe_resize, open_image
 from ..data.tables import ACTIONS
 from ..data.splits import read_split
-from ..evaluate.metrics import average_rows, class_intervals, class_probs, classification_table, confused_pairs, confusion, apply_temperature
+from ..evaluate.metrics import (apply_temperature, average_rows, class_f1, class_intervals, class_probs, classification_table,
+                                          confused_pairs, confusion)
 from ..evaluate.plots import (plot_classes, plot_confusion, plot_history, plot_predictions, plot_reliability,
                                        plot_top_losses)
 from ..evaluate.scoring import class_indices, format_score, score, score_with_seen, score_table, seen_warning
@@ -27,10 +28,10 @@ from ..train.recipes import Recipe
 from ..train.runs import Run
 
 # %% auto #0
-__all__ = ['RISK_CAPTION', 'PUBLISHED', 'FAITHFULNESS_CAPTION', 'Evaluation', 'evaluation_figures', 'heatmap_figures',
-           'check_heatmaps', 'affordable_images', 'training_table', 'split_table', 'describe_duplicates', 'class_table',
-           'calibration_table', 'published_table', 'describe_split', 'published_notes', 'score_cards',
-           'report_sections', 'write_report']
+__all__ = ['RISK_CAPTION', 'PUBLISHED', 'FAITHFULNESS_CAPTION', 'Evaluation', 'evaluation_figures', 'weakest_classes',
+           'heatmap_figures', 'check_heatmaps', 'affordable_images', 'training_table', 'split_table',
+           'describe_duplicates', 'class_table', 'calibration_table', 'published_table', 'describe_split',
+           'published_notes', 'score_cards', 'report_sections', 'write_report']
 
 # %% ../../nbs/report/02_run.ipynb #e7f80fb6
 @dataclass
@@ -109,6 +110,17 @@ def evaluation_figures(
             'The images with the largest loss, with the probabilities of the true and of the predicted class. Some of these labels may be '
             'wrong.'), photo=True, wide=True))
 
+# %% ../../nbs/report/02_run.ipynb #a651f82e
+def weakest_classes(
+    e:Evaluation, # Evaluation of a run
+    most:int=30 # Maximum number of classes
+)->list[str]: # All classes if there are no more than `most`
+    "The classes with the lowest F1 among those that occur, in the order of the outputs"
+    if len(e.vocab) <= most: return e.vocab
+    occurs = e.cm.sum(0) + e.cm.sum(1) > 0
+    worst = np.argsort(np.where(occurs, class_f1(e.cm), 2), kind='stable')[:most]
+    return [e.vocab[i] for i in sorted(worst)]
+
 # %% ../../nbs/report/02_run.ipynb #4fdcc3e1
 def heatmap_figures(
     e:Evaluation, # Evaluation of a run
@@ -117,16 +129,19 @@ def heatmap_figures(
     each:int=3 # Number of correct and of wrong predictions for each class
 )->dict[str, PageFigure]: # By name
     "The figures with Grad-CAM heat-maps"
-    few, sure = e.sample(n), most_confident(e.preds, each)
+    shown = weakest_classes(e)
+    few, sure = e.sample(n), most_confident(e.preds, each).query('cls in @shown')
     maps, small = _explain_once(explainer, [*few.path, *sure.path])
+    which = f' of the {len(shown)} with the lowest F1, of {len(e.vocab)}' if len(shown) < len(e.vocab) else ''
     heatmaps = plot_cams(small[:len(few)], maps[:len(few)], list(few.label), 'Evidence for the predicted class (Grad-CAM)')
-    atlas = plot_atlas(sure.assign(path=small[len(few):]), maps[len(few):], e.vocab, each)
+    atlas = plot_atlas(sure.assign(path=small[len(few):]), maps[len(few):], shown, each)
     return dict(
         heatmaps=PageFigure(heatmaps, (
             'The same random images as above. The brighter a region, the more it contributes to the predicted class. The resolution is '
             'that of the last convolutional layer.'), photo=True, wide=True),
         atlas=PageFigure(atlas, (
-            'The most confident predictions of each class: correct ones on the left, wrong ones with their true class on the right.'),
+            f'The most confident predictions of each class{which}: correct ones on the left, '
+            'wrong ones with their true class on the right.'),
             photo=True, wide=True))
 
 # %% ../../nbs/report/02_run.ipynb #faeb4cf0

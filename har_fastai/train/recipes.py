@@ -79,10 +79,15 @@ class Recipe:
         return self.resize or self.architecture.resize
 
 # %% ../../nbs/train/00_recipes.ipynb #ce8de34f
+def _plain(v):
+    "A scalar of NumPy or PyTorch as a number of Python, also within tuples and lists; other values unchanged"
+    if isinstance(v, (tuple, list)): return type(v)(map(_plain, v))
+    return v.item() if getattr(v, 'shape', None) == () and hasattr(v, 'item') else v
+
 def _convert_numbers(r:Recipe) -> None:
-    "Convert whole floats to int and ints to float where the field needs it; JSON written by other programs may contain 48.0 or 1"
+    "Convert numbers to those of Python, and between int and float where the field needs it; JSON written by other programs may contain 48.0"
     for f in fields(r):
-        v = getattr(r, f.name)
+        setattr(r, f.name, v := _plain(getattr(r, f.name)))
         if f.type == 'int' and isinstance(v, float) and v.is_integer(): setattr(r, f.name, int(v))
         if f.type == 'float' and type(v) is int: setattr(r, f.name, float(v))
 
