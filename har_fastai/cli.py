@@ -119,6 +119,8 @@ def _train_parser() -> argparse.ArgumentParser:
     add('--split', default='grouped',
         help="grouped: 80/10/10 at random, or the data set's own parts; tail: the last 20 %% of rows are test; "
              'whole: train on all images, without evaluation')
+    add('--copies', choices=_registry('data.splits', 'COPIES'),
+        help="which images count as copies, which stay in one part (default: near, or exact with the data set's own parts)")
     add('--arch', help=f'{", ".join(_registry("models", "ARCHS"))}, or any architecture of timm (default: from the recipe)')
     add('--weights', metavar='FILE', help='initial weights (.safetensors, or a PyTorch state dict)')
     add('--teacher', metavar='MODEL', help=f'model for knowledge distillation: a run, or {_SHIPPED} in the package')

@@ -53,10 +53,11 @@ def prepare(
     split:str, # 'grouped', 'tail' or 'whole', see `split_har`
     seed:int, # Of the split
     cache_side:int|None=None, # Fill the image cache in the same pass, see `check_har`
-    layout:str|None=None # As for `read_har`
+    layout:str|None=None, # As for `read_har`
+    copies:str|None=None # As for `split_har`
 )->pd.DataFrame: # One row per image: filename, label, path, part, sha256 …
     "Read, check and split a data set; each file is opened once"
-    return split_har(usable(check_har(read_har(path, layout=layout), cache_side=cache_side)), split, seed)
+    return split_har(usable(check_har(read_har(path, layout=layout), cache_side=cache_side)), split, seed, copies)
 
 # %% ../nbs/10_core.ipynb #d75c51d8
 def reload_data(
@@ -299,11 +300,12 @@ def train_baseline(
     cbs=None, # More callbacks for the fit
     faithfulness:int|None=None, # Number of images for the faithfulness test of the heat-maps, 0 for none; see `write_report`
     layout:str|None=None, # 'classes': the folders of `path` are classes even if they hold only folders, see `read_har`
+    copies:str|None=None, # Which images count as copies, which stay in one part: 'near', 'exact' or 'none', see `split_har`
     **changes # Fields of the recipe to change, such as size=128, epochs=10, arch='resnet50' or pretrained=False
 )->HARLearner: # With the network of the best epoch; `learn.run` is the folder of the run
     "Train, evaluate and save a model"
     if resume:
-        run, recipe, path = resume_run(out, path, [recipe, seed, weights, layout, *changes.values()])
+        run, recipe, path = resume_run(out, path, [recipe, seed, weights, layout, copies, *changes.values()])
         cached = run.info.get('cached', run.info.get('packed', False)) # `packed` in older runs
         num_workers = run.info.get('num_workers') if num_workers is None else num_workers
         device, weights = same_device(run, device), initial_weights(run)
@@ -313,7 +315,7 @@ def train_baseline(
     teacher = [distillation(recipe)] if recipe.teacher else []
     with lock_folder(run.path):
         df = (reload_data(run, path) if resume else
-              prepare(path, split, recipe.seed, cache_side(recipe) if cached else None, layout))
+              prepare(path, split, recipe.seed, cache_side(recipe) if cached else None, layout, copies))
         learn = har_learner(recipe_dls(df, recipe, device, num_workers, cached), recipe, run, resume, weights)
         if not resume: _begin(run, recipe, df, learn.dls, path, layout, device, weights) # all arguments have been checked by now
         with _keep_best(learn, run, df):

@@ -8,15 +8,20 @@ import os, warnings
 import numpy as np, pandas as pd
 from ..files import HARError, write_atomic
 from .tables import read_table
-from .duplicates import MAX_DISTANCE, _components, _require, _same, duplicate_pairs
+from .duplicates import _components, _require, _same, duplicate_pairs
 
 # %% auto #0
-__all__ = ['grouped_split', 'tail_split', 'keep_parts', 'split_har', 'write_split', 'read_split', 'in_train']
+__all__ = ['COPIES', 'grouped_split', 'tail_split', 'keep_parts', 'split_har', 'write_split', 'read_split', 'in_train']
+
+# %% ../../nbs/data/04_splits.ipynb #7abd52dd
+COPIES = dict(near='the same file, or an image that looks almost the same', exact='the same file only',
+              none='no image') # what counts as a copy that must be in the same part
 
 # %% ../../nbs/data/04_splits.ipynb #8616a854
-def _groups(df:pd.DataFrame, max_distance:int) -> np.ndarray:
+def _groups(df:pd.DataFrame, copies:str) -> np.ndarray:
     "The number of each row's group: duplicates and rows with the same `group` belong together"
-    p = duplicate_pairs(df, max_distance)
+    p = duplicate_pairs(df)
+    p = p[p.exact] if copies == 'exact' else p[:0] if copies == 'none' else p
     gi, gj = _same(df['group']) if 'group' in df else (p.i[:0], p.j[:0])
     return _components(len(df), np.r_[p.i, gi], np.r_[p.j, gj])
 
@@ -79,11 +84,19 @@ def _keep_in_train(labels:pd.Series, groups:np.ndarray, part:np.ndarray) -> np.n
     return part
 
 # %% ../../nbs/data/04_splits.ipynb #6bf2d56a
-def _carve(df:pd.DataFrame, names:tuple[str, ...], n_folds:int, seed:int, max_distance:int) -> pd.Series:
+def _largest_group(df:pd.DataFrame, groups:np.ndarray) -> str:
+    "Name the images that count as copies of each other, for an error message; empty if there are none"
+    own = df.filename[groups == pd.Series(groups).mode()[0]]
+    if len(own) < 2: return ''
+    return (f'; {len(own):,} images count as copies of each other or belong to one group, such as {", ".join(own[:3])}: '
+            'if they only look alike, as those of a fixed camera, add --copies exact')
+
+def _carve(df:pd.DataFrame, names:tuple[str, ...], n_folds:int, seed:int, copies:str) -> pd.Series:
     "A part for each row: one fold for each of `names`, the rest 'train'; independent of the order of the rows"
     order = df.sort_values('filename')
-    groups = _groups(order, max_distance)
-    fold = _folds(order.label, groups, n_folds, len(names) + 1, seed)
+    groups = _groups(order, copies)
+    try: fold = _folds(order.label, groups, n_folds, len(names) + 1, seed)
+    except HARError as e: raise HARError(f'{e}{_largest_group(order, groups)}') from None
     part = np.array([*names, 'train'])[np.minimum(fold, len(names))]
     return pd.Series(_keep_in_train(order.label, groups, part), index=order.index).reindex(df.index)
 
@@ -103,10 +116,10 @@ def grouped_split(
     df:pd.DataFrame, # Rows from `check_har` and `usable`
     n_folds:int=10, # One of `n_folds` folds is test, one is valid: 80/10/10 by default; fewer folds if classes are smaller
     seed:int=42, # Seed of the shuffle
-    max_distance:int=MAX_DISTANCE # Largest distance of near-duplicates, in bits of 256
+    copies:str='near' # A value of `COPIES`: which images count as copies of each other
 )->pd.DataFrame: # The rows with `part`: 'train', 'valid' or 'test'
     "Split at random, stratified by label, with duplicates and rows of one `group` in the same part"
-    return _scorable(df.assign(part=_carve(df, ('test', 'valid'), n_folds, seed, max_distance)))
+    return _scorable(df.assign(part=_carve(df, ('test', 'valid'), n_folds, seed, copies)))
 
 # %% ../../nbs/data/04_splits.ipynb #3972c57e
 def _drop_duplicates(df:pd.DataFrame, groups:np.ndarray) -> pd.DataFrame:
@@ -119,11 +132,13 @@ def _drop_duplicates(df:pd.DataFrame, groups:np.ndarray) -> pd.DataFrame:
     return df.assign(part=part)
 
 # %% ../../nbs/data/04_splits.ipynb #a691261c
-def _fill(df:pd.DataFrame, names:tuple[str, ...], n_folds:int, seed:int, max_distance:int) -> pd.DataFrame:
+def _fill(df:pd.DataFrame, names:tuple[str, ...], n_folds:int, seed:int, copies:str) -> pd.DataFrame:
     "Take the parts called `names` from the train rows"
     rows = df[df.part == 'train']
-    if not len(rows): raise HARError('no image is left for the train part: give more images, or fewer duplicates')
-    return df.assign(part=_carve(rows, names, n_folds, seed, max_distance).reindex(df.index).fillna(df.part)) if names else df
+    if not len(rows):
+        raise HARError('no image is left for the train part: give more images, or fewer duplicates; '
+                       'if images only look alike, as those of a fixed camera, add --copies exact')
+    return df.assign(part=_carve(rows, names, n_folds, seed, copies).reindex(df.index).fillna(df.part)) if names else df
 
 # %% ../../nbs/data/04_splits.ipynb #6c4eb97b
 def tail_split(
@@ -131,37 +146,39 @@ def tail_split(
     test:float=0.2, # Share of the rows, from the end, that are test
     valid:float=0.1, # Share of the rest that is valid
     seed:int=42, # Seed of the choice of the valid rows
-    max_distance:int=MAX_DISTANCE # Largest distance of near-duplicates, in bits of 256
+    copies:str='near' # A value of `COPIES`: which images count as copies of each other
 )->pd.DataFrame: # The rows with `part`: 'train', 'valid', 'test' or 'unused'
     "Use the last rows as test, leave out their duplicates and groups, and take valid from the rest"
     if not 0 < valid <= 0.5: raise HARError(f'valid is {valid} and must be above 0 and at most 0.5')
     cut = len(df) - round(len(df) * test)
     df = df.assign(part=np.where(np.arange(len(df)) < cut, 'train', 'test'))
-    return _scorable(_fill(_drop_duplicates(df, _groups(df, max_distance)), ('valid',), round(1 / valid), seed, max_distance))
+    return _scorable(_fill(_drop_duplicates(df, _groups(df, copies)), ('valid',), round(1 / valid), seed, copies))
 
 # %% ../../nbs/data/04_splits.ipynb #1af55d14
 def keep_parts(
     df:pd.DataFrame, # Rows with `part` from `check_har` and `usable`
     n_folds:int=10, # A missing part is one of `n_folds` folds of train
     seed:int=42, # Seed of the choice of its rows
-    max_distance:int=MAX_DISTANCE # Largest distance of near-duplicates, in bits of 256
+    copies:str='near' # A value of `COPIES`: which images count as copies of each other
 )->pd.DataFrame: # The rows with `part`: 'train', 'valid', 'test' or 'unused'
     "Keep the parts that the source defines, without duplicates or groups across them, and take missing parts from train"
     missing = tuple(p for p in ('test', 'valid') if not (df.part == p).any())
-    return _scorable(_fill(_drop_duplicates(df, _groups(df, max_distance)), missing, n_folds, seed, max_distance))
+    return _scorable(_fill(_drop_duplicates(df, _groups(df, copies)), missing, n_folds, seed, copies))
 
 # %% ../../nbs/data/04_splits.ipynb #5acdd910
 def split_har(
     df:pd.DataFrame, # Rows from `check_har` and `usable`, in the order of the table
     split:str='grouped', # 'grouped' (the source's parts, otherwise at random), 'tail' (the last 20 % are test) or 'whole' (all train)
     seed:int=42, # Seed of the split
-    max_distance:int=MAX_DISTANCE # Largest distance of near-duplicates, in bits of 256
+    copies:str|None=None # A value of `COPIES`; None for 'exact' if the source has parts, which are trusted, and 'near' otherwise
 )->pd.DataFrame: # The rows, in the same order, with `part`: 'train', 'valid', 'test' or 'unused'
     "Split the rows into train, valid and test, and print the size of each part"
     if split not in ('grouped', 'tail', 'whole'): raise HARError(f'there is no split called {split!r}: choose grouped, tail or whole')
+    if copies not in (None, *COPIES): raise HARError(f'copies is {copies!r} and must be one of {", ".join(COPIES)}')
     own = split == 'grouped' and 'part' in df
+    copies = copies or ('exact' if own else 'near')
     f = tail_split if split == 'tail' else keep_parts if own else grouped_split
-    res = df.assign(part='train') if split == 'whole' else f(df, seed=seed, max_distance=max_distance)
+    res = df.assign(part='train') if split == 'whole' else f(df, seed=seed, copies=copies)
     res.attrs |= dict(split='own' if own else split, carved=[p for p in ('valid', 'test') if own and not (df.part == p).any()])
     sizes = {p: (res.part == p).sum() for p in ('train', 'valid', 'test', 'unused')}
     print(f'{res.attrs["split"]} split: ' + ', '.join(f'{p} {n:,}' for p, n in sizes.items() if n))

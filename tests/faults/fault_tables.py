@@ -1,4 +1,4 @@
-"Faults 16 to 28 and 41 to 46: tables, labels, layouts and splits"
+"Faults 16 to 28 and 41 to 47: tables, labels, layouts and splits"
 import csv, shutil, unicodedata, warnings
 
 import numpy as np
@@ -330,3 +330,21 @@ def reserved_names(b):
     assert set(table) == {*NAMES, 'macro avg (all classes)', 'accuracy (all classes)', 'weighted avg'}
     assert (run/'report.html').is_file() and (run/'report-all.html').is_file()
     return 'trained, resumed, evaluated and reported; columns of probabilities begin with p_, and rows of averages say (all classes)'
+
+
+@row(47, 'a fixed camera: all images look almost the same', 'an error that names the images and the option; own parts are kept')
+def fixed_camera(b):
+    scene, data = image(0, 64), b.tmp/'d'
+    for k, name in enumerate(('open', 'shut')):
+        (data/name).mkdir(parents=True)
+        for i in range(12):
+            scene.putpixel((k, i), (255, 255 * k, i))
+            scene.save(data/name/f'{i}.png')
+    out = b.tmp/'run'
+    code, message = b.refuse(cli.har_train, '--data', data, '--out', out, '--device', 'cpu')
+    assert code == 2 and '24 images' in message and '--copies exact' in message
+    df = checked(data)
+    assert set(split_har(df, copies='exact').part) == {'train', 'valid', 'test'}
+    own = df.assign(part=['train', 'train', 'valid', 'test'] * 6)
+    assert split_har(own).part.tolist() == own.part.tolist()
+    return after_colon(message) if ': ' in message else message
