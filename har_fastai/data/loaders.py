@@ -8,6 +8,7 @@ import os, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, islice
+from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastai.callback.data import WeightedDL
 import fastai.vision.data # without it `show_batch` shows no images
@@ -17,6 +18,7 @@ from fastai.data.transforms import ColReader, Normalize, ToTensor
 from fastai.torch_core import TensorCategory, TensorImage, default_device
 from fastai.vision.core import PILImage
 from fastcore.basics import chunked
+from PIL import Image
 from ..files import HARError, prefetch_map
 from ..images import IMAGENET_MEAN, IMAGENET_STD, eval_shape, open_image, resize_image
 from .cache import ImageCache
@@ -32,10 +34,11 @@ class HARImage(PILImage):
     "A fastai image opened with `open_image`"
     @classmethod
     def create(cls,
-        src, # Anything that `open_image` takes: a path, bytes, an open file, a PIL image
+        src:Path|str|torch.Tensor|np.ndarray|bytes|Image.Image, # What `open_image` takes, or pixels of shape (height, width, 3)
         **kwargs # Ignored; fastai passes some to its own image types
     ):
-        return cls(open_image(src))
+        if isinstance(src, TensorImage): src = src.permute(1, 2, 0).to(torch.uint8) # as in fastai, channels first
+        return cls(Image.fromarray(np.asarray(src)).convert('RGB') if isinstance(src, (torch.Tensor, np.ndarray)) else open_image(src))
 
 # %% ../../nbs/data/07_loaders.ipynb #5f219c87
 def part_splitter(

@@ -14,6 +14,7 @@ from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.tracker import TrackerCallback
 from fastai.learner import AvgLoss, AvgSmoothLoss, Learner, Metric
 from fastai.torch_core import find_bs, set_seed, to_float
+from fastai.imports import noop
 from ..files import HARError, plural, first_sentence, write_atomic
 from ..models import native_bf16, save_weights
 from .recipes import Recipe
@@ -242,14 +243,11 @@ def record_on_device(
 class EpochLogger(Callback):
     "Print one line per epoch, for logs"
     order = 70 # after `SaveRun`: what has been printed has also been saved
-    def before_fit(self):
-        if self.learn.fitting: self.old, self.learn.logger = self.logger, self.write
-    def after_fit(self):
-        if self.learn.fitting: self.learn.logger = self.old
-    def write(self, log): self.row = dict(zip(self.recorder.metric_names, log))
+    @staticmethod
+    def no_output(log): pass # the `logger` of a learner with this callback; others, such as that of `CSVLogger`, may replace it
     def after_epoch(self):
-        if not self.learn.fitting: return
-        row = self.row
+        if not self.learn.fitting or self.logger is noop: return # `learn.no_logging()` sets `noop`
+        row = dict(zip(self.recorder.metric_names, self.recorder.log))
         nums = '  '.join(f'{k} {v:.4f}' for k, v in row.items() if isinstance(v, float) and not math.isnan(v))
         print(f'epoch {row["epoch"] + 1}/{self.n_epoch}  {nums}  {row.get("time", "")}', flush=True)
 
@@ -390,6 +388,7 @@ class ReuseMemory(Callback):
         "Restore glibc's defaults; `HARLearner.fit` also calls this after an interrupt, when fastai does not"
         self._set(65536, 128 * 1024)
         if self.libc: self.libc.malloc_trim(0)
+        self.libc = None # a loaded library cannot be pickled by `learn.export`
 
 # %% ../../nbs/train/03_callbacks.ipynb #639a3634
 def device_cbs(

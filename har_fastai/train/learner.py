@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.mixup import CutMix, MixHandler, MixUp
-from fastai.callback.progress import ProgressCallback
+from fastai.callback.progress import ProgressCallback, ShowGraphCallback
 from fastai.callback.training import BnFreeze, bn_types
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
@@ -46,6 +46,10 @@ class HARLearner(Learner):
     def fit(self, *args, **kwargs):
         if sum(isinstance(cb, MixHandler) for cb in [*self.cbs, *L(kwargs.get('cbs'))]) > 1:
             raise HARError('images can be blended in one way only: remove MixUp or CutMix')
+        graph = [cb for cb in [*self.cbs, *L(kwargs.get('cbs'))] if isinstance(cb, ShowGraphCallback)]
+        if graph and not hasattr(self, 'progress'): # a script has no progress bar in which it could be drawn
+            self.remove_cbs([cb for cb in graph if cb in self.cbs])
+            kwargs['cbs'] = [cb for cb in L(kwargs.get('cbs')) if cb not in graph]
         self.first_epoch, self.fitting, self.failure = 0, True, ''
         loss_func = self.loss_func
         try: super().fit(*args, **kwargs)
@@ -53,6 +57,14 @@ class HARLearner(Learner):
             raise type(e)(str(e).rpartition(':\n\t')[2]) from e.__cause__
         finally: self._clean_up(loss_func)
         if self.failure: raise RunError(self.failure)
+
+    @delegates(Learner.export)
+    def export(self, *args, **kwargs):
+        dls, opt = self.dls, self.opt
+        try: super().export(*args, **kwargs)
+        finally: # fastai leaves empty loaders and no optimiser if something cannot be pickled
+            self.dls = dls
+            if self.opt is None: self.opt = opt
 
     def _clean_up(self, loss_func):
         "Restore what callbacks change during a fit; after an interrupt they do not do so themselves"
@@ -152,7 +164,7 @@ def har_learner(
                        cbs=[*recipe_cbs(recipe, dls.device), *([SaveRun(run, resume)] if run else []), *L(cbs)])
     learn.recorder.train_metrics, learn.recipe = True, recipe
     record_on_device(learn)
-    if not is_interactive(): learn.remove_cb(ProgressCallback); learn.add_cb(EpochLogger())
+    if not is_interactive(): learn.remove_cb(ProgressCallback).add_cb(EpochLogger()); learn.logger = EpochLogger.no_output
     return learn
 
 # %% ../../nbs/train/05_learner.ipynb #ccb4358b
