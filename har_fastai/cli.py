@@ -52,7 +52,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 # %% ../nbs/11_cli.ipynb #76c923be
 def _parser(f, **kwargs) -> argparse.ArgumentParser:
     "A parser with the name and the docstring of the command `f`"
-    return argparse.ArgumentParser(prog=f.__name__, description=f.__doc__ + '.', formatter_class=_Help, **kwargs)
+    return argparse.ArgumentParser(prog=f.__name__, description=f'{f.__doc__ or f.__name__}.', formatter_class=_Help, **kwargs)
 
 # %% ../nbs/11_cli.ipynb #902e26d8
 def _add_device(p:argparse.ArgumentParser, default:str|None='cpu') -> None:

@@ -4,10 +4,13 @@
 
 # %% ../nbs/02_figures.ipynb #70b28a5e
 from __future__ import annotations
-import sys
+import sys, warnings
+from contextlib import contextmanager, nullcontext
+from functools import cache
 
 # %% auto #0
-__all__ = ['BLUE', 'ORANGE', 'THEME', 'COMPONENT_CSS', 'PAGE_CSS', 'theme_variables', 'new_figure', 'render_figure']
+__all__ = ['BLUE', 'ORANGE', 'THEME', 'COMPONENT_CSS', 'PAGE_CSS', 'FALLBACK_FONTS', 'theme_variables', 'fallback_fonts',
+           'new_figure', 'render_figure']
 
 # %% ../nbs/02_figures.ipynb #ea82050e
 BLUE, ORANGE = '#0072B2', '#D55E00' # distinguishable with colour-vision deficiency (Wong, 2011, doi:10.1038/nmeth.1618)
@@ -93,6 +96,35 @@ def _register_display(cls:type) -> None:
     from IPython.core.pylabtools import select_figure_formats
     select_figure_formats(shell, {'png'})
 
+# %% ../nbs/02_figures.ipynb #4bf25b50
+FALLBACK_FONTS = ('Noto Sans CJK SC', 'Noto Sans CJK JP', 'Noto Sans SC', 'Noto Sans JP', 'Noto Sans KR', 'Source Han Sans SC',
+                  'WenQuanYi Zen Hei', 'WenQuanYi Micro Hei', 'PingFang SC', 'Hiragino Sans', 'Apple SD Gothic Neo',
+                  'Microsoft YaHei', 'Yu Gothic', 'Malgun Gothic', 'Noto Sans Arabic', 'Noto Sans Devanagari', 'Noto Sans Thai', 'Arial Unicode MS')
+
+# %% ../nbs/02_figures.ipynb #b99b5e8a
+@cache
+def fallback_fonts() -> list[str]:
+    "The `FALLBACK_FONTS` that are installed"
+    from matplotlib import font_manager
+    installed = {f.name for f in font_manager.fontManager.ttflist}
+    return [name for name in FALLBACK_FONTS if name in installed]
+
+# %% ../nbs/02_figures.ipynb #16303524
+@contextmanager
+def _one_warning_of_glyphs():
+    "Replace matplotlib's warnings of missing characters by one"
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        yield
+    missing = [w for w in seen if 'missing from' in str(w.message)]
+    for w in seen:
+        if w not in missing: warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
+    if missing: _warn_of_glyphs()
+
+@cache # once in a process
+def _warn_of_glyphs():
+    warnings.warn('figures show boxes for characters that no installed font has: install a font such as Noto Sans CJK')
+
 # %% ../nbs/02_figures.ipynb #f19a0c32
 def new_figure(
     **kwargs # As for matplotlib's `Figure`
@@ -104,8 +136,11 @@ def new_figure(
     fig = Figure(**kwargs)
     draw = fig.draw
     def draw_plain(renderer):
-        for text in fig.findobj(Text): text.set_parse_math(False)
-        draw(renderer)
+        texts = fig.findobj(Text)
+        for text in texts: text.set_parse_math(False)
+        foreign = [t for t in texts if not t.get_text().isascii()]
+        for text in foreign: text.set_fontfamily(dict.fromkeys([*text.get_fontfamily(), *fallback_fonts()]))
+        with _one_warning_of_glyphs() if foreign else nullcontext(): draw(renderer)
     fig.draw = draw_plain
     return fig
 

@@ -63,7 +63,7 @@ def write_atomic(
     "Write a file completely, or leave the old one unchanged if anything fails"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.parent/f'.{path.name}.{secrets.token_hex(4)}.part'
+    tmp = path.parent/f'.{path.name[:40]}.{secrets.token_hex(4)}.part' # a name may be as long as the file system allows
     try:
         with open(tmp, mode.replace('w', 'x'), **({} if 'b' in mode else dict(encoding='utf-8', newline=''))) as f:
             yield f

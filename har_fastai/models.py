@@ -233,7 +233,7 @@ def create_model(
     if pretrained and not weights and not a.weights:
         raise HARError(f'there are no pretrained weights of {a.name}: '
                        'train it from scratch with --pretrained no, or pass your own with --weights FILE')
-    model = a.build(n_out, pretrained and not weights)
+    model = a.build(n_out, pretrained and not weights).float() # whatever PyTorch's default type is
     return load_weights(model, weights, a.head) if weights else model
 
 # %% ../nbs/03_models.ipynb #32206377

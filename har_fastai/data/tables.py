@@ -91,13 +91,13 @@ def _paths(root:str, names:pd.Series) -> list[str]:
 # %% ../../nbs/data/00_tables.ipynb #82ec76fd
 _OUTSIDE = ((r'(?:^|/)\.\.(?:/|$)', 17), (r'^/|^[A-Za-z]:', 18)) # filenames that leave the folder (.., absolute, a drive) -> fault
 
-def _tidy(df:pd.DataFrame, where, found:list|None=None) -> pd.DataFrame:
-    "Keep known columns, with slashes in filenames; refuse empty cells and filenames that leave the folder"
+def _tidy(df:pd.DataFrame, where, found:list|None=None, table:bool=True) -> pd.DataFrame:
+    "Keep known columns; in the filenames of a table, backslashes become slashes; refuse empty cells and filenames that leave the folder"
     df = df[[c for c in ('filename', 'label', 'part', 'group', 'sha256') if c in df]].copy()
     for c in ('filename', 'label'):
         for empty, fault in (('nan', 19), ('', 20)) if c in df else ():
             df = _refuse(df, df[c].str.lower() == empty, where, f'the {c} is empty: fill it in, or delete the row', fault, found)
-    names = [_normal(PurePosixPath(f.replace('\\', '/')).as_posix()) for f in df.filename]
+    names = [_normal(PurePosixPath(f.replace('\\', '/') if table else f).as_posix()) for f in df.filename]
     if 'label' in df: df = df.assign(label=df.label.map(_normal))
     df = df.assign(filename=pd.Series(names, index=df.index, dtype=str))
     for pattern, fault in _OUTSIDE:
@@ -152,7 +152,7 @@ def _warn_of_case(df:pd.DataFrame, where) -> None:
 
 def _finish(df:pd.DataFrame, roots:list[Path], where, links:bool=False, found:list|None=None) -> pd.DataFrame:
     "Validate raw rows, whose index names them, into the table that `read_har` returns"
-    df = _once(_locate(_tidy(df, where, found), roots, where, links, found), where, found)
+    df = _once(_locate(_tidy(df, where, found, not links), roots, where, links, found), where, found)
     if 'part' in df:
         part = df.part.map(_part_of)
         bad = part.isna()

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/predict/06_inputs.ipynb #39d8b3a4
 from __future__ import annotations
-import glob, io, os, re, struct, unicodedata, zipfile, zlib
+import codecs, glob, io, os, re, struct, unicodedata, zipfile, zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -114,6 +114,14 @@ def is_video(
     return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 # %% ../../nbs/predict/06_inputs.ipynb #e64eb357
+def _matches(pattern:str) -> list[str]:
+    "The files that match a pattern; folders that exist are not patterns, whatever their names"
+    parts, known = Path(pattern).parts, Path()
+    for i, part in enumerate(parts):
+        if not (known/part).is_dir(): return glob.glob(os.path.join(glob.escape(str(known)), *parts[i:]) if i else pattern, recursive=True)
+        known /= part
+    return []
+
 def expand(
     paths:Iterable[str|os.PathLike] # Paths and patterns
 )->list[str]: # Paths; an existing file is not a pattern, whatever its name
@@ -122,7 +130,7 @@ def expand(
     for p in map(os.fspath, paths):
         if os.path.lexists(p) or not glob.has_magic(p): found.append(p); continue
         suffixes = ('.zip', Path(p).suffix.lower() or '.')
-        files = [f for f in glob.glob(p, recursive=True) if is_image(Path(f)) or is_video(f) or Path(f).suffix.lower() in suffixes]
+        files = [f for f in _matches(p) if is_image(Path(f)) or is_video(f) or Path(f).suffix.lower() in suffixes]
         if not files: raise HARError(f'{display_name(p)} matches no images')
         found += sorted(filter(os.path.isfile, files), key=natural_key)
     return found
@@ -133,7 +141,7 @@ MAX_LINE = 65_536 # maximum length of a line in a list of paths, in bytes
 # %% ../../nbs/predict/06_inputs.ipynb #efe5f1aa
 def _from_lines(lines:io.BufferedIOBase) -> Iterator[Source]:
     "The images in a list of paths; an invalid path is an image that cannot be read"
-    while line := lines.readline(MAX_LINE):
+    while line := lines.readline(MAX_LINE).removeprefix(codecs.BOM_UTF8): # which some editors write at the beginning
         if not (path := os.fsdecode(line).rstrip('\r\n')).strip(): continue
         try: yield from find_sources([path])
         except HARError as e: yield _refused(display_name(path), str(e))

@@ -141,7 +141,7 @@ class Predictor(BasePredictor):
         arrays:Sequence[np.ndarray] # As for `logits`
     )->tuple[torch.Tensor, torch.Tensor]: # Of shapes (images, classes) and (images,), on the CPU
         "The `logits`, and the similarity of each image to the training images; 1 if the model does not compute it"
-        z, similarity = torch.empty(len(arrays), len(self.vocab)), torch.ones(len(arrays))
+        z, similarity = torch.empty(len(arrays), len(self.vocab), dtype=torch.float32), torch.ones(len(arrays), dtype=torch.float32)
         for same in group_by_shape(arrays):
             z[same] = self._forward(self.batch([arrays[i] for i in same])).cpu()
             if self.similarity_layer: similarity[same] = self.similarity_layer.last(self.card.tta).cpu()

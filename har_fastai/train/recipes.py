@@ -85,7 +85,7 @@ def _plain(v):
     return v.item() if getattr(v, 'shape', None) == () and hasattr(v, 'item') else v
 
 def _convert_numbers(r:Recipe) -> None:
-    "Convert numbers to those of Python, and between int and float where the field needs it; JSON written by other programs may contain 48.0"
+    "Convert numbers to those of Python, and between int and float where the field needs it; JSON of other programs may contain 48.0"
     for f in fields(r):
         setattr(r, f.name, v := _plain(getattr(r, f.name)))
         if f.type == 'int' and isinstance(v, float) and v.is_integer(): setattr(r, f.name, int(v))

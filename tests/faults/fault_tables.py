@@ -265,7 +265,8 @@ def layouts(b):
         assert set(reading(named)[0].label) == {'running', 'sitting'} and 'part' in reading(named)[0]
     deep = b.tmp/'deep'
     for k in ('a', 'b'): classes(deep/k)
-    commands = ((cli.har_check, deep), (cli.har_train, '--data', deep, '--out', b.tmp/'run'), (cli.har_evaluate, b.trained.run, '--data', deep))
+    commands = ((cli.har_check, deep), (cli.har_train, '--data', deep, '--out', b.tmp/'run'),
+                (cli.har_evaluate, b.trained.run, '--data', deep))
     messages = {after_colon(after_colon(b.refuse(*c)[1])) for c in commands}
     assert len(messages) == 1 and not (b.tmp/'run'/'recipe.json').exists()
     assert set(read_har(deep, layout='classes').label) == {'a', 'b'}
@@ -290,10 +291,11 @@ def other_columns(b):
     def read(columns, *values):
         table(data, [(*r, *v) for r, v in zip(GOOD, zip(*values))], ('filename', 'label', *columns))
         return reading(data)
-    df, warning = read(('split', 'subject', 'size'), ['train', 'Train', 'training', 'val', 'dev', 'test', 'test set', 'train'], 'aabbccdd', '12345678')
+    parts = ['train', 'Train', 'training', 'val', 'dev', 'test', 'test set', 'train']
+    df, warning = read(('split', 'subject', 'size'), parts, 'aabbccdd', '12345678')
     assert df.part.tolist() == ['train'] * 3 + ['valid'] * 2 + ['test'] * 2 + ['train'] and list(df.group) == list('aabbccdd')
     assert read(('is_valid',), ['True', '0', '1', 'false'] * 2)[0].part.tolist() == ['valid', 'train'] * 4
-    columns = (*('filename', 'label'), 'fold')
+    columns = ('filename', 'label', 'fold')
     folds = refused(b, 24, [(*r, str(i % 3)) for i, r in enumerate(GOOD)], ['the column fold', 'group'], columns)
     refused(b, 24, [(*r, 'train', 'train') for r in GOOD], ['split and set', 'rename'], ('filename', 'label', 'split', 'set'))
     return f'{warning}; {folds}'
@@ -320,9 +322,10 @@ NAMES = ('label', 'predicted', 'path', 'part', 'accuracy', 'macro avg', 'p_label
 @row(46, 'classes called label, predicted, path, part, accuracy, macro avg', 'no different from other names')
 def reserved_names(b):
     data, run = classes(b.tmp/'d', NAMES, n=8), b.tmp/'run'
-    cli.har_train(['--data', str(data), '--recipe', 'demo', '--size', '32', '--epochs', '1', '--out', str(run), '--device', 'cpu', '--faithfulness', '0'])
+    small = ['--recipe', 'demo', '--size', '32', '--epochs', '1', '--device', 'cpu', '--faithfulness', '0']
+    cli.har_train(['--data', str(data), '--out', str(run), *small])
     cli.har_train(['--resume', '--out', str(run), '--faithfulness', '0'])
-    cli.har_evaluate([str(run), '--data', str(data), '--split', 'all', '--csv', str(b.tmp/'p.csv'), '--device', 'cpu', '--faithfulness', '0'])
+    cli.har_evaluate([str(run), '--data', str(data), '--split', 'all', '--csv', str(b.tmp/'p.csv'), *small[-4:]])
     rows = [*csv.DictReader(open(b.tmp/'p.csv'))]
     assert len(rows) == 64 and {r['label'] for r in rows} == set(NAMES)
     assert all(abs(sum(float(r[f'p_{n}']) for n in NAMES) - 1) < 1e-4 for r in rows)
