@@ -14,7 +14,7 @@ import numpy as np
 from har_fastai.data.checks import check_har, usable
 from har_fastai.data.splits import split_har
 from har_fastai.data.tables import read_har
-from har_fastai.evaluate.metrics import class_probs, prob_columns
+from har_fastai.evaluate.metrics import prob_array, prob_columns
 from har_fastai.evaluate.scoring import class_indices, predict_table, score
 from har_fastai.predict.predictor import Predictor
 from har_fastai.train.runs import machine
@@ -24,14 +24,14 @@ def average(tables, weights, vocab):
     "A table of predictions with the weighted mean of the probabilities"
     mean, columns = tables[0].copy(), prob_columns(vocab)
     mean[columns] = sum(w * t[columns] for w, t in zip(weights, tables)) / sum(weights)
-    mean['predicted'] = np.array(vocab)[class_probs(mean, vocab).argmax(1)]
+    mean['predicted'] = np.array(vocab)[prob_array(mean, vocab).argmax(1)]
     return mean
 
 
 def loss(table, vocab):
     "Mean negative log-likelihood"
     y, _ = class_indices(table, vocab)
-    return float(-np.log(np.maximum(class_probs(table, vocab)[np.arange(len(y)), y], 1e-9)).mean())
+    return float(-np.log(np.maximum(prob_array(table, vocab)[np.arange(len(y)), y], 1e-9)).mean())
 
 
 def scores(table, vocab):

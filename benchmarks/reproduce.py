@@ -23,7 +23,7 @@ from har_fastai.core import train_baseline
 from har_fastai.data.splits import read_split
 from har_fastai.files import HARError
 from har_fastai.predict.bundle import read_card
-from har_fastai.evaluate.metrics import class_probs, confusion, top_k_hits, macro_f1
+from har_fastai.evaluate.metrics import prob_array, confusion, top_k_hits, macro_f1
 from har_fastai.train.recipes import Recipe, find_recipe
 from har_fastai.train.runs import Run
 from har_fastai.evaluate.scoring import class_indices
@@ -81,7 +81,7 @@ def rounded(values):
 def row(run, preds):
     "The scores of a run, its learning curve and its predictions for the test images, sorted by file name"
     m, h, card, table = run.metrics, run.history, read_card(run.path), test_table(run)
-    f, near = m['test']['macro_f1'], top_k_hits(class_indices(table, card.vocab)[0], class_probs(table, card.vocab), 3)
+    f, near = m['test']['macro_f1'], top_k_hits(class_indices(table, card.vocab)[0], prob_array(table, card.vocab), 3)
     calibration = {k: round(float(m['test']['calibration'][k]), 6) for k in ('ece', 'ece_before', 'nll', 'nll_before')}
     return dict(seed=run.recipe.seed, macro_f1=round(f['value'], 6), low=round(f['low'], 4), high=round(f['high'], 4),
                 accuracy=round(m['test']['accuracy']['value'], 6), valid=round(m['valid']['macro_f1']['value'], 4),

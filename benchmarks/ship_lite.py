@@ -22,7 +22,7 @@ from har_fastai.core import drawn_sample, train_baseline
 from har_fastai.data.checks import check_har, usable
 from har_fastai.data.splits import split_har
 from har_fastai.data.tables import read_har
-from har_fastai.evaluate.metrics import class_intervals, class_probs, classification_table, confused_pairs, confusion
+from har_fastai.evaluate.metrics import class_intervals, prob_array, classification_table, confused_pairs, confusion
 from har_fastai.evaluate.scoring import calibrate, class_indices, predict_table, score
 from har_fastai.evaluate.unsure import class_means, fit_unsure, similarities, unsure_scores
 from har_fastai.predict.bundle import load_bundle, save_bundle
@@ -65,7 +65,7 @@ def best_size(run, photos, sizes):
     for size in sizes:
         preds = calibrate(c := replace(card, size=size, temperature=1.), predict_table(Predictor((model, c)), photos))
         y, predicted = class_indices(preds, card.vocab)
-        p = class_probs(preds, card.vocab)[np.arange(len(y)), y]
+        p = prob_array(preds, card.vocab)[np.arange(len(y)), y]
         losses[size] = dict(loss=float(-np.log(np.maximum(p, 1e-9)).mean()), accuracy=float((y == predicted).mean()))
     return min(losses, key=lambda s: losses[s]['loss']), losses
 
@@ -133,7 +133,7 @@ if __name__ == '__main__':
                         trained=dict(photographs=len(photos['train']), drawings=1200, validation=len(photos['valid'])))
     save_bundle(a.to, model, card, half=True)
     rounded = predict_table(Predictor(a.to, half=False), photos['test'].head(200))
-    change = np.abs(class_probs(rounded, card.vocab) - class_probs(test.head(200), card.vocab)).max()
+    change = np.abs(prob_array(rounded, card.vocab) - prob_array(test.head(200), card.vocab)).max()
     print(json.dumps(dict(what=a.to.name, recipe=run.recipe.name, size=size, sizes=losses, temperature=round(card.temperature, 4),
                           size_kb=round((a.to/'model.safetensors').stat().st_size / 1e3),
                           largest_change_by_rounding=round(float(change), 5),

@@ -99,7 +99,8 @@ def _register_display(cls:type) -> None:
 # %% ../nbs/02_figures.ipynb #4bf25b50
 FALLBACK_FONTS = ('Noto Sans CJK SC', 'Noto Sans CJK JP', 'Noto Sans SC', 'Noto Sans JP', 'Noto Sans KR', 'Source Han Sans SC',
                   'WenQuanYi Zen Hei', 'WenQuanYi Micro Hei', 'PingFang SC', 'Hiragino Sans', 'Apple SD Gothic Neo',
-                  'Microsoft YaHei', 'Yu Gothic', 'Malgun Gothic', 'Noto Sans Arabic', 'Noto Sans Devanagari', 'Noto Sans Thai', 'Arial Unicode MS')
+                  'Microsoft YaHei', 'Yu Gothic', 'Malgun Gothic', 'Noto Sans Arabic', 'Noto Sans Devanagari', 'Noto Sans Thai',
+                  'Arial Unicode MS')
 
 # %% ../nbs/02_figures.ipynb #b99b5e8a
 @cache

@@ -52,7 +52,8 @@ def test_a_damaged_model_card(trained, tmp_path, refuse, kind):
 
 def run_python(code:str, **env) -> subprocess.CompletedProcess:
     "A script in a new process with other environment variables"
-    return subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, timeout=300, env={**os.environ, **env})
+    command = [sys.executable, '-W', 'ignore', '-c', code]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **env})
 
 
 def test_without_docstrings():

@@ -10,7 +10,7 @@ from fastai.interpret import ClassificationInterpretation
 from fastai.learner import Learner
 from fastcore.basics import patch
 from ..files import HARError
-from .metrics import (accuracy, class_intervals, class_probs, classification_table, confused_pairs, confusion, prob_columns,
+from .metrics import (accuracy, class_intervals, prob_array, classification_table, confused_pairs, confusion, prob_columns,
                                          apply_temperature)
 from .plots import (class_columns, plot_classes, plot_confusion, plot_history, plot_predictions,
                                        plot_reliability, plot_top_losses, top_losses)
@@ -79,7 +79,7 @@ class HARInterpretation(InterpretationPlots, ClassificationInterpretation):
     ):
         self.preds,self.learn,self.temperature,self.history,self.name = preds.reset_index(drop=True),learn,temperature,history,name
         self.vocab = class_columns(preds)
-        arrays = (*class_indices(preds, self.vocab), class_probs(preds, self.vocab))
+        arrays = (*class_indices(preds, self.vocab), prob_array(preds, self.vocab))
         self.targs,self.decoded,self.probs = map(torch.tensor, arrays)
         self.losses = torch.as_tensor(top_losses(self.preds).loss.sort_index().to_numpy(copy=True))
 

@@ -8,7 +8,7 @@ import numpy as np, pandas as pd
 from ..files import HARError
 
 # %% auto #0
-__all__ = ['prob_columns', 'class_probs', 'confusion', 'class_f1', 'macro_f1', 'weighted_f1', 'accuracy', 'top_k_hits',
+__all__ = ['prob_columns', 'prob_array', 'confusion', 'class_f1', 'macro_f1', 'weighted_f1', 'accuracy', 'top_k_hits',
            'bootstrap_interval', 'mean_interval', 'bootstrap_samples', 'wilson_interval', 'average_rows',
            'classification_table', 'class_intervals', 'confused_pairs', 'reliability', 'ece', 'nll',
            'apply_temperature', 'fit_temperature', 'paired_bootstrap', 'mcnemar']
@@ -21,7 +21,7 @@ def prob_columns(
     return [f'p_{v}' for v in vocab]
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #ecb2efd2
-def class_probs(
+def prob_array(
     preds:pd.DataFrame, # Predictions, with a column of probabilities for each class
     vocab # Names of the classes
 )->np.ndarray: # float64, of shape (images, classes)
@@ -37,46 +37,51 @@ def confusion(
     "The confusion matrix"
     return np.bincount(np.asarray(y) * n + np.asarray(p), minlength=n * n).reshape(n, n)
 
-# %% ../../nbs/evaluate/00_metrics.ipynb #7f7174e6
+# %% ../../nbs/evaluate/00_metrics.ipynb #ba5a7b76
 def _margins(cm:np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Correct predictions, images and predictions of each class, which determine all scores below"
     return np.diagonal(cm, axis1=-2, axis2=-1), cm.sum(-1), cm.sum(-2)
 
+# %% ../../nbs/evaluate/00_metrics.ipynb #231f9b6b
 def _class_f1(hits, true, predicted): return 2 * hits / np.maximum(true + predicted, 1) # 2 TP / (2 TP + FP + FN)
 
+# %% ../../nbs/evaluate/00_metrics.ipynb #7f7174e6
 def class_f1(
     cm:np.ndarray # Confusion matrices, of shape (..., n, n)
 )->np.ndarray: # 0–1, of shape (..., n); 0 for a class that does not occur
     "The F1 score of each class"
     return _class_f1(*_margins(cm))
 
-# %% ../../nbs/evaluate/00_metrics.ipynb #902e275b
+# %% ../../nbs/evaluate/00_metrics.ipynb #7941dd20
 def macro_f1(
     cm:np.ndarray # Confusion matrices, of shape (..., n, n)
 )->np.ndarray: # 0–1, of shape (...)
     "The mean F1 of the classes that occur among the true or the predicted ones, as in scikit-learn"
     return _macro_f1(*_margins(cm))
 
+# %% ../../nbs/evaluate/00_metrics.ipynb #902e275b
 def _macro_f1(hits, true, predicted):
     return _class_f1(hits, true, predicted).sum(-1) / np.maximum((true + predicted > 0).sum(-1), 1)
 
-# %% ../../nbs/evaluate/00_metrics.ipynb #32b52cd9
+# %% ../../nbs/evaluate/00_metrics.ipynb #5f130221
 def weighted_f1(
     cm:np.ndarray # Confusion matrices, of shape (..., n, n)
 )->np.ndarray: # 0–1, of shape (...)
     "The mean F1 of the classes, weighted by their number of images"
     return _weighted_f1(*_margins(cm))
 
+# %% ../../nbs/evaluate/00_metrics.ipynb #32b52cd9
 def _weighted_f1(hits, true, predicted):
     return (_class_f1(hits, true, predicted) * true).sum(-1) / np.maximum(true.sum(-1), 1)
 
-# %% ../../nbs/evaluate/00_metrics.ipynb #c57e983f
+# %% ../../nbs/evaluate/00_metrics.ipynb #61426798
 def accuracy(
     cm:np.ndarray # Confusion matrices, of shape (..., n, n)
 )->np.ndarray: # 0–1, of shape (...)
     "The share of correct predictions"
     return _accuracy(*_margins(cm))
 
+# %% ../../nbs/evaluate/00_metrics.ipynb #c57e983f
 def _accuracy(hits, true, predicted): return hits.sum(-1) / np.maximum(true.sum(-1), 1)
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #9a3282d4

@@ -8,7 +8,7 @@ import numpy as np, pandas as pd
 from ..files import HARError
 from ..images import ImageError, open_image
 from ..figures import BLUE, ORANGE, new_figure
-from .metrics import class_probs, nll, reliability, wilson_interval
+from .metrics import prob_array, nll, reliability, wilson_interval
 
 # %% auto #0
 __all__ = ['plot_history', 'plot_confusion', 'plot_classes', 'plot_reliability', 'plot_images', 'thumbnail', 'plot_predictions',
@@ -152,7 +152,7 @@ def top_losses(
 )->pd.DataFrame: # Sorted rows with the column `loss` (in nats)
     "The images with the highest loss"
     vocab = class_columns(preds)
-    loss = nll(pd.Index(vocab).get_indexer(preds.label), class_probs(preds, vocab))
+    loss = nll(pd.Index(vocab).get_indexer(preds.label), prob_array(preds, vocab))
     rows = preds.assign(loss=loss).sort_values('loss', ascending=not largest, kind='stable')
     return rows.head(len(preds) if k is None else k)
 

@@ -13,7 +13,7 @@ from ..files import HARError, plural
 from ..data.tables import read_har
 from ..data.checks import check_har, usable
 from ..data.splits import read_split, in_train
-from .metrics import (accuracy, bootstrap_interval, class_probs, confusion, ece, fit_temperature, prob_columns, top_k_hits,
+from .metrics import (accuracy, bootstrap_interval, prob_array, confusion, ece, fit_temperature, prob_columns, top_k_hits,
                                          macro_f1, mean_interval, nll, apply_temperature, weighted_f1)
 from ..predict.bundle import Card
 from ..predict.predictor import Predictor
@@ -55,7 +55,7 @@ def score(
     temperature:float=1. # Temperature of the probabilities, > 0
 )->dict: # n; macro_f1, weighted_f1, accuracy and top3, each with value, low and high (0–1); calibration: temperature, ece, nll …
     "Scores with 95 % confidence intervals, as they are saved in metrics.json"
-    (y, p), probs = class_indices(preds, vocab), class_probs(preds, vocab)
+    (y, p), probs = class_indices(preds, vocab), prob_array(preds, vocab)
     cm, top = confusion(y, p, len(vocab)), top_k_hits(y, probs, 3)
     raw = apply_temperature(probs, 1 / temperature)
     scores = {f.__name__: _with_interval(f(cm), bootstrap_interval(cm, f)) for f in (macro_f1, weighted_f1, accuracy)}
@@ -96,7 +96,7 @@ def calibrate(
 )->pd.DataFrame: # The same predictions, with the probabilities at the new temperature
     "Fit the temperature of a model on labelled images (Guo et al., 2017, arXiv:1706.04599)"
     y, _ = class_indices(preds, card.vocab)
-    raw = apply_temperature(class_probs(preds, card.vocab), 1 / card.temperature)
+    raw = apply_temperature(prob_array(preds, card.vocab), 1 / card.temperature)
     card.temperature = fit_temperature(y, raw)
     probs = apply_temperature(raw, card.temperature).astype(np.float32)
     return preds.assign(**dict(zip(prob_columns(card.vocab), probs.T)))

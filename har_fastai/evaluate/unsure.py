@@ -6,7 +6,7 @@
 from __future__ import annotations
 import numpy as np, pandas as pd
 from ..figures import BLUE, new_figure
-from .metrics import class_probs, wilson_interval
+from .metrics import prob_array, wilson_interval
 from .scoring import class_indices
 from ..predict.bundle import Card
 
@@ -52,7 +52,7 @@ def fit_unsure(
 )->dict: # The thresholds, for `Card.unsure`
     "Fit the thresholds for unsure predictions on validation images"
     y, _ = class_indices(preds, vocab)
-    probs = class_probs(preds, vocab)
+    probs = prob_array(preds, vocab)
     left = share - (unlike if similarity is not None else 0)
     thresholds = dict(confidence=float(np.quantile(probs.max(1), left, method='lower')),
                       candidate=conformal_threshold(probs[np.arange(len(y)), y]), coverage=0.9)
@@ -67,7 +67,7 @@ def unsure_scores(
     "Evaluate the thresholds of a card on labelled images; similarity is not considered"
     if not card.unsure: return {}
     y, predicted = class_indices(preds, card.vocab)
-    probs, right = class_probs(preds, card.vocab), y == predicted
+    probs, right = prob_array(preds, card.vocab), y == predicted
     sure = probs.max(1) >= card.unsure['confidence']
     sets = probs >= card.unsure['candidate']
     sets[np.arange(len(y)), predicted] = True # a set is never empty
@@ -105,7 +105,7 @@ def plot_risk_coverage(
 ): # A matplotlib figure
     "Draw the risk–coverage curve"
     y, predicted = class_indices(preds, card.vocab)
-    confidence = class_probs(preds, card.vocab).max(1)
+    confidence = prob_array(preds, card.vocab).max(1)
     coverage, risk = risk_coverage(y == predicted, confidence)
     fig = new_figure(figsize=(6, 3.8), layout='constrained'); ax = fig.subplots()
     ax.plot(100 * coverage, 100 * risk, color=BLUE)

@@ -16,7 +16,7 @@ from ..files import HARError, progress
 from ..images import ImageError, group_by_shape, open_image, preprocess
 from ..figures import BLUE, ORANGE, new_figure
 from ..models import find_arch
-from ..evaluate.metrics import class_probs
+from ..evaluate.metrics import prob_array
 from ..evaluate.plots import class_columns, thumbnail
 from ..predict.predictor import Predictor
 if TYPE_CHECKING: from fastai.learner import Learner
@@ -278,7 +278,7 @@ def most_confident(
 )->pd.DataFrame: # Rows of `preds` with `cls` (predicted class), `prob` (0–1), `right` and `rank` (from 0)
     "The correct and the wrong predictions with the highest probability for each predicted class"
     vocab = class_columns(preds)
-    prob = class_probs(preds, vocab)[np.arange(len(preds)), pd.Index(vocab).get_indexer(preds.predicted)]
+    prob = prob_array(preds, vocab)[np.arange(len(preds)), pd.Index(vocab).get_indexer(preds.predicted)]
     rows = preds.assign(cls=preds.predicted, prob=prob, right=preds.label == preds.predicted)
     rows = rows.sort_values('prob', ascending=False, kind='stable')
     rows = rows.assign(rank=rows.groupby(['cls', 'right']).cumcount())

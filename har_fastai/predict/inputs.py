@@ -113,7 +113,7 @@ def is_video(
     "Whether `path` has the extension of a video"
     return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
-# %% ../../nbs/predict/06_inputs.ipynb #e64eb357
+# %% ../../nbs/predict/06_inputs.ipynb #f06ad3b8
 def _matches(pattern:str) -> list[str]:
     "The files that match a pattern; folders that exist are not patterns, whatever their names"
     parts, known = Path(pattern).parts, Path()
@@ -122,6 +122,7 @@ def _matches(pattern:str) -> list[str]:
         known /= part
     return []
 
+# %% ../../nbs/predict/06_inputs.ipynb #e64eb357
 def expand(
     paths:Iterable[str|os.PathLike] # Paths and patterns
 )->list[str]: # Paths; an existing file is not a pattern, whatever its name

@@ -13,7 +13,7 @@ from ..files import plural, write_atomic
 from ..images import describe_resize, open_image
 from ..data.tables import ACTIONS
 from ..data.splits import read_split
-from ..evaluate.metrics import (apply_temperature, average_rows, class_f1, class_intervals, class_probs, classification_table,
+from ..evaluate.metrics import (apply_temperature, average_rows, class_f1, class_intervals, prob_array, classification_table,
                                           confused_pairs, confusion)
 from ..evaluate.plots import (plot_classes, plot_confusion, plot_history, plot_predictions, plot_reliability,
                                        plot_top_losses)
@@ -55,7 +55,7 @@ class Evaluation:
     @property
     def kind(self) -> str: return 'labelled' if self.name == 'all' else self.name
     @property
-    def probs(self) -> np.ndarray: return class_probs(self.preds, self.vocab)
+    def probs(self) -> np.ndarray: return prob_array(self.preds, self.vocab)
     @cached_property
     def history(self) -> pd.DataFrame: return self.run.history
     @property
