@@ -446,10 +446,12 @@ def har_serve(argv=None):
     _add_address(p, 8000, ', 0 for any free one')
     _add_device(p)
     p.add_argument('--log', action='store_true', help='print a line for each request')
+    p.add_argument('--cors', metavar='ORIGIN', action='append', default=[],
+                   help='web page that may use the service, such as https://example.org, or "*" for all; may be repeated (default: none)')
     a = p.parse_args(argv)
     from har_fastai.serve.service import listen, make_service, serve
     with listen(a.host, a.port) as sock:
-        app, host = make_service(a.run, a.device), f'[{a.host}]' if ':' in a.host else a.host
+        app, host = make_service(a.run, a.device, origins=a.cors), f'[{a.host}]' if ':' in a.host else a.host
         print(f'Listening on http://{host}:{sock.getsockname()[1]} (interface: /docs; stop with Ctrl-C)', flush=True)
         serve(app, sock, a.log)
     print('Stopped.', flush=True)

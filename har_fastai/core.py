@@ -314,6 +314,7 @@ def train_baseline(
         run, path = run_folder(out, recipe), drawn_sample() if path is None else path
     teacher = [distillation(recipe)] if recipe.teacher else []
     with lock_folder(run.path):
+        if not resume and run.exists: raise HARError(f'{run.path} was just taken by another run: choose another --out')
         df = (reload_data(run, path) if resume else
               prepare(path, split, recipe.seed, cache_side(recipe) if cached else None, layout, copies))
         learn = har_learner(recipe_dls(df, recipe, device, num_workers, cached), recipe, run, resume, weights)

@@ -128,6 +128,14 @@ def _upright(img:Image.Image) -> Image.Image:
             6: 'ROTATE_270', 7: 'TRANSVERSE', 8: 'ROTATE_90'}
     return img.transpose(Image.Transpose[turn[orientation]]) if orientation in turn else img.copy()
 
+# %% ../nbs/01_images.ipynb #b5de447d
+def _is_empty(src) -> bool:
+    "Whether a file, the bytes of a file, or an open file has no content"
+    try:
+        if isinstance(src, (str, os.PathLike)): return not os.path.getsize(src)
+        return not (src.seek(0, 2) if hasattr(src, 'seek') else len(src))
+    except (OSError, TypeError, ValueError): return False
+
 # %% ../nbs/01_images.ipynb #43a07f22
 def open_image(
     src:str|os.PathLike|bytes|io.IOBase|Image.Image, # A path, the bytes of an image file, an open binary file, or a PIL image
@@ -143,6 +151,9 @@ def open_image(
             img = to_rgb(_upright(img))
             img.info = {} # without the orientation tag, so that a second call does not rotate again
             return img
+    except UnidentifiedImageError as e:
+        reason = 'it is empty' if _is_empty(src) else _reason(e)
+        raise ImageError(f'{_source_name(src, name)} cannot be read as an image: {reason}') from e
     except Exception as e: # decoders raise errors of any type
         raise ImageError(f'{_source_name(src, name)} cannot be read as an image: {_reason(e, max_pixels)}') from e
 
@@ -253,8 +264,11 @@ def find_images(
     "All image files in `paths`; `HARError` if a path does not exist or a folder contains no images"
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     found = []
-    for p in map(Path, paths):
-        if not p.exists(): raise HARError(f'{p} does not exist: give an image or a folder of images')
+    for given in paths:
+        p = Path(given).expanduser()
+        if not p.exists():
+            why = 'is an address: download the image, and give' if re.match('https?://', str(given)) else 'does not exist: give'
+            raise HARError(f'{given} {why} an image or a folder of images')
         inside = visible_images(p) if p.is_dir() else [p]
         if not inside: raise HARError(f'{p} contains no images ({", ".join(_supported())})')
         found += inside

@@ -51,7 +51,7 @@ def link_loop(path:Path): os.symlink(path.name, path)
 
 # fault -> (file extension, function that creates the file, text that the reason must contain)
 UNREADABLE = {
-    'zero bytes':         ('jpg', lambda p: p.write_bytes(b''), 'not an image'),
+    'zero bytes':         ('jpg', lambda p: p.write_bytes(b''), 'it is empty'),
     'HTML':               ('jpg', lambda p: p.write_text(HTML), 'not an image'),
     'SVG':                ('png', lambda p: p.write_text(SVG), 'not an image'),
     'EPS':                ('jpg', lambda p: Image.new('RGB', (9, 9)).save(p, 'EPS'), 'not an image'), # a program for Ghostscript

@@ -160,7 +160,7 @@ FAULTS = { # number -> (description, consequence)
 }
 
 # %% ../../nbs/data/03_checks.ipynb #0b497878
-_REASONS = ((15, 'not a file|it is a folder'), (1, 'not an image'), (3, 'checksum'), (6, 'too large'),
+_REASONS = ((15, 'not a file|it is a folder'), (1, 'not an image|it is empty'), (3, 'checksum'), (6, 'too large'),
             (11, 'not finite')) # number -> words of the message; the first match counts
 
 # %% ../../nbs/data/03_checks.ipynb #99b4efe5

@@ -8,7 +8,7 @@ __all__ = ['DOCS_TEMPLATE', 'REFUSALS', 'Limits', 'make_predict', 'make_explain'
 
 # %% ../../nbs/serve/04_service.ipynb #8ff8ae70
 import asyncio, io, os, signal, socket, threading, time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -233,11 +233,13 @@ def make_service(
     device='cpu', # Device of the network
     limits:Limits=Limits(), # Limits of the requests
     threads:int|None=None, # Number of threads that predict; if None, one for each core; PyTorch uses one thread in each
-    most:int|None=None # Maximum batch size; if None, 1 on a CPU and 32 on a GPU
+    most:int|None=None, # Maximum batch size; if None, 1 on a CPU and 32 on a GPU
+    origins:Sequence[str]=() # Web pages that may use the service (CORS), such as https://example.org; '*' for all
 ): # A FastAPI app, for any ASGI server
     "Create a web service for a model"
     try: import fastapi, python_multipart
     except ImportError as e: raise HARError(f'the service needs {e.name.replace("_", "-")}: pip install "har_fastai[serve]"') from e
+    from fastapi.middleware.cors import CORSMiddleware
     predictor = Predictor(model, device)
     cpu = predictor.device.type == 'cpu'
     threads = threads or (torch.get_num_threads() if cpu else os.cpu_count() or 1)
@@ -250,6 +252,7 @@ def make_service(
     app = fastapi.FastAPI(title='har_fastai', version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
                           description=f'Human action recognition in images. Classes: {", ".join(predictor.vocab)}.')
     app.add_middleware(LimitMiddleware, limits=limits)
+    if origins: app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=['GET', 'POST'], allow_headers=['*'])
     _add_errors(app)
     _add_pages(app, predictor, predictions)
     _add_predict(app, predictor, predictions, limits)

@@ -70,7 +70,7 @@ def run_folder(
     recipe:Recipe # Its name is used if `out` is None
 )->Run: # Its folder exists, and contains no run
     "Create the folder of a new run; a `HARError` if it cannot be created or already contains one"
-    path = Path(out) if out is not None else _new_folder(Path('runs'), f'{recipe.name}-{time.strftime("%Y%m%d-%H%M%S")}')
+    path = Path(out).expanduser() if out is not None else _new_folder(Path('runs'), f'{recipe.name}-{time.strftime("%Y%m%d-%H%M%S")}')
     if path.exists() and not path.is_dir(): raise HARError(f'{path} is a file: choose another --out')
     if Run(path).exists: raise HARError(f'{path} already holds a run: choose another --out, or continue it with --resume')
     try: path.mkdir(parents=True, exist_ok=True)
@@ -79,8 +79,14 @@ def run_folder(
 
 # %% ../../nbs/train/01_runs.ipynb #be30ce09
 def _new_folder(parent:Path, name:str) -> Path:
-    "`parent/name`, with a number appended if it exists"
-    return next(p for i in range(1, 10_000) if not (p := parent/(name if i == 1 else f'{name}-{i}')).exists())
+    "Create `parent/name`, with a number appended if it exists; of runs that start at the same time, each gets its own"
+    for i in range(1, 10_000):
+        path = parent/(name if i == 1 else f'{name}-{i}')
+        try: path.mkdir(parents=True)
+        except FileExistsError: continue
+        except OSError: pass # `run_folder` says why it cannot be created
+        return path
+    raise HARError(f'{parent} holds too many runs of this name: choose another --out')
 
 # %% ../../nbs/train/01_runs.ipynb #ab39ab7e
 def machine() -> dict[str, str|int]:

@@ -351,3 +351,18 @@ def test_the_queue_loses_nothing(threads, most):
         def submit(k): return [f.result() for f in b.submit(list(range(k, k + 7)))] == [i * i for i in range(k, k + 7)]
         assert all(pool.map(submit, range(300)))
     with pytest.raises(Refused): b.submit([1])
+
+
+def test_pages_of_other_origins(trained, images):
+    "By default no page of another origin may use the service; `origins` names those that may"
+    for origins, allowed in (((), None), (('https://example.org',), 'https://example.org')):
+        with TestClient(make_service(trained.run, origins=origins)) as c:
+            r = c.post('/predict', files=form(images[:1]), headers={'Origin': 'https://example.org'})
+            assert r.status_code == 200 and r.headers.get('access-control-allow-origin') == allowed
+            r = c.post('/predict', files=form(images[:1]), headers={'Origin': 'https://other.org'})
+            assert 'access-control-allow-origin' not in r.headers
+
+
+def test_an_empty_upload_is_called_empty(client, trained):
+    r = client.post('/predict', files=[('files', ('a.jpg', b''))])
+    assert r.status_code == 422 and 'it is empty' in r.json()['predictions'][0]['problem']
