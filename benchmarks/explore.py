@@ -14,7 +14,7 @@ from dataclasses import asdict
 
 import numpy as np
 import torch
-from har_fastai.core import prepare, recipe_dls
+from har_fastai.core import prepare, probe_features, recipe_dls
 from har_fastai.files import HARError
 from har_fastai.data.loaders import CachedDL
 from har_fastai.evaluate.metrics import accuracy, confusion, macro_f1
@@ -22,6 +22,7 @@ from har_fastai.models import torch_device
 from har_fastai.train.recipes import find_recipe
 from har_fastai.train.runs import machine
 from har_fastai.train.learner import har_learner
+from har_fastai.train.probe import FitProbe
 from sklearn.model_selection import StratifiedGroupKFold
 
 
@@ -83,8 +84,9 @@ if __name__ == '__main__':
     changes = {k: value(v) for k, v in (c.split('=', 1) for c in a.changes)}
     recipe, df = find_recipe(a.recipe, **changes), explored(a.data)
     learn = har_learner(recipe_dls(df, recipe, torch_device(a.device)), recipe)
+    probe = [FitProbe(probe_features(learn, df), recipe.architecture.head, recipe.weighted)] if recipe.probe else []
     start = time.perf_counter()
-    learn.fit_recipe()
+    learn.fit_recipe(cbs=probe)
     seconds, (z, flipped, y) = time.perf_counter() - start, outputs(learn)
     print(json.dumps(dict(what='explored', name=a.name, recipe=a.recipe, changes=changes, settings=settings(recipe), images='own',
                           split='explore.py', seed=recipe.seed, epochs=recipe.epochs, n=len(y), seconds=round(seconds),

@@ -102,8 +102,8 @@ if __name__ == '__main__':
     p.add_argument('--data', required=True, help='folder or table of labelled photographs')
     p.add_argument('--recipe', default='finetune')
     p.add_argument('--arch', default='efficientnet_lite2')
-    p.add_argument('--epochs', type=int, default=9)
-    p.add_argument('--growth', type=ast.literal_eval, help='progressive resizing, such as "((160, 0.3), (192, 0.7))" (default: as the recipe)')
+    p.add_argument('--epochs', type=int, default=12)
+    p.add_argument('--growth', type=ast.literal_eval, default=((192, 0.5), (224, 0.5)), help='progressive resizing: pairs of px and share of the epochs')
     p.add_argument('--seed', type=int, default=42, help='seed of the training; the split has seed 42 always')
     p.add_argument('--mixed', type=Path, default=Path('runs/mixed'), help='folder for the photographs and drawings')
     p.add_argument('--run', type=Path, default=Path('runs/lite2'), help='folder of the run')
@@ -112,7 +112,7 @@ if __name__ == '__main__':
     p.add_argument('--device')
     a = p.parse_args()
     start = find_recipe(a.recipe) # another network keeps its sizes
-    recipe = find_recipe(a.recipe, arch=a.arch, epochs=a.epochs, size=start.size, growth=a.growth or start.growth, seed=a.seed)
+    recipe = find_recipe(a.recipe, arch=a.arch, epochs=a.epochs, size=start.size, growth=a.growth, seed=a.seed)
     with redirect_stdout(sys.stderr): # standard output is for the JSON line
         table, run = mix(a.data, a.mixed), Run(a.run)
         if not run.file('model.json').is_file():

@@ -4,7 +4,7 @@
 
 # %% ../nbs/10_core.ipynb #784e8ca6
 from __future__ import annotations
-import errno, warnings
+import re, warnings
 from contextlib import contextmanager
 from itertools import compress
 from pathlib import Path
@@ -165,19 +165,39 @@ def _save_scores(run:Run, preds:dict[str, pd.DataFrame], card:Card, best_epoch:i
     rows = table.astype(object).where(table.notna(), None).to_dict('index')
     write_json(run.file('metrics.json'), dict(best_epoch=best_epoch, **card.metrics, table=rows))
 
+# %% ../nbs/10_core.ipynb #2d24f0e6
+_LACKING = (
+    (r'CUDA out of memory|MPS backend out of memory', 'the GPU has too little memory: use a smaller --bs or --size'),
+    (r'can.t allocate memory|Cannot allocate memory|not enough memory|bad_alloc|^$',
+     'there is too little memory: use a smaller --bs or --size'),
+    (r'shared memory|shm|Bus error', 'the shared memory (/dev/shm) is too small for loader processes: use --workers 0'),
+    (r'DataLoader worker .* (exited|killed)', 'a loader process was ended, probably for lack of memory: use --workers 0'),
+    (r'Too many open files', 'too many files are open: use --workers 0, or raise the limit with ulimit -n'),
+    (r'start new thread|Resource temporarily unavailable', 'the system allows no more threads or processes: use --workers 0'),
+    (r'No space left|quota|File too large', '{e}: free space on the disk')) # words of an error -> what to do
+
+# %% ../nbs/10_core.ipynb #e63f0c8a
+def _lacking(e:Exception) -> str:
+    "What to do about an error that comes from a lack of resources; empty for other errors"
+    if isinstance(e, RunError): return ''
+    text = '' if isinstance(e, MemoryError) else str(e)
+    if not text and not isinstance(e, MemoryError): return ''
+    return next((advice.format(e=e) for words, advice in _LACKING if re.search(words, text, re.I)), '')
+
 # %% ../nbs/10_core.ipynb #55f60074
 @contextmanager
 def _keep_best(learn:HARLearner, run:Run, df:pd.DataFrame):
     "If a run fails, save its best model so far, and raise an error with its path and what to do next"
     try: yield
-    except (RunError, OSError) as e:
+    except (RunError, OSError, RuntimeError, MemoryError) as e:
+        lacking = _lacking(e)
+        if not lacking and not isinstance(e, (RunError, OSError)): raise
         saved = learn.save_run.best_epoch is not None
         if learn.failure and saved: finish(learn, run, df) # the fit has ended, with the best network loaded
-        full = isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         how = ('start a new run, as this one would fail again' if learn.failure
                else f'continue from the last complete epoch with har_train --resume --out {run.path}')
         where = f'{run.path} keeps the best model so far; {how}' if saved else f'{run.path} holds no model yet'
-        raise RunError(f'{e}{": free space on the disk" if full else ""}. {where}') from e
+        raise RunError(f'{lacking or e}. {where}') from e
 
 # %% ../nbs/10_core.ipynb #505b21da
 def resume_run(

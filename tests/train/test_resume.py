@@ -1,17 +1,20 @@
 "After a kill, a full disk, a NaN or a second run, finished work is kept; a resumed run equals an uninterrupted one bit for bit"
-import os, shutil, signal, time
+import os, shutil, signal, subprocess, sys, time
 from contextlib import suppress
 
 import pytest
+import torch
 from fastai.callback.core import Callback
 from safetensors.torch import save_file
 
 from har_fastai import cli
 from har_fastai.core import train_baseline
 from har_fastai.data.loaders import CachedDL
+from har_fastai.drawing.dataset import draw_har
 from har_fastai.files import RunError, lock_folder
 from har_fastai.models import BaselineCNN
 from har_fastai.predict.predictor import Predictor
+from har_fastai.testing import tiny_har
 from helpers import call, contents, start
 from interruptions import TINY, FillDisk, Poison, Stop, fill, history, leftovers, same_runs, small_disk, wait_for
 
@@ -154,3 +157,47 @@ def test_training_works_without_space_for_a_cache(trained, tmp_path, monkeypatch
         with pytest.warns(UserWarning, match='No space left.*free space there'):
             learn = train_baseline(trained.data, out=tmp_path/'run', **{**TINY, 'epochs': 1})
         assert not isinstance(learn.dls.train, CachedDL) and [*(disk/'cache'/'packs').iterdir()] == []
+
+
+LIMITED = '''
+import resource, sys
+from har_fastai.core import train_baseline
+used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 3 * 10**9,) * 2)
+from har_fastai.cli import har_train
+har_train(sys.argv[1:])
+'''
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='limits the address space as Linux does')
+def test_a_batch_that_does_not_fit_into_memory(tmp_path):
+    "One sentence says what to change, and no traceback"
+    data = draw_har(tmp_path/'har', n=300, size=64)
+    options = ['--data', data, '--recipe', 'demo', '--size', '1024', '--bs', '240', '--device', 'cpu', '--out', tmp_path/'run']
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', LIMITED, *map(str, options)], capture_output=True, text=True, timeout=300)
+    assert done.returncode and 'Traceback' not in done.stderr, done.stderr[-2000:]
+    assert 'too little memory: use a smaller --bs or --size' in done.stderr and 'holds no model yet' in done.stderr
+
+
+@pytest.mark.parametrize('error, advice', [
+    (RuntimeError('DataLoader worker (pid 7) is killed by signal: Bus error. It may be out of shared memory.'), '--workers 0'),
+    (RuntimeError('DataLoader worker (pid(s) 7) exited unexpectedly'), '--workers 0'), (MemoryError('here'), '--bs'),
+    (torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 20 GiB.'), '--bs'), (OSError(24, 'Too many open files'), 'ulimit'),
+    (RuntimeError("can't start new thread"), '--workers 0'), (OSError(28, 'No space left on device'), 'free space')])
+def test_errors_of_resources_say_what_to_change(tmp_path, error, advice):
+    "An error that PyTorch or the system raises in training becomes one sentence; the best model so far is kept"
+    class Fail(Callback):
+        def before_batch(self):
+            if self.training and self.epoch == 1: raise error
+    with pytest.raises(RunError) as e:
+        train_baseline(tiny_har(150), 'demo', size=32, epochs=3, out=tmp_path/'run', cbs=Fail(), device='cpu', faithfulness=0)
+    assert advice in str(e.value) and 'keeps the best model so far; continue' in str(e.value) and '\n' not in str(e.value)
+    assert len(train_baseline(out=tmp_path/'run', resume=True, faithfulness=0).run.history) == 3
+
+
+def test_other_errors_are_not_hidden(tmp_path):
+    class Fail(Callback):
+        def before_batch(self): raise RuntimeError('a fault of a callback')
+    with pytest.raises(RuntimeError, match='a fault of a callback') as e:
+        train_baseline(tiny_har(150), 'demo', size=32, epochs=1, out=tmp_path/'run', cbs=Fail(), device='cpu', faithfulness=0)
+    assert not isinstance(e.value, RunError)
