@@ -73,7 +73,7 @@ def test_every_recipe_trains(recipe, photos, tmp_path):
     r, card = Run(run).recipe, read_card(run)
     assert (r.name, r.arch, len(Run(run).history)) == (recipe, RECIPES[recipe].arch, 2)
     assert (card.resize, card.tta) == (r.resize_rule, r.tta)
-    assert r == find_recipe(recipe, pretrained=False, freeze=0, probe=False, epochs=2, size=64, bs=8)
+    assert r == find_recipe(recipe, pretrained=False, freeze=0, probe=False, frozen=0., freeze_bn=False, epochs=2, size=64, bs=8)
     shutil.rmtree(run)
 
 

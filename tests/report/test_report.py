@@ -8,6 +8,7 @@ import sklearn.metrics as skm
 from PIL import Image
 
 from har_fastai import cli
+from har_fastai.evaluate.metrics import apply_temperature, nll, prob_array
 from har_fastai.data.tables import ACTIONS
 from helpers import call, dataset, image, read_rows
 
@@ -54,17 +55,16 @@ def test_unseen_images_get_the_same_metrics_everywhere(trained, folders, tmp_pat
     assert got['n'] == 60 and 'trained_on' not in got
     assert got['macro_f1']['value'] == pytest.approx(macro_f1(preds), abs=1e-9)
     assert got['accuracy']['value'] == pytest.approx(skm.accuracy_score(preds.label, preds.predicted))
-    assert got['calibration']['nll'] == pytest.approx(skm.log_loss(preds.label, preds[list(ACTIONS)]), rel=1e-4)
+    assert got['calibration']['nll'] == pytest.approx(skm.log_loss(preds.label, prob_array(preds, ACTIONS)), rel=1e-4)
     printed = next(l for l in done.stdout.splitlines() if l.startswith('macro avg')).split()
     assert float(printed[-2]) == pytest.approx(got['macro_f1']['value'], abs=0.006)
     assert (home/'report-all.html').is_file() and (home/'report.html').read_bytes() == (trained.run/'report.html').read_bytes()
 
 
 def test_the_temperature_is_saved_and_changes_no_label(trained):
-    from har_fastai.evaluate.metrics import nll, apply_temperature
     t = json.loads((trained.run/'model.json').read_text())['temperature']
     preds = pd.read_csv(trained.run/'predictions.csv').query('part == "valid"')
-    p, y = preds[list(ACTIONS)].to_numpy(), np.array([ACTIONS.index(l) for l in preds.label])
+    p, y = prob_array(preds, ACTIONS), np.array([ACTIONS.index(l) for l in preds.label])
     raw = apply_temperature(p, 1 / t)
     assert t > 0 and (raw.argmax(1) == p.argmax(1)).all() and nll(y, p).mean() <= nll(y, raw).mean() + 1e-6
 
