@@ -165,6 +165,16 @@ def keep_parts(
     missing = tuple(p for p in ('test', 'valid') if not (df.part == p).any())
     return _scorable(_fill(_drop_duplicates(df, _groups(df, copies)), missing, n_folds, seed, copies))
 
+# %% ../../nbs/data/04_splits.ipynb #948435fc
+def _warn_of_near(df:pd.DataFrame) -> None:
+    "Warn of near-duplicates in different parts of the source"
+    p, part = duplicate_pairs(df), df.part.to_numpy()
+    near = p[~p.exact & (part[p.i] != part[p.j])]
+    if len(near):
+        names = df.filename.iloc[near.iloc[0][['i', 'j']].astype(int)].tolist()
+        warnings.warn(f'pairs of images that look almost the same in different parts: {len(near):,}, the first {" and ".join(names)}; '
+                      '--copies near leaves them out of train and valid')
+
 # %% ../../nbs/data/04_splits.ipynb #5acdd910
 def split_har(
     df:pd.DataFrame, # Rows from `check_har` and `usable`, in the order of the table
@@ -176,6 +186,7 @@ def split_har(
     if split not in ('grouped', 'tail', 'whole'): raise HARError(f'there is no split called {split!r}: choose grouped, tail or whole')
     if copies not in (None, *COPIES): raise HARError(f'copies is {copies!r} and must be one of {", ".join(COPIES)}')
     own = split == 'grouped' and 'part' in df
+    if own and copies is None: _warn_of_near(df)
     copies = copies or ('exact' if own else 'near')
     f = tail_split if split == 'tail' else keep_parts if own else grouped_split
     res = df.assign(part='train') if split == 'whole' else f(df, seed=seed, copies=copies)
