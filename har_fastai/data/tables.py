@@ -154,11 +154,10 @@ def _finish(df:pd.DataFrame, roots:list[Path], where, links:bool=False, found:li
     "Validate raw rows, whose index names them, into the table that `read_har` returns"
     df = _once(_locate(_tidy(df, where, found, not links), roots, where, links, found), where, found)
     if 'part' in df:
-        part = df.part.map(_part_of)
-        bad = part.isna()
+        bad = df.part.map(_part_of).isna()
         why = 'the part must be train, valid or test, not ' + ', '.join(map(repr, sorted(set(df.part[bad]))))
         df = _refuse(df, bad, where, why, 24, found)
-        df = df.assign(part=part)
+        df = df.assign(part=df.part.map(_part_of))
     _warn_of_case(df, where)
     return df.reset_index(drop=True)
 

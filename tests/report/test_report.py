@@ -8,8 +8,8 @@ import sklearn.metrics as skm
 from PIL import Image
 
 from har_fastai import cli
-from har_fastai.evaluate.metrics import apply_temperature, nll, prob_array
 from har_fastai.data.tables import ACTIONS
+from har_fastai.evaluate.metrics import apply_temperature, nll, prob_array
 from helpers import call, dataset, image, read_rows
 
 SECTIONS = ('training', 'data', 'evaluation', 'calibration', 'images', 'gradcam', 'faithfulness', 'published')
