@@ -4,7 +4,7 @@
 
 # %% ../nbs/10_core.ipynb #784e8ca6
 from __future__ import annotations
-import re, warnings
+import errno, re, warnings
 from contextlib import contextmanager
 from itertools import compress
 from pathlib import Path
@@ -168,21 +168,21 @@ def _save_scores(run:Run, preds:dict[str, pd.DataFrame], card:Card, best_epoch:i
 # %% ../nbs/10_core.ipynb #2d24f0e6
 _LACKING = (
     (r'CUDA out of memory|MPS backend out of memory', 'the GPU has too little memory: use a smaller --bs or --size'),
-    (r'can.t allocate memory|Cannot allocate memory|not enough memory|bad_alloc|^$',
+    (r'can.t allocate memory|Cannot allocate memory|not enough memory|bad_alloc',
      'there is too little memory: use a smaller --bs or --size'),
-    (r'shared memory|shm|Bus error', 'the shared memory (/dev/shm) is too small for loader processes: use --workers 0'),
+    (r'shared memory|Bus error', 'the shared memory (/dev/shm) is too small for loader processes: use --workers 0'),
     (r'DataLoader worker .* (exited|killed)', 'a loader process was ended, probably for lack of memory: use --workers 0'),
     (r'Too many open files', 'too many files are open: use --workers 0, or raise the limit with ulimit -n'),
     (r'start new thread|Resource temporarily unavailable', 'the system allows no more threads or processes: use --workers 0'),
-    (r'No space left|quota|File too large', '{e}: free space on the disk')) # words of an error -> what to do
+) # words of an error -> what to do
 
 # %% ../nbs/10_core.ipynb #e63f0c8a
 def _lacking(e:Exception) -> str:
     "What to do about an error that comes from a lack of resources; empty for other errors"
     if isinstance(e, RunError): return ''
-    text = '' if isinstance(e, MemoryError) else str(e)
-    if not text and not isinstance(e, MemoryError): return ''
-    return next((advice.format(e=e) for words, advice in _LACKING if re.search(words, text, re.I)), '')
+    if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): return f'{e}: free space on the disk'
+    text = (e.strerror or '') if isinstance(e, OSError) else 'not enough memory' if isinstance(e, MemoryError) else str(e)
+    return next((advice for words, advice in _LACKING if re.search(words, text, re.I)), '')
 
 # %% ../nbs/10_core.ipynb #55f60074
 @contextmanager

@@ -20,10 +20,11 @@ COPIES = dict(near='the same file, or an image that looks almost the same', exac
 # %% ../../nbs/data/04_splits.ipynb #8616a854
 def _groups(df:pd.DataFrame, copies:str) -> np.ndarray:
     "The number of each row's group: duplicates and rows with the same `group` belong together"
-    p = duplicate_pairs(df)
-    p = p[p.exact] if copies == 'exact' else p[:0] if copies == 'none' else p
-    gi, gj = _same(df['group']) if 'group' in df else (p.i[:0], p.j[:0])
-    return _components(len(df), np.r_[p.i, gi], np.r_[p.j, gj])
+    _require(df, 'sha256', 'phash')
+    if copies == 'near': i, j = duplicate_pairs(df)[['i', 'j']].to_numpy().T
+    else: i, j = _same(df.sha256 if copies == 'exact' else df.sha256[:0])
+    gi, gj = _same(df['group']) if 'group' in df else (i[:0], j[:0])
+    return _components(len(df), np.r_[i, gi], np.r_[j, gj])
 
 # %% ../../nbs/data/04_splits.ipynb #da9599ef
 def _fold_groups(

@@ -130,7 +130,8 @@ def heatmap_figures(
 )->dict[str, PageFigure]: # By name
     "The figures with Grad-CAM heat-maps"
     shown = weakest_classes(e)
-    few, sure = e.sample(n), most_confident(e.preds, each).query('cls in @shown')
+    few, sure = e.sample(n), most_confident(e.preds, each)
+    sure = sure[sure.cls.isin(shown)]
     maps, small = _explain_once(explainer, [*few.path, *sure.path])
     which = f' of the {len(shown)} with the lowest F1, of {len(e.vocab)}' if len(shown) < len(e.vocab) else ''
     heatmaps = plot_cams(small[:len(few)], maps[:len(few)], list(few.label), 'Evidence for the predicted class (Grad-CAM)')
