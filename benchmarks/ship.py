@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from har_fastai.core import train_baseline
 from har_fastai.files import HARError
-from har_fastai.predict.bundle import load_bundle, save_bundle
+from har_fastai.data.splits import read_split
+from har_fastai.predict.bundle import load_bundle, save_bundle, save_trained_on
 from har_fastai.predict.predictor import Predictor
 from har_fastai.evaluate.metrics import (accuracy, class_f1, classification_table, confused_pairs, confusion, macro_f1,
                                          weighted_f1)
@@ -114,6 +115,7 @@ if __name__ == '__main__':
     card.metrics = dict(**metrics, recipe=vars(run.recipe))
     a.to.mkdir(parents=True, exist_ok=True)
     save_bundle(a.to, model, card, half=True)
+    save_trained_on(a.to, read_split(run.file('split.csv')).sha256)
     full, rounded = Predictor(run.path, half=False), Predictor(a.to, half=False)
     full.card.temperature = card.temperature
     few, test = images.path[:200], card.metrics['test']

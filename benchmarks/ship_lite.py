@@ -20,12 +20,12 @@ import pandas as pd
 import torch
 from har_fastai.core import drawn_sample, train_baseline
 from har_fastai.data.checks import check_har, usable
-from har_fastai.data.splits import split_har
+from har_fastai.data.splits import read_split, split_har
 from har_fastai.data.tables import read_har
 from har_fastai.evaluate.metrics import class_intervals, prob_array, classification_table, confused_pairs, confusion
 from har_fastai.evaluate.scoring import calibrate, class_indices, predict_table, score
 from har_fastai.evaluate.unsure import class_means, fit_unsure, similarities, unsure_scores
-from har_fastai.predict.bundle import load_bundle, save_bundle
+from har_fastai.predict.bundle import load_bundle, save_bundle, save_trained_on
 from har_fastai.predict.features import FeatureExtractor
 from har_fastai.predict.predictor import Predictor
 from har_fastai.train.recipes import find_recipe
@@ -132,6 +132,8 @@ if __name__ == '__main__':
                         unsure=unsure_scores(test, card), sizes={str(k): v for k, v in losses.items()}, recipe=asdict(run.recipe),
                         trained=dict(photographs=len(photos['train']), drawings=1200, validation=len(photos['valid'])))
     save_bundle(a.to, model, card, half=True)
+    split = read_split(run.file('split.csv'))
+    save_trained_on(a.to, split.sha256[split.part == 'train'])
     rounded = predict_table(Predictor(a.to, half=False), photos['test'].head(200))
     change = np.abs(prob_array(rounded, card.vocab) - prob_array(test.head(200), card.vocab)).max()
     print(json.dumps(dict(what=a.to.name, recipe=run.recipe.name, size=size, sizes=losses, temperature=round(card.temperature, 4),

@@ -4,10 +4,11 @@
 
 # %% ../nbs/11_cli.ipynb #16bf091d
 from __future__ import annotations
-import argparse, ast, sys
+import argparse, ast, sys, textwrap
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
+from . import __version__
 from .files import HARError, plural
 
 # %% auto #0
@@ -43,16 +44,19 @@ def _fail(f, message, code:int) -> int:
     return code
 
 # %% ../nbs/11_cli.ipynb #6c3a6018
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     "Add the default value to the help of an option, unless there is none or the text contains it"
     def _get_help_string(self, action):
         plain = action.default is None or action.default is False or '(default' in action.help
         return action.help if plain else super()._get_help_string(action)
 
 # %% ../nbs/11_cli.ipynb #76c923be
-def _parser(f, **kwargs) -> argparse.ArgumentParser:
-    "A parser with the name and the docstring of the command `f`"
-    return argparse.ArgumentParser(prog=f.__name__, description=f'{f.__doc__ or f.__name__}.', formatter_class=_Help, **kwargs)
+def _parser(f, *examples:str, note:str='') -> argparse.ArgumentParser:
+    "A parser with the name and the docstring of the command `f`, and examples of its use"
+    epilog = '\n'.join(['examples:', *(f'  {f.__name__} {e}' for e in examples), *(['', textwrap.fill(note, 100)] if note else [])])
+    p = argparse.ArgumentParser(prog=f.__name__, description=f'{f.__doc__ or f.__name__}.', formatter_class=_Help, epilog=epilog)
+    p.add_argument('--version', action='version', version=f'har_fastai {__version__}')
+    return p
 
 # %% ../nbs/11_cli.ipynb #902e26d8
 def _add_device(p:argparse.ArgumentParser, default:str|None='cpu') -> None:
@@ -108,7 +112,7 @@ def har_train(argv=None):
 def _train_parser() -> argparse.ArgumentParser:
     "The options of `har_train`"
     from har_fastai.images import RESIZE_RULES
-    p = _parser(har_train, argument_default=None)
+    p = _parser(har_train, '--data photos', '--data photos --recipe finetune --out runs/photos', '--resume --out runs/photos')
     add = p.add_argument
     add('--data', metavar='DIR', help='folder or table of labelled images (default: the synthetic sample)')
     _add_layout(p)
@@ -145,30 +149,32 @@ def _train_parser() -> argparse.ArgumentParser:
 @_command
 def har_evaluate(argv=None):
     "Evaluate a run on labelled images, and detect those that it was trained on"
-    p = _parser(har_evaluate)
-    p.add_argument('run', metavar='RUN', help='folder of a run')
+    p = _parser(har_evaluate, 'runs/photos --data photos', '--data photos')
+    p.add_argument('run', metavar='RUN', nargs='?', help=f'folder of a run, or a model in the package: {_SHIPPED_DEFAULT}')
     p.add_argument('--data', required=True, metavar='DIR', help='folder or table of labelled images')
     _add_layout(p)
-    p.add_argument('--split', default='test', choices=['test', 'valid', 'tail', 'all'],
-                   help="test, valid: the run's own parts; tail: the last 20 %% of rows; all: every row")
+    p.add_argument('--split', choices=['test', 'valid', 'tail', 'all'],
+                   help="test, valid: the run's own parts; tail: the last 20 %% of rows; all: every row "
+                        '(default: test, or all with a model that is no run)')
     p.add_argument('--json', metavar='FILE', help='write the metrics to FILE')
     p.add_argument('--csv', metavar='FILE', help='write all predictions to FILE')
     p.add_argument('--report', choices=['yes', 'no'], default='yes',
-                   help='write report.html, or report-<split>.html for a split other than test, and its figures into RUN')
+                   help='write report.html, or report-<split>.html for a split other than test, and its figures into the folder of a run')
     _add_faithfulness(p)
     _add_device(p)
     a = p.parse_args(argv)
     if a.faithfulness is not None and a.faithfulness < 0: raise HARError(f'--faithfulness is {a.faithfulness} and must be 0 or more')
-    from har_fastai.predict.bundle import read_card
+    from har_fastai.predict.bundle import find_model, read_card
     from har_fastai.evaluate.metrics import classification_table
     from har_fastai.evaluate.scoring import class_indices, evaluate_run, format_score, labelled_images, seen_warning
-    vocab = read_card(a.run).vocab
+    vocab, is_run = read_card(a.run).vocab, (find_model(a.run)/'split.csv').is_file()
+    a.split = a.split or ('test' if is_run else 'all')
     scores, preds = evaluate_run(a.run, labelled_images(a.data, a.layout), a.split, a.device)
     print(classification_table(*class_indices(preds, vocab), vocab).round(2).to_string(na_rep=''), end='\n\n')
     if seen := seen_warning(scores): print(seen)
     print(format_score(a.split, scores))
     _write_scores(a, scores, preds)
-    if a.report == 'yes': print(f'Report: {_report(a.run, preds, a.split, a.faithfulness, a.device)}')
+    if a.report == 'yes' and is_run: print(f'Report: {_report(a.run, preds, a.split, a.faithfulness, a.device)}')
 
 # %% ../nbs/11_cli.ipynb #5640eb27
 def _write_scores(a:argparse.Namespace, scores:dict, preds) -> None:
@@ -195,6 +201,7 @@ def har_predict(argv=None):
     "Recognise what people in images or video clips are doing"
     a = _predict_parser().parse_args(argv)
     if a.top < 1: raise HARError(f'--top is {a.top} and must be 1 or more')
+    if a.at_least is not None and not 0 <= a.at_least <= 1: raise HARError(f'--at-least is {a.at_least:g} and must be from 0 to 1')
     from har_fastai.predict.outputs import check_outputs
     from har_fastai.predict.inputs import expand, is_video
     a.quiet, a.paths = check_outputs(dict(csv=a.csv, json=a.json, submission=a.submission)), expand(a.paths)
@@ -207,21 +214,23 @@ def har_predict(argv=None):
 # %% ../nbs/11_cli.ipynb #71dfd0cf
 def _predict_parser() -> argparse.ArgumentParser:
     "The options of `har_predict`"
-    p = _parser(har_predict,
-        epilog='Exit code: 0 if everything could be read; 1 if some images or clips could not (they are reported on standard '
+    p = _parser(har_predict, 'photo.jpg', 'photos --top 3 --csv predictions.csv', 'https://example.org/photo.jpg --model runs/photos',
+        note='Exit code: 0 if everything could be read; 1 if some images or clips could not (they are reported on standard '
                'error, the others are predicted and written); 2 if none could, or for invalid options. '
                'A FILE is created when it is complete; - is standard output, to which nothing else is then printed.')
     add = p.add_argument
     add('paths', nargs='+', metavar='PATH',
-        help='images, folders, glob patterns, zip archives, tables (.csv) with the column filename, - for a list of paths on '
-             'standard input; or video clips')
+        help='images, folders, glob patterns, zip archives, tables (.csv) with the column filename, addresses of images '
+             '(https://…), - for a list of paths on standard input; or video clips')
     add('--model', metavar='RUN',
         help=f'folder of a run, an .onnx file of har_export, or a model in the package: {_SHIPPED_DEFAULT}')
     add('--top', type=int, default=1, metavar='K', help='number of most probable classes for each image')
+    add('--at-least', type=float, metavar='P',
+        help='call predictions below this probability unsure, 0 to 1 (default: the threshold of the model)')
     add('--csv', metavar='FILE',
-        help='write a table: path, rank, label, probability, unsure, problem; for clips: path, start, end, label, probability, problem')
+        help='write a table: path, rank, label, probability, certainty, unsure, problem; for clips: path, start, end, label, probability, problem')
     add('--json', metavar='FILE',
-        help='write JSON lines: path, label, probabilities of the top classes, unsure, candidates, problem; '
+        help='write JSON lines: path, label, probabilities of the top classes, certainty, unsure, candidates, problem; '
              'for clips: path, seconds, segments, problem')
     add('--submission', metavar='FILE',
         help='write a Kaggle submission: filename and label in the order of the table PATH, with an empty label for an '
@@ -255,9 +264,11 @@ def _predict_images(a:argparse.Namespace) -> None:
     if a.submission and not sources.table:
         raise HARError('--submission needs one table of images as PATH, such as Testing_set.csv')
     predictor, files = _predictor(a.model, a.device), dict(csv=a.csv, json=a.json, submission=a.submission)
+    predictor.at_least = a.at_least
     bar = any(files.values()) and not a.quiet and is_interactive() # replaces the printed lines, which a file contains already
     written = write_predictions(predict_sources(predictor, sources), a.top, **files)
-    print_predictions(written, a.top, sources.total, not (a.quiet or bar), bar)
+    to = ', '.join(f for f in files.values() if f and f != '-')
+    print_predictions(written, a.top, sources.total, not (a.quiet or bar), bar, '' if a.quiet else to)
 
 # %% ../nbs/11_cli.ipynb #42f4fefa
 def _predict_clips(a:argparse.Namespace) -> None:
@@ -291,11 +302,12 @@ def _print_timeline(t, quiet:bool, figure:str|None) -> None:
 @_command
 def har_explain(argv=None):
     "Draw which regions of images support a class (Grad-CAM)"
-    p = _parser(har_explain, epilog='Exit code: 0 if all images could be read; 1 if some could not (they are reported on '
-                                    'standard error); 2 if none could.')
+    p = _parser(har_explain, 'photo.jpg', 'photos --class running --out maps',
+                note='Exit code: 0 if all images could be read; 1 if some could not (they are reported on standard error); '
+                     '2 if none could.')
     p.add_argument('paths', nargs='+', metavar='PATH', help='images, or folders of images')
     p.add_argument('--model', metavar='RUN', help=f'folder of a run, or a model in the package: {_SHIPPED_DEFAULT}')
-    p.add_argument('--out', required=True, metavar='DIR', help='folder for the figures, a PNG file for each image')
+    p.add_argument('--out', default='heatmaps', metavar='DIR', help='folder for the figures, a PNG file for each image')
     p.add_argument('--class', dest='cls', metavar='NAME', help='class to explain (default: the predicted class)')
     _add_device(p)
     a = p.parse_args(argv)
@@ -328,7 +340,8 @@ def _write_heatmap(file:Path, explanation, out:str) -> None:
 @_command
 def har_compare(argv=None):
     "Compare runs on the same images, none of which they were trained on"
-    p = _parser(har_compare)
+    p = _parser(har_compare, 'runs/a runs/b',
+                'runs/a runs/b --data photos --out comparison.html')
     p.add_argument('runs', nargs='+', metavar='RUN', help='folders of runs; the others are compared with the first')
     p.add_argument('--data', metavar='DIR', help='folder or table of labelled images (default: the common test images of the runs)')
     p.add_argument('--out', metavar='FILE', help='file for the comparison: .html, .csv, .json or .png')
@@ -361,7 +374,8 @@ def _write_comparison(c, out:str) -> None:
 @_command
 def har_draw(argv=None):
     "Draw the synthetic sample: people doing the 15 actions, in the layout of the Kaggle data set"
-    p = _parser(har_draw)
+    p = _parser(har_draw, 'drawings',
+                'drawings --n 300 --size 128')
     p.add_argument('dest', metavar='DIR', help='folder to create')
     p.add_argument('--n', type=int, default=1500, help='number of labelled drawings')
     p.add_argument('--size', type=int, default=96, help='side of the drawings, px')
@@ -374,7 +388,8 @@ def har_draw(argv=None):
 @_command
 def har_check(argv=None):
     "Open every image of a data set, and report classes, sizes, duplicates and problems"
-    p = _parser(har_check)
+    p = _parser(har_check, 'photos',
+                'Training_set.csv --fix')
     p.add_argument('data', metavar='DIR', help='folder or table of labelled images')
     _add_layout(p)
     p.add_argument('--fix', action='store_true', help='write a copy of the table without unusable rows, beside the original')
@@ -405,7 +420,8 @@ def _write_findings(c, file:str) -> None:
 @_command
 def har_download(argv=None):
     "Download the Human Action Recognition data set from Kaggle with kagglehub; Kaggle may require an account"
-    p = _parser(har_download)
+    p = _parser(har_download, 'data',
+                '"$HOME/data"')
     p.add_argument('dest', metavar='DIR', help='folder to create')
     a = p.parse_args(argv)
     from har_fastai.data.tables import download_har
@@ -415,7 +431,8 @@ def har_download(argv=None):
 @_command
 def har_app(argv=None):
     "Start a web app: upload images, compare models, see heat-maps, read reports"
-    p = _parser(har_app)
+    p = _parser(har_app, '',
+                'runs/photos --port 8080')
     p.add_argument('runs', nargs='*', metavar='RUN', help=f'folders of runs, or names of models in the package: {_SHIPPED_DEFAULT}')
     _add_address(p, 8501)
     _add_device(p)
@@ -427,7 +444,8 @@ def har_app(argv=None):
 @_command
 def har_export(argv=None):
     "Export a model, with a description of its preprocessing, as one file for other programs"
-    p = _parser(har_export)
+    p = _parser(har_export, '--format onnx --out model.onnx',
+                'runs/photos --format pt2 --out model.pt2')
     p.add_argument('run', metavar='RUN', nargs='?', help=f'folder of a run, or a model in the package: {_SHIPPED_DEFAULT}')
     p.add_argument('--format', required=True, metavar='onnx|pt2', help='onnx: for ONNX Runtime and other tools; pt2: for torch.export.load')
     p.add_argument('--out', required=True, metavar='FILE', help='file to create; it must not exist')
@@ -441,7 +459,8 @@ def har_export(argv=None):
 @_command
 def har_serve(argv=None):
     "Serve predictions over HTTP; the page /docs describes the interface"
-    p = _parser(har_serve)
+    p = _parser(har_serve, '',
+                'runs/photos --port 8080 --cors https://example.org')
     p.add_argument('run', metavar='RUN', nargs='?', help=f'folder of a run, or a model in the package: {_SHIPPED_DEFAULT}')
     _add_address(p, 8000, ', 0 for any free one')
     _add_device(p)

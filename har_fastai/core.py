@@ -25,7 +25,7 @@ from .evaluate.scoring import class_indices, format_score, portable_columns, pre
 from .explain.gradcam import Explainer, show_cam
 from .predict.bundle import Card, load_bundle, save_bundle
 from .predict.features import FeatureExtractor, cached_features
-from .evaluate.unsure import class_means, fit_unsure, similarities
+from .evaluate.unsure import class_means, fit_unsure
 from .report.run import write_report
 from .train.recipes import RECIPES, Recipe, find_recipe
 from .train.runs import Run, begin_run, machine, run_folder
@@ -35,7 +35,7 @@ from .train.learner import HARLearner, har_learner
 from .train.distillation import Distillation
 
 # %% auto #0
-__all__ = ['drawn_sample', 'prepare', 'reload_data', 'cache_side', 'recipe_dls', 'run_card', 'image_sources', 'fit_thresholds',
+__all__ = ['drawn_sample', 'prepare', 'reload_data', 'cache_side', 'recipe_dls', 'run_card', 'image_sources', 'training_means',
            'finish', 'resume_run', 'initial_weights', 'same_device', 'attach_run', 'default_recipe', 'choose_recipe',
            'probe_features', 'distillation', 'train_baseline', 'load_run']
 
@@ -115,25 +115,19 @@ def image_sources(
     return cache.sources(df) if cache else df.path.tolist()
 
 # %% ../nbs/10_core.ipynb #4a1b2c3e
-def fit_thresholds(
+def training_means(
     learn:HARLearner, # A fitted learner
-    card:Card, # Its card; the thresholds and the mean features of the classes are set
+    card:Card, # Its card
     df:pd.DataFrame, # The run's split table
-    valid:pd.DataFrame, # Predictions of its validation images
-    each:int=40, # Training images of each class whose features are averaged
-    most:int=500 # Validation images on which the threshold of the similarity is fitted, at most
-)->None:
-    "Fit the thresholds for unsure predictions, see `fit_unsure`"
+    each:int=40 # Training images of each class whose features are averaged, at most
+)->torch.Tensor: # float32 of shape (classes, features)
+    "The mean features of the classes, to which a predictor compares images, see `class_means`"
     extractor, sources = FeatureExtractor((learn.model, card), learn.dls.device), np.array(image_sources(learn, df), dtype=object)
-    cached = learn.recipe.probe and learn.recipe.epochs == 1 # the features of the probe are those of the final network
-    def features(rows):
-        images = list(sources[rows.index]) # the index of a split table counts its rows
-        return cached_features(extractor, rows.sha256, images) if cached else extractor.features(images)
     train = df[df.part == 'train'].groupby('label', group_keys=False).sample(frac=1, random_state=0).groupby('label').head(each)
-    means = class_means(features(train), train.label.map(learn.dls.vocab.o2i).to_numpy(), len(card.vocab))
-    other = df[df.part == 'valid']
-    similar = similarities(features(other.sample(min(most, len(other)), random_state=0)), means)
-    card.means, card.unsure = torch.from_numpy(means), fit_unsure(valid, card.vocab, similar)
+    images = list(sources[train.index]) # the index of a split table counts its rows
+    known = learn.recipe.probe and learn.recipe.epochs == 1 # the features of the probe are those of the final network
+    features = cached_features(extractor, train.sha256, images) if known else extractor.features(images)
+    return torch.from_numpy(class_means(features, train.label.map(learn.dls.vocab.o2i).to_numpy(), len(card.vocab)))
 
 # %% ../nbs/10_core.ipynb #11043134
 def finish(
@@ -143,15 +137,17 @@ def finish(
     faithfulness:int|None=None # As for `write_report`
 )->dict: # The scores of 'valid' and 'test'; a part without images is left out
     "Calibrate, score and save the model of a run, and write its report"
-    card = run_card(learn)
-    explainer, preds = Explainer((learn.model, card), learn.dls.device), {}
+    card, preds = run_card(learn), {}
     try:
+        if (df.part == 'valid').any(): card.means = training_means(learn, card, df)
+        explainer = Explainer((learn.model, card), learn.dls.device)
         preds = predict_parts(explainer, df, image_sources(learn, df))
         card.metrics = {part: score_with_seen(p, card.vocab, card.temperature) for part, p in preds.items()}
-        if 'valid' in preds: fit_thresholds(learn, card, df, preds['valid'])
+        if 'valid' in preds: card.unsure = fit_unsure(preds['valid'], card.vocab, preds['valid'].similarity)
     finally: save_bundle(run.path, learn.model, card) # the model is saved even if images can no longer be read
     if not preds: return {}
     _save_scores(run, preds, card, learn.save_run.best_epoch)
+    for part, scores in card.metrics.items(): print(format_score(part, scores), flush=True) # nobody has to wait for the report
     part = list(preds)[-1]
     write_report(run, preds[part], part, faithfulness, explainer=explainer, scores=card.metrics[part])
     return card.metrics
@@ -342,7 +338,7 @@ def train_baseline(
         with _keep_best(learn, run, df):
             probe = [FitProbe(probe_features(learn, df), recipe.architecture.head, recipe.weighted)] if recipe.probe else []
             learn.fit_recipe(cbs=[TimeEstimate(recipe), *probe, *teacher, *([Compile()] if compile else []), *L(cbs)])
-            for part, scores in finish(learn, run, df, faithfulness).items(): print(format_score(part, scores))
+            finish(learn, run, df, faithfulness)
         print(f'Run folder: {run.path}', flush=True)
     learn.remove_cb(learn.save_run) # a further fit does not belong to this run
     return attach_run(learn, run)

@@ -64,6 +64,7 @@ h3 { margin: 1.6rem 0 .4rem; }
 a { color: var(--har-accent); }
 code, pre { font-size: .9em; background: var(--har-card); padding: .1em .3em; border-radius: .2rem; }
 pre { padding: .6em; overflow-x: auto; }
+.verdict { font-size: 1.15rem; font-weight: 600; max-width: 46rem; }
 .sub, figcaption, footer { color: var(--har-soft); }
 nav ul { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; padding: 0; list-style: none; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .8rem; margin: 1.2rem 0; }

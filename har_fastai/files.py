@@ -4,10 +4,11 @@
 
 # %% ../nbs/00_files.ipynb #953fe240
 from __future__ import annotations
-import hashlib, io, json, os, re, secrets, sys
+import ctypes, hashlib, io, json, multiprocessing, os, re, secrets, signal, sys, warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 # %% auto #0
 __all__ = ['PREFETCH', 'HARError', 'RunError', 'plural', 'first_sentence', 'natural_key', 'write_atomic', 'write_together',
            'write_json', 'read_json', 'sha256_file', 'cache_folder', 'lock_folder', 'is_interactive', 'progress',
-           'prefetch_map']
+           'prefetch_map', 'parallel_map']
 
 # %% ../nbs/00_files.ipynb #b0635abd
 class HARError(Exception):
@@ -186,3 +187,50 @@ def prefetch_map(
         while calls: yield from calls.popleft().result()
     finally:
         for c in calls: c.cancel() # the caller has stopped, or an item has failed
+
+# %% ../nbs/00_files.ipynb #e46719e4
+_inherited = None # the function of `parallel_map`, in a process forked by it
+
+def _start_worker(f:Callable) -> None:
+    "Prepare a forked process: interrupts are left to its parent, and it ends with it"
+    global _inherited
+    _inherited = f
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL) # PR_SET_PDEATHSIG
+
+def _call_inherited(some:list) -> list[tuple]:
+    "Results in a forked process, the first with the warnings of the call"
+    with warnings.catch_warnings(record=True) as seen: results = _inherited(some)
+    raised = [(w.message, w.category, w.filename, w.lineno) for w in seen]
+    return [(r, [] if i else raised) for i, r in enumerate(results)]
+
+def _warned(results:Iterable[tuple]) -> Iterator:
+    "The results of `_call_inherited`, after their warnings"
+    for r, raised in results:
+        for w in raised: warnings.warn_explicit(*w)
+        yield r
+
+def _can_fork() -> bool:
+    "Whether this process may fork others"
+    return sys.platform == 'linux' and not multiprocessing.current_process().daemon
+
+# %% ../nbs/00_files.ipynb #3133bdca
+def parallel_map(
+    f:Callable[[list], list], # Maps a list of up to `k` items to a list of as many results
+    items:Sequence, # The items
+    workers:int|None=None, # Number of processes or threads; by default one per processor, at most 16
+    k:int=8, # Items for each call
+    least:int=200, # Number of items from which on processes pay off
+    threads:bool=True # May `f` run in several threads?
+)->Iterator: # The results, in the order of the items
+    "Apply `f` to `items` on several processors, a bounded number of calls ahead"
+    workers = workers or min(os.cpu_count() or 1, 16)
+    fork = workers > 1 and len(items) >= least and _can_fork()
+    if fork: pool = ProcessPoolExecutor(workers, multiprocessing.get_context('fork'), _start_worker, (f,))
+    else: pool = ThreadPoolExecutor(workers if threads else 1)
+    try:
+        with pool:
+            results = prefetch_map(_call_inherited if fork else f, items, pool, k, PREFETCH * workers)
+            yield from _warned(results) if fork else results
+    except BrokenProcessPool:
+        raise RunError('a process that was working on the images has been killed, probably because memory ran out') from None

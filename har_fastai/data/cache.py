@@ -4,15 +4,14 @@
 
 # %% ../../nbs/data/02_cache.ipynb #fddb86a8
 from __future__ import annotations
-import hashlib, mmap, os, shutil, sqlite3, threading, uuid, warnings
+import errno, hashlib, mmap, multiprocessing, os, shutil, sqlite3, threading, uuid, warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 import numpy as np, PIL
 from PIL import Image
-from ..files import (HARError, cache_folder, plural, prefetch_map, progress, read_json, sha256_file,
+from ..files import (HARError, cache_folder, parallel_map, plural, progress, read_json, sha256_file,
                               write_atomic, write_json)
 from ..images import ImageError, open_image
 
@@ -151,31 +150,43 @@ class CacheBuilder:
     def __init__(self,
         side:int=512 # As for `reduced`
     ):
-        self.side, self.index, self.size, self.error, self.folder = side, {}, 0, None, None
+        self.side, self.index, self.error, self.folder = side, {}, None, None
         self.files = ExitStack()
     def __enter__(self): return self
     def __exit__(self, *exc):
         with suppress(OSError): self.files.close() # after a full disk, closing fails as well
 
-    def add(self,
-        sha256:str, # Checksum of the image's file
-        pixels:np.ndarray # uint8 of shape (height, width, 3), already `reduced`
-    )->None:
-        "Append an image"
-        if self.error or sha256 in self.index: return
+    def open(self) -> None:
+        "Create the file for the pixels, if there is none"
+        if self.folder or self.error: return
         try:
-            if not self.folder: self._open()
-            if self.size + pixels.nbytes > cache_limit():
-                raise OSError(f'they take more than the {cache_limit() / 1e9:g} GB that HAR_FASTAI_CACHE_GB allows')
-            self.pixels.write(np.ascontiguousarray(pixels))
+            self.folder = self.files.enter_context(_building_folder(caches_folder()))
+            self.pixels = self.files.enter_context(open(self.folder/'pixels.bin', 'wb', buffering=0))
+            self.lock, self.limit = multiprocessing.Lock(), cache_limit()
         except OSError as e: self.error = e
-        else:
-            self.index[sha256] = (self.size, *pixels.shape[:2])
-            self.size += pixels.nbytes
 
-    def _open(self):
-        self.folder = self.files.enter_context(_building_folder(caches_folder()))
-        self.pixels = self.files.enter_context(open(self.folder/'pixels.bin', 'wb'))
+    def write(self,
+        pixels:np.ndarray # uint8 of shape (height, width, 3), already `reduced`
+    )->tuple[int, int, int]|OSError: # Offset, height and width; or why it could not be written
+        "Write an image, in this process or in one that was forked from it"
+        if self.error: return self.error
+        try:
+            with self.lock: # forked processes share the position in the file
+                start = self.pixels.tell()
+                if start + pixels.nbytes > self.limit:
+                    raise OSError(f'they take more than the {self.limit / 1e9:g} GB that HAR_FASTAI_CACHE_GB allows')
+                written = self.pixels.write(np.ascontiguousarray(pixels))
+            if written != pixels.nbytes: raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as e: return e
+        return start, *pixels.shape[:2]
+
+    def add(self,
+        sha256:str, # Checksum of an image's file
+        where:tuple[int, int, int]|OSError # What `write` returned for the image
+    )->None:
+        "Add an image that was written; after an error the cache cannot be finished"
+        if isinstance(where, OSError): self.error = self.error or where
+        else: self.index.setdefault(sha256, where)
 
     def finish(self,
         paths:Sequence[str|Path], # The image files of the cache, in order
@@ -193,11 +204,11 @@ class CacheBuilder:
         else: _report(folder)
 
     def _write_index(self, name:str, sha256:Sequence[str]) -> None:
-        self.pixels.flush()
+        size = self.pixels.tell()
         os.fsync(self.pixels.fileno()) # a power cut could otherwise leave zeros of the right size
         self.pixels.close()
         with write_atomic(self.folder/'index.npy') as f: np.save(f, np.array([self.index[s] for s in sha256], np.int64).reshape(-1, 3))
-        write_json(self.folder/'pack.json', dict(fingerprint=name, images=len(sha256), bytes=self.size,
+        write_json(self.folder/'pack.json', dict(fingerprint=name, images=len(sha256), bytes=size,
                                                  index=sha256_file(self.folder/'index.npy')))
 
 # %% ../../nbs/data/02_cache.ipynb #caa98232
@@ -209,15 +220,15 @@ def _decode(path:str|Path, sha256:str, side:int) -> np.ndarray:
     return np.asarray(reduced(open_image(data, name=str(path)), side))
 
 def _decode_rest(cache:CacheBuilder, paths:dict[str, str|Path]) -> None:
-    "Add the images of `paths` (checksum -> file) that the cache lacks, decoded in threads"
+    "Add the images of `paths` (checksum -> file) that the cache lacks"
     rest = [(p, s) for s, p in paths.items() if s not in cache.index]
+    cache.open()
     if not rest or cache.error: return
-    workers = os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
-        images = prefetch_map(lambda some: [_decode(p, s, cache.side) for p, s in some], rest, pool, 8, 4 * workers)
-        for (_, s), pixels in progress(zip(rest, images), total=len(rest), comment='decoding'):
-            cache.add(s, pixels)
-            if cache.error: return
+    def written(some): return [cache.write(_decode(p, s, cache.side)) for p, s in some]
+    places = parallel_map(written, rest)
+    for (_, s), where in progress(zip(rest, places), total=len(rest), comment='decoding'):
+        cache.add(s, where)
+        if cache.error: return
 
 # %% ../../nbs/data/02_cache.ipynb #b90c0874
 def _report(folder:Path) -> None:
@@ -264,8 +275,10 @@ class ImageRecords:
         file:Path|None=None # The database; images.sqlite in the cache folder by default
     ):
         self.file, self.lock, self.new = file or cache_folder()/'images.sqlite', threading.Lock(), []
+        self.db = self.inherited = None
     def __enter__(self):
-        self.db = self._connect() or self._connect() # again without a damaged one
+        self.inherited = self.db # stays open in a forked process, which has to open the database itself
+        self.db, self.pid = self._connect() or self._connect(), os.getpid() # again without a damaged one
         return self
     def __exit__(self, *exc):
         if self.db:
@@ -295,7 +308,8 @@ class ImageRecords:
     def get(self,
         sha256:str # Of an image file
     )->tuple[int, int, str]|None: # Width, height and perceptual hash; None if unknown
-        "Look up an image"
+        "Look up an image; also in a process that was forked from this one"
+        if self.pid != os.getpid(): self.__enter__()
         if not self.db: return None
         with self.lock: return self._try(self._find, sha256)
 

@@ -6,11 +6,10 @@
 from __future__ import annotations
 import hashlib, os, re, warnings
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
-from ..files import HARError, plural, prefetch_map, progress, write_atomic
+from ..files import HARError, parallel_map, plural, progress, write_atomic
 from ..images import MAX_PIXELS, ImageError, open_header, open_image
 from .tables import _fault, find_table, read_har, read_table
 from .duplicates import MAX_DISTANCE, _components, _require, duplicate_pairs, find_duplicates, perceptual_hash
@@ -26,25 +25,25 @@ def _check_image(
     expected:str='', # Its checksum according to the table; '' if the table has none
     max_pixels:int=MAX_PIXELS, # As for `check_har`
     records:ImageRecords|None=None, # Images that are known
-    side:int|None=None # As `cache_side` of `check_har`
-)->tuple[dict, np.ndarray|None]: # Width, height, sha256, phash and problem; the reduced pixels if they were decoded and `side` is given
+    cache:CacheBuilder|None=None # Where the reduced pixels are written if the image is decoded
+)->tuple[dict, bool, tuple|OSError|None]: # Width, height, sha256, phash and problem; was it decoded?; what `CacheBuilder.write` returned
     "Read and check one image"
-    row, pixels = dict(width=0, height=0, sha256='', phash='', problem=''), None
-    if not os.path.isfile(path): return {**row, 'problem': 'it is not a file'}, None
+    row, new, where = dict(width=0, height=0, sha256='', phash='', problem=''), False, None
+    if not os.path.isfile(path): return {**row, 'problem': 'it is not a file'}, new, where
     try:
         data = Path(path).read_bytes()
         row['sha256'] = hashlib.sha256(data).hexdigest()
         known = records.get(row['sha256']) if records else None
         if not known or known[0] * known[1] > max_pixels:
             img = open_image(data, max_pixels, name='it')
-            known = *img.size, perceptual_hash(img)
-            if side: pixels = np.asarray(reduced(img, side))
-            if records: records.add(row['sha256'], *known)
+            known, new = (*img.size, perceptual_hash(img)), True
+            if cache: where = cache.write(np.asarray(reduced(img, cache.side)))
         row.update(zip(('width', 'height', 'phash'), known))
-    except ImageError as e: return {**row, 'problem': str(e)}, None
-    except OSError as e: return {**row, 'problem': f'it cannot be read: {e.strerror}'}, None
-    if expected and expected.lower() != row['sha256']: return {**row, 'problem': 'its checksum does not match'}, None
-    return row, pixels
+    except ImageError as e: row['problem'] = str(e)
+    except OSError as e: row['problem'] = f'it cannot be read: {e.strerror}'
+    else:
+        if expected and expected.lower() != row['sha256']: row['problem'] = 'its checksum does not match'
+    return row, new, where
 
 # %% ../../nbs/data/03_checks.ipynb #7b5846da
 def has_extreme_shape(
@@ -58,18 +57,18 @@ def has_extreme_shape(
 def check_har(
     df:pd.DataFrame, # Rows from `read_har`
     max_pixels:int=MAX_PIXELS, # Largest number of pixels (width × height) that an image may have
-    workers:int|None=None, # Threads; by default one per processor, at most 8
+    workers:int|None=None, # As for `parallel_map`
     cache_side:int|None=None # Build the cache of the usable rows in the same pass, with this `side` of `cache_images`; None for no cache
 )->pd.DataFrame: # The rows with width, height (px), sha256, phash (64 hex digits) and problem ('' if there is none)
     "Read every image once, hash it and note what is wrong with it"
-    workers = workers or min(os.cpu_count() or 1, 8)
-    items, rows = zip(df.path, df.sha256 if 'sha256' in df else [''] * len(df)), []
-    with ImageRecords() as records, CacheBuilder(cache_side) as cache, ThreadPoolExecutor(workers) as pool:
-        checked = prefetch_map(lambda some: [_check_image(p, sha, max_pixels, records, cache_side) for p, sha in some],
-                               items, pool, 4, 2 * workers) # few images are in memory at once
-        for row, pixels in progress(checked, total=len(df), comment='checking'):
+    items, rows = list(zip(df.path, df.sha256 if 'sha256' in df else [''] * len(df))), []
+    with ImageRecords() as records, CacheBuilder(cache_side) as cache:
+        if cache_side: cache.open()
+        def check(some): return [_check_image(p, sha, max_pixels, records, cache if cache_side else None) for p, sha in some]
+        for row, new, where in progress(parallel_map(check, items, workers), total=len(df), comment='checking'):
             rows.append(row)
-            if pixels is not None: cache.add(row['sha256'], pixels)
+            if new: records.add(*(row[k] for k in ('sha256', 'width', 'height', 'phash')))
+            if where is not None: cache.add(row['sha256'], where)
         seen = pd.DataFrame(rows, index=df.index, columns=['width', 'height', 'sha256', 'phash', 'problem'])
         good = (seen.problem == '').to_numpy()
         if cache_side and good.any(): cache.finish(df.path[good].tolist(), seen.sha256[good].tolist())
@@ -228,7 +227,7 @@ def _image_faults(df:pd.DataFrame) -> list[dict]:
     def note(r, fault, problem, kept): return _fault(fault, '', r.filename, r.label, problem, kept=kept)
     bad, good = df[df.problem != ''], df[df.problem == '']
     odd = good[has_extreme_shape(good)]
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool: traits = list(pool.map(image_traits, good.path))
+    traits = parallel_map(lambda some: [image_traits(p) for p in some], list(good.path))
     distinct = find_duplicates(good.reset_index(drop=True)).groupby(good.label.to_numpy()).nunique() if len(good) else pd.Series(dtype=int)
     return [*(note(r, fault_number(r.problem), r.problem, False) for r in bad.itertuples()),
             *(note(r, n, FAULTS[n][0], True) for r, found in zip(good.itertuples(), traits) for n in found),

@@ -15,7 +15,7 @@ from ..data.checks import check_har, usable
 from ..data.splits import read_split, in_train
 from .metrics import (accuracy, bootstrap_interval, prob_array, confusion, ece, fit_temperature, prob_columns, top_k_hits,
                                          macro_f1, mean_interval, nll, apply_temperature, weighted_f1)
-from ..predict.bundle import Card
+from ..predict.bundle import Card, find_model, trained_on
 from ..predict.predictor import Predictor
 from ..train.runs import Run
 
@@ -28,16 +28,17 @@ def predict_table(
     predictor:Predictor, # Trained model
     df:pd.DataFrame, # Labelled images: columns filename, label and path
     images:Sequence|None=None # The images of the rows, as `Predictor.probs` accepts them; their paths where None
-)->pd.DataFrame: # filename, label, path, predicted, then a column of probabilities for each class, such as p_running
+)->pd.DataFrame: # filename, label, path, predicted, similarity if the model computes it, and for each class a column such as p_running
     "Predict the images of a table"
     if 'label' not in df or df.label.isna().any():
         raise HARError('some images have no label and cannot be scored: use har_predict to predict them')
     if unknown := sorted(set(df.label) - set(predictor.vocab)):
         raise HARError(f'the model has no class {", ".join(unknown)}; its classes are {", ".join(predictor.vocab)}')
-    probs = predictor.probs(df.path if images is None else images)
+    probs, similarity = predictor.probs_and_similarities(df.path if images is None else images)
     keep = df[[c for c in ('filename', 'label', 'part', 'path') if c in df]].reset_index(drop=True)
-    predicted = np.array(predictor.vocab)[probs.argmax(1)]
-    return keep.assign(predicted=predicted).join(pd.DataFrame(probs, columns=prob_columns(predictor.vocab)))
+    keep['predicted'] = np.array(predictor.vocab)[probs.argmax(1)]
+    if getattr(predictor.card, 'means', None) is not None: keep['similarity'] = similarity
+    return keep.join(pd.DataFrame(probs, columns=prob_columns(predictor.vocab)))
 
 # %% ../../nbs/evaluate/02_scoring.ipynb #640ad83b
 def class_indices(
@@ -108,11 +109,23 @@ def select_rows(
     which:str='test' # 'test' or 'valid': the parts of the run; 'tail': the last 20 % of the table; 'all': every row
 )->pd.DataFrame: # The rows to score, with the column `seen`: was the model trained on the image?
     "Select the rows of a table on which to score a run"
+    if not run.file('split.csv').is_file(): return _rows_without_split(run, df, which)
     split = read_split(run.file('split.csv'))
     if which in ('test', 'valid'): rows = _own_part(df, split[split.part == which], which, run)
-    elif which in ('all', 'tail'): rows = df if which == 'all' else df.iloc[len(df) - round(len(df) * 0.2):]
+    elif which in ('all', 'tail'): rows = _all_or_tail(df, which)
     else: raise HARError(f'unknown split {which!r}: choose one of test, valid, tail, all')
     return rows.assign(seen=in_train(rows, split))
+
+def _all_or_tail(df:pd.DataFrame, which:str) -> pd.DataFrame:
+    return df if which == 'all' else df.iloc[len(df) - round(len(df) * 0.2):]
+
+def _rows_without_split(run:Run, df:pd.DataFrame, which:str) -> pd.DataFrame:
+    "The rows of `select_rows` for a model that is not a run, such as one in the package"
+    if which not in ('all', 'tail'): raise HARError(f'{run.path} has no split.csv that lists {which} images: use --split all or tail')
+    rows = _all_or_tail(df, which)
+    seen = trained_on(run.path, rows.sha256)
+    if seen is None: warnings.warn('it is not known which of the images the model was trained on; on those its scores are too high')
+    return rows.assign(seen=False if seen is None else seen)
 
 # %% ../../nbs/evaluate/02_scoring.ipynb #cd03228b
 def _own_part(df:pd.DataFrame, own:pd.DataFrame, which:str, run:Run) -> pd.DataFrame:
@@ -150,14 +163,14 @@ def score_with_seen(
 
 # %% ../../nbs/evaluate/02_scoring.ipynb #61ccd46a
 def evaluate_run(
-    run:Run|str|Path, # Run to evaluate
+    run:Run|str|Path, # Run to evaluate, or a model: its folder, or its name in `SHIPPED`
     df:pd.DataFrame, # Labelled images, from `check_har`, with filename, label, path and sha256
     which:str='test', # Rows to score, as in `select_rows`
     device='cpu', # Device of the network
     predictor:Predictor|None=None # Model of the run; loaded from its folder where None
 )->tuple[dict, pd.DataFrame]: # Scores, from `score_with_seen`, and predictions
     "Predict and score images with the model of a run, and mark those that it was trained on"
-    run = run if isinstance(run, Run) else Run(run)
+    run = run if isinstance(run, Run) else Run(find_model(run))
     rows = select_rows(run, df, which)
     predictor = predictor or Predictor(run.path, device, half=False)
     preds = predict_table(predictor, rows).assign(seen=rows.seen.to_numpy())
@@ -191,6 +204,6 @@ def seen_warning(
 # %% ../../nbs/evaluate/02_scoring.ipynb #1a609b93
 def portable_columns(
     preds:pd.DataFrame # Predictions, from `predict_table`
-)->pd.DataFrame: # Without `path` and `seen`
+)->pd.DataFrame: # Without `path`, `seen` and `similarity`
     "The columns of a table of predictions that are saved in predictions.csv"
-    return preds.drop(columns=['path', 'seen'], errors='ignore')
+    return preds.drop(columns=['path', 'seen', 'similarity'], errors='ignore')

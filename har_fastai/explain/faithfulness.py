@@ -129,8 +129,7 @@ def rank_correlation(
     b:torch.Tensor # Maps of the same shape
 )->np.ndarray: # One value for each pair, -1 to 1; 0 if a map is flat
     "Spearman's rank correlation of pairs of maps"
-    from scipy.stats import rankdata
-    a, b = (rankdata(m.flatten(1).cpu().numpy(), axis=1) for m in (a, b))
+    a, b = (pd.DataFrame(m.flatten(1).T.cpu().numpy()).rank().to_numpy().T for m in (a, b))
     a, b = (r - r.mean(1, keepdims=True) for r in (a, b))
     size = np.sqrt((a * a).sum(1) * (b * b).sum(1))
     return np.where(size > 0, (a * b).sum(1) / np.where(size > 0, size, 1), 0)

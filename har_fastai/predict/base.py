@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 import numpy as np
+from fastcore.basics import patch
 from PIL import Image
 from ..files import PREFETCH, prefetch_map, progress
 from ..images import ImageError, RESIZE_RULES, preprocess, open_image
@@ -60,6 +61,7 @@ class ClassProbs(np.ndarray):
 class BasePredictor:
     "Predict the classes of images; a subclass sets `card` (see `is_valid_card`) and implements `_compute`"
     _threads,_chunk = 1,1 # worker threads; images per call of `predict_batch` in a thread
+    at_least = None # the probability below which predictions are unsure, 0–1; that of the card if None
 
     @property
     def vocab(self) -> list[str]: return self.card.vocab
@@ -70,7 +72,8 @@ class BasePredictor:
         "Why a prediction is unsure, by the thresholds in the card, which were fitted on validation images"
         thresholds = getattr(self.card, 'unsure', None) or {}
         if getattr(probs, 'similarity', 1.) < thresholds.get('similarity', -1.): return UNLIKE
-        return LOW if probs.max() < thresholds.get('confidence', 0.) else ''
+        least = thresholds.get('confidence', 0.) if self.at_least is None else self.at_least
+        return LOW if probs.max() < least else ''
 
     def candidates(self,
         probs:np.ndarray # Probabilities of one image
@@ -121,7 +124,7 @@ class BasePredictor:
         images:Iterable # Images as `predict` accepts them
     )->np.ndarray: # float32 of shape (images, classes); each row sums to 1
         "The probabilities of all classes for many images"
-        return np.array(self._collect(images), dtype=np.float32).reshape(-1, len(self.vocab))
+        return self.probs_and_similarities(images)[0]
 
     def try_probs(self,
         images:Iterable # Images as `predict` accepts them
@@ -135,6 +138,16 @@ class BasePredictor:
         "Predict the class of one image"
         p, = self.predict_batch([src])
         return self.vocab[p.argmax()], int(p.argmax()), p
+
+# %% ../../nbs/predict/00_base.ipynb #cd1c782e
+@patch
+def probs_and_similarities(self:BasePredictor,
+    images:Iterable # Images as `predict` accepts them
+)->tuple[np.ndarray, np.ndarray]: # float32 of shapes (images, classes) and (images,)
+    "The `probs`, and the similarity of each image to the training images, see `ClassProbs`"
+    results = self._collect(images)
+    similarity = [getattr(p, 'similarity', 1.) for p in results]
+    return np.array(results, dtype=np.float32).reshape(-1, len(self.vocab)), np.array(similarity, dtype=np.float32)
 
 # %% ../../nbs/predict/00_base.ipynb #af919891
 def _probs_and_problem(result) -> tuple[np.ndarray|None, str]:

@@ -5,18 +5,19 @@
 # %% ../../nbs/predict/01_bundle.ipynb #a669d8ad
 from __future__ import annotations
 import hashlib, json
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-import torch
+import numpy as np, torch
 from torch import nn
-from ..files import HARError, read_json, sha256_file, write_json, write_together
+from ..files import HARError, read_json, sha256_file, write_atomic, write_json, write_together
 from ..images import RESIZE_RULES
 from ..models import create_model, find_arch, weight_bytes
 from .base import is_valid_card
 
 # %% auto #0
-__all__ = ['FORMAT', 'THRESHOLDS', 'MEANS', 'SHIPPED', 'Card', 'shipped_model', 'find_model', 'save_card', 'save_bundle',
-           'read_card', 'network_of', 'load_bundle']
+__all__ = ['FORMAT', 'THRESHOLDS', 'MEANS', 'SHIPPED', 'TRAINED_ON', 'Card', 'shipped_model', 'find_model', 'short_checksums',
+           'save_trained_on', 'trained_on', 'save_card', 'save_bundle', 'read_card', 'network_of', 'load_bundle']
 
 # %% ../../nbs/predict/01_bundle.ipynb #662acf0d
 FORMAT = 1 # version of the format of `model.json`; other versions are refused
@@ -64,6 +65,34 @@ def find_model(
     if model is None: return shipped_model()
     named = str(model) in SHIPPED and not Path(model).is_dir()
     return shipped_model(str(model)) if named else Path(model)
+
+# %% ../../nbs/predict/01_bundle.ipynb #f91ce8f9
+TRAINED_ON = 'trained_on.npy' # file of a model: uint64, the first eight bytes of the SHA-256 of each training image
+
+def short_checksums(
+    sha256:Iterable[str] # SHA-256 checksums, as hexadecimal digits
+)->np.ndarray: # uint64
+    "The first eight bytes of checksums"
+    return np.array([int(s[:16], 16) for s in sha256], dtype=np.uint64)
+
+# %% ../../nbs/predict/01_bundle.ipynb #3b513fc1
+def save_trained_on(
+    folder:str|Path, # Folder of a model
+    sha256:Iterable[str] # Checksums of its training images
+)->None:
+    "Store which images a model was trained on"
+    with write_atomic(Path(folder)/TRAINED_ON) as f: np.save(f, np.unique(short_checksums(sha256)), allow_pickle=False)
+
+# %% ../../nbs/predict/01_bundle.ipynb #a08f2a9f
+def trained_on(
+    folder:str|Path, # Folder of a model
+    sha256:Sequence[str] # Checksums of images
+)->np.ndarray|None: # A boolean for each image; None if the folder does not tell
+    "Which images a model was trained on, by `save_trained_on`"
+    file = Path(folder)/TRAINED_ON
+    if not file.is_file(): return None
+    try: return np.isin(short_checksums(sha256), np.load(file, allow_pickle=False))
+    except (ValueError, EOFError, TypeError): raise HARError(f'{file} is damaged: download the model again') from None
 
 # %% ../../nbs/predict/01_bundle.ipynb #a7709ca0
 def save_card(

@@ -4,17 +4,18 @@
 
 # %% ../../nbs/predict/06_inputs.ipynb #39d8b3a4
 from __future__ import annotations
-import codecs, glob, io, os, re, struct, unicodedata, zipfile, zlib
+import codecs, glob, io, os, re, struct, time, unicodedata, zipfile, zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+from .. import __version__
 from ..files import HARError, first_sentence, natural_key
 from ..images import ImageError, find_images, is_image, open_image
 
 # %% auto #0
-__all__ = ['MAX_ENTRY', 'MAX_ENTRIES', 'MAX_DIRECTORY', 'VIDEO_SUFFIXES', 'MAX_LINE', 'display_name', 'Source', 'is_video',
-           'expand', 'Sources', 'find_sources']
+__all__ = ['MAX_ENTRY', 'MAX_ENTRIES', 'MAX_DIRECTORY', 'VIDEO_SUFFIXES', 'MAX_SECONDS', 'MAX_LINE', 'display_name', 'Source',
+           'is_video', 'expand', 'is_address', 'download_image', 'Sources', 'find_sources']
 
 # %% ../../nbs/predict/06_inputs.ipynb #2f6cc759
 def display_name(
@@ -129,12 +130,46 @@ def expand(
     "Expand patterns such as `photos/*.jpg`"
     found = []
     for p in map(os.fspath, paths):
-        if os.path.lexists(p) or not glob.has_magic(p): found.append(p); continue
+        if is_address(p) or os.path.lexists(p) or not glob.has_magic(p): found.append(p); continue
         suffixes = ('.zip', Path(p).suffix.lower() or '.')
         files = [f for f in _matches(p) if is_image(Path(f)) or is_video(f) or Path(f).suffix.lower() in suffixes]
         if not files: raise HARError(f'{display_name(p)} matches no images')
         found += sorted(filter(os.path.isfile, files), key=natural_key)
     return found
+
+# %% ../../nbs/predict/06_inputs.ipynb #946b9852
+MAX_SECONDS = 30 # maximum duration of a download
+
+# %% ../../nbs/predict/06_inputs.ipynb #7f175cad
+def is_address(
+    path:str|os.PathLike # A path or an address
+)->bool:
+    "Whether `path` begins with http:// or https://"
+    return bool(re.match('https?://', os.fspath(path), re.IGNORECASE))
+
+# %% ../../nbs/predict/06_inputs.ipynb #7418208d
+def _download(url:str) -> bytes:
+    "The content of a web address; `OSError` if it is too large or too slow"
+    from urllib.request import Request, urlopen
+    data, end = bytearray(), time.monotonic() + MAX_SECONDS
+    with urlopen(Request(url, headers={'User-Agent': f'har_fastai/{__version__}'}), timeout=MAX_SECONDS) as r:
+        while piece := r.read1(1 << 16):
+            data += piece
+            if len(data) > MAX_ENTRY: raise OSError(f'it has more than {MAX_ENTRY / 1e6:.0f} MB')
+            if time.monotonic() > end: raise OSError(f'it takes longer than {MAX_SECONDS} seconds')
+    return bytes(data)
+
+# %% ../../nbs/predict/06_inputs.ipynb #10c8a008
+def download_image(
+    url:str # Address that begins with http:// or https://
+): # A PIL image, as `open_image` returns it
+    "Download and open an image; `ImageError` if that fails"
+    from http.client import HTTPException
+    try: data = _download(url)
+    except (OSError, HTTPException, ValueError) as e:
+        why = getattr(e, 'reason', None) or e
+        raise ImageError(f'{display_name(url)} cannot be downloaded: {getattr(why, "strerror", None) or why}') from e
+    return open_image(data, name=display_name(url))
 
 # %% ../../nbs/predict/06_inputs.ipynb #63d20f7a
 MAX_LINE = 65_536 # maximum length of a line in a list of paths, in bytes
@@ -163,6 +198,7 @@ class Sources:
 # %% ../../nbs/predict/06_inputs.ipynb #caeacef6
 def _part(path:str, seen:dict) -> tuple[int, Callable[[], Iterator[Source]]]:
     "The number of images at `path` and a function that iterates over them; files in `seen` are skipped, and new ones added to it"
+    if is_address(path): return 1, lambda: iter([Source(display_name(path), partial(download_image, path))])
     p = Path(path)
     if p.is_file() and p.suffix.lower() == '.zip':
         if not (n := len(_entries(_open_zip(p)))): raise HARError(f'{display_name(p)} contains no images')
@@ -177,7 +213,7 @@ def _part(path:str, seen:dict) -> tuple[int, Callable[[], Iterator[Source]]]:
 
 # %% ../../nbs/predict/06_inputs.ipynb #49c68e64
 def find_sources(
-    paths:Iterable[str|os.PathLike], # Image files, folders, patterns, zip archives, tables with the column filename; `-` stands for `lines`
+    paths:Iterable[str|os.PathLike], # Files, folders, patterns, archives, tables with the column filename, addresses; `-` is `lines`
     lines:io.BufferedIOBase|None=None # An open binary file with one path per line, read for `-`
 )->Sources: # In the given order; a file given repeatedly, by name or in a folder, appears once
     "Find images in files, folders, patterns, archives, tables and lists"

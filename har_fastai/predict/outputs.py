@@ -5,17 +5,20 @@
 # %% ../../nbs/predict/07_outputs.ipynb #fdd73c23
 from __future__ import annotations
 import csv, io, json, sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 import numpy as np
-from ..files import HARError, RunError, progress, write_atomic
+from ..files import HARError, RunError, plural, progress, write_atomic
 from .inputs import Source, display_name
 
 # %% auto #0
-__all__ = ['WRITERS', 'Prediction', 'predict_sources', 'open_output', 'check_outputs', 'write_predictions', 'print_predictions',
-           'report_unread']
+__all__ = ['CERTAINTY', 'WRITERS', 'Prediction', 'predict_sources', 'open_output', 'check_outputs', 'write_predictions',
+           'print_predictions', 'report_unread']
+
+# %% ../../nbs/predict/07_outputs.ipynb #08331a0d
+CERTAINTY = {.9: 'very likely', .7: 'probably', 0.: 'perhaps'} # least probability -> words
 
 # %% ../../nbs/predict/07_outputs.ipynb #dc191c07
 @dataclass
@@ -46,18 +49,24 @@ class Prediction:
     def label(self) -> str|None: return next((label for label, _ in self.top()), None)
     @property
     def probability(self) -> float|None: return next((p for _, p in self.top()), None)
+    @property
+    def certainty(self) -> str|None:
+        "The probability in words: a value of `CERTAINTY`, or 'unsure'; None without calibrated probabilities"
+        if self.unsure: return 'unsure'
+        if self.probs is None or not self.calibrated: return None
+        return next(words for least, words in CERTAINTY.items() if self.probability >= least)
 
     def cli_dict(self, k:int=1) -> dict:
         "The fields of a JSON line that `har_predict` writes, with the `k` most probable classes"
         probs = {label: round(p, 6) for label, p in self.top(k)}
-        return dict(path=self.name, label=self.label, probabilities=probs, unsure=self.unsure or None,
+        return dict(path=self.name, label=self.label, probabilities=probs, certainty=self.certainty, unsure=self.unsure or None,
                     candidates=self.candidates or None, problem=self.problem or None)
 
     def http_dict(self, k:int=5) -> dict:
         "The fields of a prediction that the HTTP service returns, with the `k` most probable classes"
         top = [dict(label=label, probability=p) for label, p in self.top(k)]
-        return dict(name=self.name, label=self.label, probability=self.probability, top=top, unsure=self.unsure or None,
-                    candidates=self.candidates or None, problem=self.problem or None)
+        return dict(name=self.name, label=self.label, probability=self.probability, top=top, certainty=self.certainty,
+                    unsure=self.unsure or None, candidates=self.candidates or None, problem=self.problem or None)
 
 # %% ../../nbs/predict/07_outputs.ipynb #6278e982
 def predict_sources(
@@ -72,11 +81,19 @@ def predict_sources(
         s = pending.popleft()
         yield Prediction.of(predictor, s.name, probs, display_name(problem), s.filename)
 
+# %% ../../nbs/predict/07_outputs.ipynb #0d08e223
+def _summary(labels:Counter, unsure:int, unread:int, most:int=8) -> str:
+    "Counts of predictions by class, the most frequent classes first, then those that are unsure and not read"
+    others = sum(labels.values()) - sum(n for _, n in labels.most_common(most))
+    counts = [(n, k) for k, n in labels.most_common(most)] + [(others, 'of other classes'), (unsure, 'unsure'), (unread, 'not read')]
+    return ', '.join(f'{n:,} {what}' for n, what in counts if n)
+
 # %% ../../nbs/predict/07_outputs.ipynb #3a1b2c3e
 def _describe(p:Prediction, top:int) -> str:
-    "The classes of a prediction with their probabilities; an unsure one says so"
-    classes = ', '.join(f'{label} {prob:.3f}' for label, prob in p.top(top))
-    return f'unsure, perhaps {classes} ({p.unsure})' if p.unsure else classes
+    "The classes of a prediction with their probabilities, at least three below one half, and how certain it is"
+    classes = ', '.join(f'{label} {prob:.3f}' for label, prob in p.top(top if p.probability >= .5 else max(top, 3)))
+    if p.unsure: return f'unsure, perhaps {classes} ({p.unsure})'
+    return f'{classes} ({p.certainty})' if p.certainty else classes
 
 # %% ../../nbs/predict/07_outputs.ipynb #1a793702
 @contextmanager
@@ -101,10 +118,10 @@ def check_outputs(
 def _table(f, top:int):
     "A writer of CSV with a row for each of the `top` classes of an image"
     w = csv.writer(f, lineterminator='\n')
-    w.writerow(['path', 'rank', 'label', 'probability', 'unsure', 'problem'])
+    w.writerow(['path', 'rank', 'label', 'probability', 'certainty', 'unsure', 'problem'])
     def write(p:Prediction):
-        rows = [(p.name, rank, label, f'{prob:.6f}', p.unsure, '') for rank, (label, prob) in enumerate(p.top(top), 1)]
-        w.writerows(rows or [(p.name, '', '', '', '', p.problem)])
+        rows = [(p.name, rank, label, f'{prob:.6f}', p.certainty, p.unsure, '') for rank, (label, prob) in enumerate(p.top(top), 1)]
+        w.writerows(rows or [(p.name, '', '', '', '', '', p.problem)])
     return write
 
 # %% ../../nbs/predict/07_outputs.ipynb #0f2064db
@@ -141,16 +158,21 @@ def print_predictions(
     top:int=1, # Number of classes to print for each image
     total:int|None=None, # Number of images, if known
     lines:bool=True, # Print a line for each image?
-    bar:bool=False # Show a progress bar if the terminal is interactive?
+    bar:bool=False, # Show a progress bar if the terminal is interactive?
+    written:str='' # Files that the predictions are written to; a summary names them at the end
 )->None:
     "Print predictions, or a progress bar; raise `HARError` if images could not be read"
     n, unread, notes = 0, 0, deque(maxlen=1000) # with a bar, notes are printed after it has ended
+    labels, unsure = Counter(), 0
     for p in progress(predictions, total, 'images') if bar else predictions:
         n, unread = n + 1, unread + bool(p.problem)
+        if p.unsure: unsure += 1
+        elif not p.problem: labels[p.label] += 1
         if p.problem and bar: notes.append(p.problem)
         elif p.problem: print(f'note: {p.problem}', file=sys.stderr, flush=True)
         elif lines: print(f'{p.name}: {_describe(p, top)}', flush=True)
     for problem in notes: print(f'note: {problem}', file=sys.stderr, flush=True)
+    if written and n: print(f'{written}: {plural(n, "image")}: {_summary(labels, unsure, unread)}', flush=True)
     report_unread(unread, n, 'images')
 
 # %% ../../nbs/predict/07_outputs.ipynb #637f894d

@@ -48,7 +48,8 @@ class PageFigure:
 PAGE_TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title><style>{{ style }}</style></head>
-<body><header><h1>{{ title }}</h1><p class="sub">{{ subtitle }}</p>
+<body><header><h1>{{ title }}</h1>{% if verdict %}<p class="verdict">{{ verdict }}</p>{% endif %}
+<p class="sub">{{ subtitle }}</p>
 {% if warning %}<p class="warning" role="alert">{{ warning }}</p>{% endif %}
 <div class="cards">{% for c in cards %}
 <div class="card"><span>{{ c.name }}</span><b>{{ c.value }}</b><span>{{ c.note }}</span></div>{% endfor %}</div>
@@ -111,10 +112,11 @@ def render(
     subtitle:str, # Line below the heading
     sections:list[dict], # From `section`; those without parts are left out
     cards:list[dict]=(), # Key values at the top: name, value, note
-    warning:str='' # Shown at the top in a box
+    warning:str='', # Shown at the top in a box
+    verdict:str='' # The result in one sentence, below the heading
 )->str: # HTML
     "Render a page as HTML"
     from jinja2 import Environment
     page = Environment(autoescape=True).from_string(PAGE_TEMPLATE)
     return page.render(title=title, subtitle=subtitle, sections=[s for s in sections if s['parts']], cards=cards, warning=warning,
-                       style=PAGE_CSS, version=__version__, date=time.strftime('%Y-%m-%d'))
+                       verdict=verdict, style=PAGE_CSS, version=__version__, date=time.strftime('%Y-%m-%d'))

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 import numpy as np, pandas as pd
-from ..files import plural, write_atomic
+from ..files import parallel_map, plural, write_atomic
 from ..images import describe_resize, open_image
 from ..data.tables import ACTIONS
 from ..data.splits import read_split
 from ..evaluate.metrics import (apply_temperature, average_rows, class_f1, class_intervals, prob_array, classification_table,
-                                          confused_pairs, confusion)
+                                          confused_pairs, confusion, wilson_interval)
 from ..evaluate.plots import (plot_classes, plot_confusion, plot_history, plot_predictions, plot_reliability,
                                        plot_top_losses)
 from ..evaluate.scoring import class_indices, format_score, score, score_with_seen, score_table, seen_warning
@@ -31,7 +31,7 @@ from ..train.runs import Run
 __all__ = ['RISK_CAPTION', 'PUBLISHED', 'FAITHFULNESS_CAPTION', 'Evaluation', 'evaluation_figures', 'weakest_classes',
            'heatmap_figures', 'check_heatmaps', 'affordable_images', 'training_table', 'split_table',
            'describe_duplicates', 'class_table', 'calibration_table', 'published_table', 'describe_split',
-           'published_notes', 'score_cards', 'report_sections', 'write_report']
+           'published_notes', 'score_cards', 'report_sections', 'verdict', 'write_report']
 
 # %% ../../nbs/report/02_run.ipynb #e7f80fb6
 @dataclass
@@ -173,7 +173,7 @@ def check_heatmaps(
 def affordable_images(
     e:Evaluation, # Evaluation of a run
     explainer:Explainer, # Explainer with the model of the run
-    most:int=64, # Maximum number of images
+    most:int=32, # Maximum number of images
     seconds:float=10. # Time budget
 )->int: # 0 if fewer than 8 images would fit into the time
     "Number of images for the faithfulness test within a time budget, estimated from a test on two images"
@@ -357,12 +357,25 @@ def report_sections(
            section('calibration', 'Calibration', fitted, table(calibration_table(e), digits=3), *some('reliability')),
            *_unsure_section(e, some('risk')),
            section('images', 'Images', *some('predictions', 'top_losses')),
-           section('gradcam', 'Grad-CAM', *some('heatmaps', 'atlas')),
+           section('gradcam', 'Grad-CAM', *([text(describe_faithfulness(faith))] if faith else []), *some('heatmaps', 'atlas')),
            _faithfulness_section(faith, some('faithfulness'))]
     if sorted(e.vocab) == sorted(ACTIONS):
         out.append(section('published', 'Comparison with the course report', *map(text, published_notes(e)),
                            table(published_table(e), 'F1 by class'), summary='Show the results of the course report'))
     return out
+
+# %% ../../nbs/report/02_run.ipynb #55be2dae
+def verdict(
+    e:Evaluation # Evaluation of a run
+)->str:
+    "The share of correct predictions with its 95 % confidence interval, and the weakest class, in one sentence"
+    hits, support = np.diag(e.cm), e.cm.sum(1)
+    right, n = int(hits.sum()), len(e.y)
+    low, high = (round(100 * float(v)) for v in wilson_interval(right, n))
+    share = f'{100 * right / n:.0f} of 100 {e.kind} images' if n > 100 else f'{right} of {plural(n, e.kind + " image")}'
+    weakest = int(np.argmin(np.where(support > 0, hits / np.maximum(support, 1), 2)))
+    unit = f'{low}–{high}' if n > 100 else f'{low}–{high} %'
+    return f'Right in {share} (95 % CI {unit}); weakest class: {e.vocab[weakest]}, {hits[weakest]} of {support[weakest]}.'
 
 # %% ../../nbs/report/02_run.ipynb #5a1b2c3f
 def _unsure_section(e:Evaluation, figures:list[dict]) -> list[dict]:
@@ -383,21 +396,23 @@ def _evaluation_section(e:Evaluation, figures:list[dict]) -> dict:
                    table(confused_pairs(e.cm, e.vocab), 'Most frequent confusions', index=False))
 
 def _faithfulness_section(faith:Faithfulness|None, figures:list[dict]) -> dict:
-    "The section with the test of the heat-maps"
+    "The section with the test of the heat-maps; its result in words stands above the heat-maps"
     title = 'Faithfulness of the heat-maps'
     if faith is None:
         return section('faithfulness', title, text('This was not tested: the test was switched off, or would have taken longer than ten '
                                                    'seconds on this machine. To run it, use har_evaluate --faithfulness 64.'))
     means = table(faithfulness_table(faith), f'{plural(faith.n, "image")}, mean and 95 % confidence interval')
-    return section('faithfulness', title, text(describe_faithfulness(faith)), means, *figures)
+    return section('faithfulness', title, means, *figures)
 
 # %% ../../nbs/report/02_run.ipynb #a57c0961
 def _save_figures(e:Evaluation, figures:dict[str, PageFigure]) -> dict[str, dict]:
     "Save figures in the folder of the run, and convert them to parts of the page"
     folder = 'figures' if e.name == 'test' else f'figures/{e.name}'
-    for name, f in figures.items():
-        with write_atomic(e.run.file(f'{folder}/{name}.png')) as file: file.write(f.png)
-    return {name: figure(f) for name, f in figures.items()}
+    plots = list(figures.values()) # matplotlib's figures cannot be sent to another process, but those forked from this one have them
+    made = list(parallel_map(lambda some: [(plots[i].png, figure(plots[i])) for i in some], range(len(plots)), k=1, least=2, threads=False))
+    for name, (png, _) in zip(figures, made):
+        with write_atomic(e.run.file(f'{folder}/{name}.png')) as file: file.write(png)
+    return {name: part for name, (_, part) in zip(figures, made)}
 
 # %% ../../nbs/report/02_run.ipynb #7ca6c7d8
 FAITHFULNESS_CAPTION = ('Probability of the class as pixels are removed or restored in the order of a map, '
@@ -408,7 +423,7 @@ def write_report(
     run:Run|str|Path, # The run; report.html and figures/ are written into its folder
     preds:pd.DataFrame, # Predictions of the run, with `path`, from `evaluate_run`
     name:str='test', # Name of the images; except for test, it is part of the file name, such as report-all.html
-    faithfulness:int|None=None, # Number of images for the faithfulness test, 0 for none; if None, as many as ten seconds allow, up to 64
+    faithfulness:int|None=None, # Number of images for the faithfulness test, 0 for none; if None, as many as ten seconds allow, up to 32
     device='cpu', # Device of the network
     explainer:Explainer|None=None, # Explainer with the model of the run; loaded from its folder if None
     scores:dict|None=None # Scores of `preds`, from `evaluate_run`; computed if None
@@ -423,8 +438,10 @@ def write_report(
         figures['faithfulness'] = PageFigure(plot_faithfulness(faith), FAITHFULNESS_CAPTION, wide=True)
     sections = report_sections(e, _save_figures(e, figures), faith)
     scored = plural(len(preds), e.kind + ' image')
-    subtitle = f'{e.card.arch}, recipe “{run.recipe.name}”, seed {run.recipe.seed}; evaluated on {scored} of {len(e.vocab)} classes'
-    html = render(f'{run.path.resolve().name}: human action recognition', subtitle, sections, score_cards(e), seen_warning(e.scores))
+    subtitle = (f'Data set {Path(run.info.get("data", "?")).name}; {e.card.arch}, recipe “{run.recipe.name}”, seed {run.recipe.seed}; '
+                f'evaluated on {scored} of {len(e.vocab)} classes')
+    html = render(f'{run.path.resolve().name}: human action recognition', subtitle, sections, score_cards(e), seen_warning(e.scores),
+                  verdict(e))
     page = e.run.file('report.html' if name == 'test' else f'report-{name}.html')
     with write_atomic(page, 'w') as f: f.write(html)
     return page

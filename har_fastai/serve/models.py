@@ -201,6 +201,7 @@ def headline_html(
     often = 'nearly always correct' if n == 10 else f'correct about {n} time{"s" * (n > 1)} in 10'
     note = f'Predictions with this probability are {often} on images like the test images.' if p.calibrated else \
            'The probabilities of this model are not calibrated.'
+    if p.certainty and not p.unsure: note = f'{p.certainty.capitalize()}. {note}'
     label = f'Unsure, perhaps {label_text(p.label)}' if p.unsure else label_text(p.label)
     if p.unsure == UNLIKE: note = 'This image is unlike the images that the model was trained on.'
     elif p.unsure: note = f'The probability is too low for a decision. {note}'

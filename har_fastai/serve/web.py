@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from ..files import HARError
 from ..images import MAX_PIXELS, IMAGE_SUFFIXES
 from ..figures import BLUE, THEME
+from ..predict.bundle import SHIPPED, shipped_model
 from ..predict.outputs import Prediction
 from ..report.compare import compare, comparison_page
 from .batching import Refused
@@ -205,8 +206,8 @@ def report_page(
     file = models.folders[model]/'report.html'
     if not file.is_file():
         st.html(_summary_html(models, model))
-        note = escape_markdown(f'{model} has no report. To create one from labelled images, run')
-        return st.info(f'{note} `har_evaluate {model} --data DIR`')
+        does = 'create one from' if (models.folders[model]/'split.csv').is_file() else 'see its scores on'
+        return st.info(escape_markdown(f'{model} has no report. To {does} labelled images, run') + f' `har_evaluate {model} --data DIR`')
     html = file.read_text(encoding='utf-8')
     st.download_button('Download the report', html, f'{model.replace("/", "-")}-report.html', 'text/html', on_click='ignore')
     st.iframe(sandboxed(html, f'Report of {model}'), alt=f'Report of {model}')
@@ -217,11 +218,13 @@ def _comparison(models:Models) -> str:
     "The page that compares the models of the app; raise `HARError` if they cannot be compared"
     if len(models.cards) < 2:
         raise HARError('There is only one model. To compare models, start the app with the folders of two runs or more')
+    runs = {m: f for m, f in models.folders.items() if f.parent != shipped_model().parent} # models in the package are no runs
+    if len(runs) < 2: raise HARError('There is only one run. To compare models, start the app with the folders of two runs or more')
     needed = {'split.csv': 'its training images are unknown', 'predictions.csv': 'it has no predictions of test images'}
     for file, why in needed.items():
-        for m, folder in models.folders.items():
+        for m, folder in runs.items():
             if not (folder/file).is_file(): raise HARError(f'{m} has no {file}: {why}, so the models cannot be compared')
-    return models.queue.run(lambda: comparison_page(compare(list(models.folders.values()))))
+    return models.queue.run(lambda: comparison_page(compare(list(runs.values()))))
 
 # %% ../../nbs/serve/03_web.ipynb #e54f5ecd
 def compare_page(
@@ -320,7 +323,7 @@ def check_port(
 
 # %% ../../nbs/serve/03_web.ipynb #dd90cec7
 def serve_app(
-    runs=(), # Folders of runs; the default model if empty
+    runs=(), # Folders of runs, beside which the default model is shown
     host:str='127.0.0.1', # Address to listen on: 127.0.0.1 for this computer only, 0.0.0.0 for all network interfaces
     port:int=8501, # Port to listen on
     device='cpu' # Device of the networks
@@ -328,6 +331,7 @@ def serve_app(
     "Serve the web app until it is interrupted"
     if importlib.util.find_spec('streamlit') is None: raise HARError('the web app needs Streamlit: pip install "har_fastai[app]"')
     runs = (str(runs),) if isinstance(runs, (str, Path)) else tuple(map(str, runs))
+    if runs and not set(runs) & set(SHIPPED): runs += (next(iter(SHIPPED)),) # to compare with
     Models(runs, device) # raises an error in the terminal if a folder has no model
     check_port(host, port)
     from streamlit.web.cli import main
