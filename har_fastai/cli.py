@@ -77,7 +77,7 @@ def _add_faithfulness(p:argparse.ArgumentParser) -> None:
 
 def _add_layout(p:argparse.ArgumentParser) -> None:
     "Add --layout"
-    p.add_argument('--layout', choices=['classes'], help='classes: the folders in DIR are the classes, even if they hold only folders')
+    p.add_argument('--layout', choices=['classes'], help='classes: the folders in DIR are the classes, even if there is a table or they hold only folders')
 
 def _add_former(p:argparse.ArgumentParser, option:str, dest:str, **kwargs) -> None:
     "Accept a former name of an option, without listing it"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastai.learner import Learner
 from fastcore.foundation import L
-from .files import HARError, RunError, lock_folder, sha256_file, write_atomic, write_json
+from .files import HARError, RunError, expand_home, lock_folder, sha256_file, write_atomic, write_json
 from .efficientnet_lite import has_imagenet_weights
 from .models import find_arch, torch_device
 from .data.tables import read_har
@@ -274,7 +274,7 @@ def _begin(run:Run, recipe:Recipe, df:pd.DataFrame, dls, path, layout, device, w
     "Write split.csv and recipe.json"
     write_split(df, run.file('split.csv'))
     start = dict(weights=str(Path(weights).resolve()), weights_sha256=sha256_file(weights)) if weights else {}
-    begin_run(run, recipe, data=str(Path(path).expanduser().resolve()), layout=layout, split=df.attrs['split'], carved=df.attrs['carved'],
+    begin_run(run, recipe, data=str(expand_home(path).resolve()), layout=layout, split=df.attrs['split'], carved=df.attrs['carved'],
               device=str(device), cached=isinstance(dls.train, CachedDL), num_workers=int(dls.train.fake_l.num_workers), **start)
 
 # %% ../nbs/10_core.ipynb #f1a2b3c7

@@ -4,19 +4,20 @@
 
 # %% ../nbs/00_files.ipynb #953fe240
 from __future__ import annotations
-import ctypes, hashlib, io, json, multiprocessing, os, re, secrets, signal, sys, warnings
+import atexit, ctypes, hashlib, io, json, multiprocessing, os, re, secrets, signal, sys, tempfile, warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
 # %% auto #0
 __all__ = ['PREFETCH', 'HARError', 'RunError', 'plural', 'first_sentence', 'natural_key', 'write_atomic', 'write_together',
-           'write_json', 'read_json', 'sha256_file', 'cache_folder', 'lock_folder', 'is_interactive', 'progress',
-           'prefetch_map', 'parallel_map']
+           'write_json', 'read_json', 'sha256_file', 'expand_home', 'cache_folder', 'lock_folder', 'is_interactive',
+           'progress', 'prefetch_map', 'parallel_map']
 
 # %% ../nbs/00_files.ipynb #b0635abd
 class HARError(Exception):
@@ -111,11 +112,26 @@ def sha256_file(path:str|os.PathLike) -> str:
     "The SHA-256 checksum of a file, as 64 hexadecimal digits"
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
+# %% ../nbs/00_files.ipynb #1d9cb632
+def expand_home(
+    path:str|os.PathLike # A path that a user has typed
+)->Path: # `path` itself if it names a user who does not exist, such as the file ~notes.jpg
+    "Replace a leading `~` by the home folder"
+    return Path(os.path.expanduser(path))
+
 # %% ../nbs/00_files.ipynb #45228098
 def cache_folder() -> Path:
-    "The folder for files that can be recreated: `HAR_FASTAI_CACHE`, or har_fastai in the user's cache folder"
+    "The folder for files that can be recreated: `HAR_FASTAI_CACHE`, or har_fastai in the user's cache folder; temporary without a home"
     own, usual = (os.environ.get(k) for k in ('HAR_FASTAI_CACHE', 'XDG_CACHE_HOME'))
-    return Path(own) if own else Path(usual or '~/.cache').expanduser()/'har_fastai'
+    if own: return Path(own)
+    folder = expand_home(usual or '~/.cache')/'har_fastai'
+    return folder if folder.parts[0] != '~' else _private_folder() # a user without a home, as in some containers
+
+@cache # once in a process; deleted when it ends
+def _private_folder() -> Path:
+    folder = tempfile.TemporaryDirectory(prefix='har_fastai_')
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
 
 # %% ../nbs/00_files.ipynb #4cf4c37a
 def _remove_partial(folder:Path) -> None:
@@ -142,7 +158,7 @@ def lock_folder(
 def is_interactive() -> bool:
     "Whether the output goes to a notebook or a terminal"
     shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
-    return (shell is not None and hasattr(shell, 'kernel')) or sys.stdout.isatty()
+    return (shell is not None and hasattr(shell, 'kernel')) or (sys.stdout is not None and sys.stdout.isatty()) # None in a service
 
 # %% ../nbs/00_files.ipynb #495a0cc7
 def _iterate_unsized(items:Iterable, bar) -> Iterator:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
-from .files import HARError, first_sentence, natural_key
+from .files import HARError, expand_home, first_sentence, natural_key
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'FORMATS', 'HEIF_BRANDS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'RESIZE_RULES', 'SIDE_STEP',
@@ -265,7 +265,7 @@ def find_images(
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     found = []
     for given in paths:
-        p = Path(given).expanduser()
+        p = expand_home(given)
         if not p.exists():
             why = 'is an address: download the image, and give' if re.match('https?://', str(given)) else 'does not exist: give'
             raise HARError(f'{given} {why} an image or a folder of images')

@@ -177,7 +177,7 @@ class CachedDL(WeightedDL):
         self.size,self.crop_scale,self.resize,self.weighted = size,crop_scale,resize,wgts is not None
         self.ready = {} # size -> validation images
         super().__init__(dataset, bs=bs, wgts=wgts, **{**kwargs, 'num_workers': 0})
-        self.y = torch.from_numpy(dataset.items.label.map(self.vocab.o2i).to_numpy(np.int64))
+        self.y = torch.from_numpy(dataset.items.label.map(self.vocab.o2i).to_numpy(np.int64, copy=True))
         self.start, self.height, self.width = torch.from_numpy(cache.index[self.rows]).T
         self.sides = list(zip(self.width.tolist(), self.height.tolist()))
 

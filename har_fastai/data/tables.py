@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache, reduce
 from pathlib import Path, PurePosixPath
 import pandas as pd
-from ..files import HARError, plural, first_sentence, natural_key
+from ..files import HARError, expand_home, plural, first_sentence, natural_key
 from ..images import is_image, visible_images
 
 # %% auto #0
@@ -347,7 +347,7 @@ def find_table(
     path:str|os.PathLike # As for `read_har`
 )->Path|None: # None for class folders
     "The table that `path` is or holds"
-    path = Path(path).expanduser()
+    path = expand_home(path)
     if not path.exists(): raise HARError(f'{path} does not exist: give a CSV file or a folder of images')
     if path.is_file() and path.suffix.lower() != '.csv': raise HARError(f'{path} is not a CSV file: give a CSV file or a folder of images')
     tables = [path] if path.is_file() else _tables(path)
@@ -355,18 +355,30 @@ def find_table(
         raise HARError(f'{path} holds several tables ({", ".join(str(t.relative_to(path)) for t in tables)}): give one of them')
     return tables[0] if tables else None
 
+# %% ../../nbs/data/00_tables.ipynb #a03036e8
+def _check_class_folders(df:pd.DataFrame, table:Path) -> None:
+    "Raise an error if images lie in folders that are named after other classes than their labels in the table"
+    folder = df.filename.str.extract('^([^/]+)/', expand=False)
+    named = folder.isin(set(df.label))
+    other = df[named & (folder != df.label)]
+    if len(other):
+        raise HARError(f'{table} disagrees with the folders about {len(other):,} of {named.sum():,} images, the first is '
+                       f'{other.filename.iloc[0]} ({other.label.iloc[0]}): to use its labels, give the table itself; '
+                       'to use the folders, add --layout classes')
+
 # %% ../../nbs/data/00_tables.ipynb #823e40d1
 def read_har(
     path:str|os.PathLike, # A CSV file, a folder with one (Kaggle's, or its parent), or a folder of class folders
     least:int=2, # Smallest number of classes: training needs two, scoring one
     found:list|None=None, # A list to which invalid rows are added, which are then left out; None raises an error at the first one
-    layout:str|None=None # 'classes': the folders are classes even if they hold only folders; None: such folders are an error
+    layout:str|None=None # 'classes': the folders are classes, even if there is a table or they hold only folders
 )->pd.DataFrame: # One row per image: filename (relative), label, path (absolute); part, group and sha256 if the source has them
     "Read images and their labels from a table or from class folders"
     if layout not in LAYOUTS: raise HARError(f'layout is {layout!r} and must be {" or ".join(map(str, LAYOUTS[1:]))}, or left out')
-    path = Path(path).expanduser()
-    table = find_table(path)
+    path = expand_home(path)
+    table = None if layout == 'classes' and path.is_dir() else find_table(path)
     df = _from_csv(table, found) if table else _from_folders(path, layout, found)
+    if table and path.is_dir(): _check_class_folders(df, table)
     if df is None: raise _nothing(path)
     if df.label.nunique() < least:
         why = 'has no row that can be used'

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 import pandas as pd, torch
-from ..files import HARError, read_json, write_json
+from ..files import HARError, expand_home, read_json, write_json
 from .recipes import Recipe
 
 # %% auto #0
@@ -70,7 +70,7 @@ def run_folder(
     recipe:Recipe # Its name is used if `out` is None
 )->Run: # Its folder exists, and contains no run
     "Create the folder of a new run; a `HARError` if it cannot be created or already contains one"
-    path = Path(out).expanduser() if out is not None else _new_folder(Path('runs'), f'{recipe.name}-{time.strftime("%Y%m%d-%H%M%S")}')
+    path = expand_home(out) if out is not None else _new_folder(Path('runs'), f'{recipe.name}-{time.strftime("%Y%m%d-%H%M%S")}')
     if path.exists() and not path.is_dir(): raise HARError(f'{path} is a file: choose another --out')
     if Run(path).exists: raise HARError(f'{path} already holds a run: choose another --out, or continue it with --resume')
     try: path.mkdir(parents=True, exist_ok=True)
