@@ -18,7 +18,7 @@ __all__ = ['CERTAINTY', 'WRITERS', 'Prediction', 'predict_sources', 'open_output
            'print_predictions', 'report_unread']
 
 # %% ../../nbs/predict/07_outputs.ipynb #08331a0d
-CERTAINTY = {.9: 'very likely', .7: 'probably', 0.: 'perhaps'} # least probability -> words
+CERTAINTY = {.9: 'very likely', .7: 'probably', .5: 'perhaps', 0.: 'unsure'} # least calibrated probability -> words
 
 # %% ../../nbs/predict/07_outputs.ipynb #dc191c07
 @dataclass
@@ -51,7 +51,7 @@ class Prediction:
     def probability(self) -> float|None: return next((p for _, p in self.top()), None)
     @property
     def certainty(self) -> str|None:
-        "The probability in words: a value of `CERTAINTY`, or 'unsure'; None without calibrated probabilities"
+        "The probability in words, a value of `CERTAINTY`; None without calibrated probabilities"
         if self.unsure: return 'unsure'
         if self.probs is None or not self.calibrated: return None
         return next(words for least, words in CERTAINTY.items() if self.probability >= least)
@@ -166,7 +166,7 @@ def print_predictions(
     labels, unsure = Counter(), 0
     for p in progress(predictions, total, 'images') if bar else predictions:
         n, unread = n + 1, unread + bool(p.problem)
-        if p.unsure: unsure += 1
+        if p.certainty == 'unsure': unsure += 1
         elif not p.problem: labels[p.label] += 1
         if p.problem and bar: notes.append(p.problem)
         elif p.problem: print(f'note: {p.problem}', file=sys.stderr, flush=True)

@@ -162,7 +162,7 @@ RECIPES = {r.name: r for r in (
            cutmix=1., tta=True),
     Recipe(name='probe', arch='efficientnet_lite0', pretrained=True, probe=True, size=264, epochs=1, **_TRANSFER),
     Recipe(name='finetune', arch='efficientnet_lite0', pretrained=True, probe=True, frozen=0.2, freeze_bn=True, size=256,
-           growth=((160, 0.3), (192, 0.4), (224, 0.3)), epochs=12, ema=0.998, **_TRANSFER | dict(crop_scale=(0.25, 1.), mixup=0.2)),
+           growth=((192, 0.4), (224, 0.6)), epochs=10, ema=0.998, **_TRANSFER | dict(crop_scale=(0.25, 1.), mixup=0.2)),
     Recipe(name='demo', size=48, epochs=10, lr=2e-3, per_batch=True, num_ops=0, erase=0.),
 )} # the recipes that come with the library, by name
 
