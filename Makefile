@@ -2,7 +2,7 @@
 # make test     run the notebooks and the tests, except the slow ones, which it lists by kind (about 10 minutes on two cores)
 # make test-all run everything: also the site in a browser, package builds, large architectures, photographs (HAR_DATA)
 # make outputs  execute the notebooks and save their outputs; NBS="nbs/a.ipynb …" for some of them
-# make readme   render README.md, MODEL_CARD.md and benchmarks/RESULTS.md from their sources
+# make readme   render README.md, MODEL_CARD.md, llms.txt and benchmarks/RESULTS.md from their sources
 # make docs     build the documentation site in _docs/
 # make dist     build and check the packages in dist/
 PYTHON ?= python3

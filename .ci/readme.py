@@ -1,4 +1,5 @@
-"Render README.md and MODEL_CARD.md from their notebooks: python .ci/readme.py [FOLDER]. Figures go to nbs/images/."
+"Render README.md and MODEL_CARD.md from their notebooks, and llms.txt: python .ci/readme.py [FOLDER]. Figures go to nbs/images/."
+import configparser
 import re
 import sys
 from pathlib import Path
@@ -74,6 +75,29 @@ def render(source):
     return note + re.sub(r'\n{3,}', '\n\n', re.sub(r'(?m)[ \t]+$', '', text)).strip() + '\n', resources['outputs']
 
 
+def heading(source):
+    "The title of a notebook and the sentence below it"
+    cell = nbformat.read(root/'nbs'/source, 4).cells[0].source
+    title, said = re.search(r'(?m)^# (.*)$', cell), re.search(r'(?m)^> (.*)$', cell)
+    return title[1].strip(), said[1].strip() if said else ''
+
+
+def overview():
+    "The pages of the site in one text file, for language models (llmstxt.org)"
+    cfg = configparser.ConfigParser(delimiters='=', interpolation=None)
+    cfg.read(root/'settings.ini', encoding='utf-8')
+    cfg, site = cfg['DEFAULT'], yaml.safe_load((root/'_quarto.yml').read_text(encoding='utf-8'))['website']
+    lines = [f'# {cfg["lib_name"]}', '', f'> {cfg["description"]}']
+    def page(source):
+        title, said = heading(source)
+        lines.append(f'- [{title}]({cfg["doc_host"]}{cfg["doc_baseurl"]}/{source.replace(".ipynb", ".html")}): {said}')
+    for entry in site['sidebar']['contents']:
+        if isinstance(entry, str): continue # the home page
+        lines.extend(['', f'## {entry["section"]}', ''])
+        for source in entry['contents']: page(source)
+    return '\n'.join(lines) + '\n'
+
+
 if __name__ == '__main__':
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else root
     for page, source in PAGES.items():
@@ -83,3 +107,4 @@ if __name__ == '__main__':
         for figure, data in figures.items():
             (target/figure).parent.mkdir(parents=True, exist_ok=True)
             (target/figure).write_bytes(data)
+    (target/'llms.txt').write_text(overview(), encoding='utf-8')

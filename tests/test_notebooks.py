@@ -72,14 +72,14 @@ def test_modules_match_their_notebooks(copy):
 
 @pytest.fixture(scope='module')
 def rendered(tmp_path_factory):
-    "README.md, MODEL_CARD.md and RESULTS.md, rendered again"
+    "README.md, MODEL_CARD.md, llms.txt and RESULTS.md, rendered again"
     to = tmp_path_factory.mktemp('rendered')
     for script in ('.ci/readme.py', 'benchmarks/results.py'):
         subprocess.run([sys.executable, ROOT/script, to], cwd=ROOT, check=True, capture_output=True, text=True)
     return to
 
 
-@pytest.mark.parametrize('file', ['README.md', 'MODEL_CARD.md', 'benchmarks/RESULTS.md'])
+@pytest.mark.parametrize('file', ['README.md', 'MODEL_CARD.md', 'llms.txt', 'benchmarks/RESULTS.md'])
 def test_rendered_pages_are_up_to_date(rendered, file):
     new = (rendered/file.split('/')[-1]).read_text(encoding='utf-8')
     assert new == (ROOT/file).read_text(encoding='utf-8'), f'{file} is out of date: make readme'
