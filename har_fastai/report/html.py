@@ -86,6 +86,7 @@ def table(
     integers = {c: '{:,.0f}'.format for c in df.select_dtypes('integer')}
     html = df.to_html(index=index, border=0, na_rep='', float_format=f'{{:.{digits}f}}'.format, formatters=integers,
                       classes='words' if words else None, header=not words)
+    html = html.replace('<th></th>', '<td></td>') # an empty cell is no heading
     return dict(kind='table', title=title, html=Markup(html))
 
 # %% ../../nbs/report/00_html.ipynb #1b30dda8

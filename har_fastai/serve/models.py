@@ -25,7 +25,7 @@ from .batching import BatchQueue
 # %% auto #0
 __all__ = ['MAX_BYTES', 'MAX_IMAGES', 'DISPLAY_SIZE', 'APP_STYLE', 'open_upload', 'app_queue', 'LRUCache', 'label_text',
            'percent', 'heatmap_caption', 'Models', 'example_images', 'model_summary', 'bars_html', 'headline_html',
-           'figure_html']
+           'predictions_csv', 'figure_html']
 
 # %% ../../nbs/serve/01_models.ipynb #b8f90270
 MAX_BYTES, MAX_IMAGES = 20_000_000, 12 # size of an uploaded file; images in a request
@@ -206,6 +206,19 @@ def headline_html(
     if p.unsure == UNLIKE: note = 'This image is unlike the images that the model was trained on.'
     elif p.unsure: note = f'The probability is too low for a decision. {note}'
     return f'<p class="har-label">{escape(label)}</p><p class="har-note">{note}</p>'
+
+# %% ../../nbs/serve/01_models.ipynb #deb0f60e
+def predictions_csv(
+    results:list[tuple[str, dict[str, Prediction]]], # For each image, its name and its predictions by model
+    k:int=5 # Number of classes for each prediction
+)->str: # CSV: image, model, rank, label, probability (0–1), certainty, unsure
+    "A table of predictions to download"
+    w = csv.writer(out := io.StringIO(), lineterminator='\n')
+    w.writerow(['image', 'model', 'rank', 'label', 'probability', 'certainty', 'unsure'])
+    for name, predictions in results:
+        for m, p in predictions.items():
+            w.writerows((name, m, i, label, f'{prob:.6f}', p.certainty, p.unsure) for i, (label, prob) in enumerate(p.top(k), 1))
+    return out.getvalue()
 
 # %% ../../nbs/serve/01_models.ipynb #42965686
 def figure_html(

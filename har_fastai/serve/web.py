@@ -17,7 +17,7 @@ from ..predict.outputs import Prediction
 from ..report.compare import compare, comparison_page
 from .batching import Refused
 from .models import (APP_STYLE, MAX_BYTES, MAX_IMAGES, Models, model_summary, bars_html, example_images,
-                                     figure_html, headline_html, label_text, percent)
+                                     figure_html, headline_html, label_text, percent, predictions_csv)
 
 # %% auto #0
 __all__ = ['FRAME', 'FRAME_HEAD', 'ALL', 'LAYOUT_STYLE', 'LAUNCHER', 'OPTIONS', 'app_models', 'escape_markdown', 'sandboxed',
@@ -148,7 +148,7 @@ def show_image(
     name:str, # Name of the image
     data:bytes, # The image file
     key:str # Key of its widgets
-)->None:
+)->dict[str, Prediction]: # By model
     "Show an image, with the predictions and heat-maps of the chosen models"
     import streamlit as st
     with st.spinner(f'Predicting {escape_markdown(name)} …'): image, predictions = models.predict(data, name, chosen)
@@ -158,7 +158,7 @@ def show_image(
         with left: st.html(shown)
         with middle: show_prediction(p, k)
         with right: show_heatmap(models, chosen[0], data, name, p.top(k), key)
-        return
+        return {chosen[0]: p}
     cells = [None, *chosen] # the image, then the models, three in a row
     for i in range(0, len(cells), 3):
         for column, m in zip(st.columns(3, gap='large'), cells[i:i + 3]):
@@ -166,6 +166,7 @@ def show_image(
                 if m is None: st.html(shown); continue
                 show_prediction(predictions[m], k, m)
                 show_heatmap(models, m, data, name, predictions[m].top(k), f'{key}-{m}')
+    return {m: predictions[m] for m in chosen}
 
 # %% ../../nbs/serve/03_web.ipynb #a5b7195c
 def predict_page(
@@ -175,16 +176,19 @@ def predict_page(
     import streamlit as st
     st.title('What is the person doing?', anchor=False)
     images = take_images()
-    chosen, k = choose_models(models)
+    (chosen, k), results = choose_models(models), []
     if not images: st.html('<p class="har-empty">No image yet. Upload an image, take a photo, or choose an example.</p>')
     for i, (name, data) in enumerate(images):
         st.divider()
         with st.container(key=f'image-{i}'):
-            try: show_image(models, chosen, k, name, data, f'{i}-{zlib.crc32(data):x}')
+            try: results.append((name, show_image(models, chosen, k, name, data, f'{i}-{zlib.crc32(data):x}')))
             except Refused as e:
                 st.warning(escape_markdown(f'{e}.'))
                 st.button('Try again', key=f'again-{i}')
             except HARError as e: st.error(escape_markdown(f'{e}.'))
+    if results:
+        st.divider()
+        st.download_button('Download the predictions (CSV)', predictions_csv(results, k), 'predictions.csv', 'text/csv', on_click='ignore')
     st.html(f'<p class="har-foot">{escape(_privacy_note(models))}</p>')
 
 # %% ../../nbs/serve/03_web.ipynb #d640db6b

@@ -14,7 +14,7 @@ from har_fastai.files import HARError
 from har_fastai.images import find_images, open_image
 from har_fastai.predict.predictor import Predictor
 from har_fastai.serve.batching import BatchQueue, Refused
-from har_fastai.serve.service import Limits, make_predict, docs_page, listen, make_service
+from har_fastai.serve.service import PREDICT_EXAMPLES, Limits, make_predict, docs_page, listen, make_service
 from helpers import start
 
 pytest.importorskip('fastapi')
@@ -268,6 +268,16 @@ def test_the_documentation_page_needs_no_network(client):
     assert post['requestBody']['content']['multipart/form-data'] and '422' in post['responses']
     assert client.get('/', follow_redirects=False).headers['location'] == '/docs' and client.get('/redoc').status_code == 404
     assert '&lt;b&gt;' in docs_page({**api, 'info': {**api['info'], 'title': '<b>'}})
+
+
+def test_examples_name_the_address_of_the_service_and_work(client, images, tmp_path, monkeypatch, capsys):
+    page = client.get('/docs', headers={'host': 'photos.example.org:8080'}).text
+    assert 'http://photos.example.org:8080/predict?top=3' in page and '127.0.0.1' not in page
+    assert '<x>' not in client.get('/docs', headers={'host': 'a"<x>'}).text
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'one.jpg').write_bytes(images[0].read_bytes())
+    exec(PREDICT_EXAMPLES['Python'].replace('import requests', ''), {'requests': client})
+    assert capsys.readouterr().out.startswith('one.jpg ')
 
 
 def test_health(client, trained):
