@@ -53,7 +53,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 # %% ../nbs/11_cli.ipynb #76c923be
 def _parser(f, *examples:str, note:str='') -> argparse.ArgumentParser:
     "A parser with the name and the docstring of the command `f`, and examples of its use"
-    epilog = '\n'.join(['examples:', *(f'  {f.__name__} {e}' for e in examples), *(['', textwrap.fill(note, 100)] if note else [])])
+    notes = ['', textwrap.fill(note, 100)] if note else []
+    epilog = '\n'.join(['examples:', *(f'  {f.__name__} {e}' for e in examples), *notes])
     p = argparse.ArgumentParser(prog=f.__name__, description=f'{f.__doc__ or f.__name__}.', formatter_class=_Help, epilog=epilog)
     p.add_argument('--version', action='version', version=f'har_fastai {__version__}')
     return p
@@ -77,7 +78,8 @@ def _add_faithfulness(p:argparse.ArgumentParser) -> None:
 
 def _add_layout(p:argparse.ArgumentParser) -> None:
     "Add --layout"
-    p.add_argument('--layout', choices=['classes'], help='classes: the folders in DIR are the classes, even if there is a table or they hold only folders')
+    p.add_argument('--layout', choices=['classes'],
+                   help='classes: the folders in DIR are the classes, even if there is a table or they hold only folders')
 
 def _add_former(p:argparse.ArgumentParser, option:str, dest:str, **kwargs) -> None:
     "Accept a former name of an option, without listing it"
@@ -228,7 +230,8 @@ def _predict_parser() -> argparse.ArgumentParser:
     add('--at-least', type=float, metavar='P',
         help='call predictions below this probability unsure, 0 to 1 (default: the threshold of the model)')
     add('--csv', metavar='FILE',
-        help='write a table: path, rank, label, probability, certainty, unsure, problem; for clips: path, start, end, label, probability, problem')
+        help='write a table: path, rank, label, probability, certainty, unsure, problem; '
+             'for clips: path, start, end, label, probability, problem')
     add('--json', metavar='FILE',
         help='write JSON lines: path, label, probabilities of the top classes, certainty, unsure, candidates, problem; '
              'for clips: path, seconds, segments, problem')
@@ -268,7 +271,7 @@ def _predict_images(a:argparse.Namespace) -> None:
     bar = any(files.values()) and not a.quiet and is_interactive() # replaces the printed lines, which a file contains already
     written = write_predictions(predict_sources(predictor, sources), a.top, **files)
     to = ', '.join(f for f in files.values() if f and f != '-')
-    print_predictions(written, a.top, sources.total, not (a.quiet or bar), bar, '' if a.quiet else to)
+    print_predictions(written, a.top, sources.total, not (a.quiet or bar), bar, to if bar else '')
 
 # %% ../nbs/11_cli.ipynb #42f4fefa
 def _predict_clips(a:argparse.Namespace) -> None:

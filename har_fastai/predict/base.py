@@ -72,8 +72,7 @@ class BasePredictor:
         "Why a prediction is unsure, by the thresholds in the card, which were fitted on validation images"
         thresholds = getattr(self.card, 'unsure', None) or {}
         if getattr(probs, 'similarity', 1.) < thresholds.get('similarity', -1.): return UNLIKE
-        least = thresholds.get('confidence', 0.) if self.at_least is None else self.at_least
-        return LOW if probs.max() < least else ''
+        return LOW if probs.max() < (thresholds.get('confidence', 0.) if self.at_least is None else self.at_least) else ''
 
     def candidates(self,
         probs:np.ndarray # Probabilities of one image

@@ -161,7 +161,8 @@ DOCS_TEMPLATE = """<!doctype html>
 <table class="words"><thead><tr><th>Status<th>Meaning</thead>
 <tbody>{% for code, r in op.responses.items() %}<tr><td>{{ code }}<td>{{ r.description }}</tr>{% endfor %}</tbody></table>
 {% for language, code in op.get('x-examples', {}).items() %}<h3>{{ language }}</h3>
-<pre tabindex="0">{{ code.replace('http://127.0.0.1:8000', address) }}</pre>{% endfor %}</section>{% endfor %}{% endfor %}</main></body></html>
+<pre tabindex="0">{{ code.replace('http://127.0.0.1:8000', address) }}</pre>{% endfor %}
+</section>{% endfor %}{% endfor %}</main></body></html>
 """ # Jinja template of the page
 
 # %% ../../nbs/serve/04_service.ipynb #7b93fe8d
