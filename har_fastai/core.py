@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastai.learner import Learner
 from fastcore.foundation import L
-from .files import HARError, RunError, expand_home, lock_folder, sha256_file, write_atomic, write_json
+from .files import HARError, RunError, expand_home, lock_folder, plural, sha256_file, write_atomic, write_json
 from .efficientnet_lite import has_imagenet_weights
 from .models import find_arch, torch_device
 from .data.tables import read_har
@@ -24,6 +24,7 @@ from .evaluate.metrics import classification_table
 from .evaluate.scoring import class_indices, format_score, portable_columns, predict_parts, score_with_seen
 from .explain.gradcam import Explainer, show_cam
 from .predict.bundle import Card, load_bundle, save_bundle
+from .predict.predictor import Predictor
 from .predict.features import FeatureExtractor, cached_features
 from .evaluate.unsure import class_means, fit_unsure
 from .report.run import write_report
@@ -32,7 +33,7 @@ from .train.runs import Run, begin_run, machine, run_folder
 from .train.callbacks import Compile, TimeEstimate
 from .train.probe import FitProbe
 from .train.learner import HARLearner, har_learner
-from .train.distillation import Distillation
+from .train.distillation import Distillation, SoftLabels
 
 # %% auto #0
 __all__ = ['drawn_sample', 'prepare', 'reload_data', 'cache_side', 'recipe_dls', 'run_card', 'image_sources', 'training_means',
@@ -294,11 +295,17 @@ def probe_features(
 
 # %% ../nbs/10_core.ipynb #f1a2b3c8
 def distillation(
-    recipe:Recipe # Its teacher is a folder with a model or the name of a model in the package
-)->Distillation:
+    learn:HARLearner, # A learner whose recipe has a teacher: a folder with a model, or the name of a model in the package
+    df:pd.DataFrame # The run's split table
+)->Distillation|SoftLabels:
     "The callback for a recipe's teacher"
+    recipe = learn.recipe
     (model, card), arch = load_bundle(recipe.teacher), recipe.architecture
-    return Distillation(model, card.vocab, card.mean, card.std, (arch.mean, arch.std), recipe.distill)
+    if not recipe.soft_labels: return Distillation(model, card.vocab, card.mean, card.std, (arch.mean, arch.std), recipe.distill)
+    train = (df.part == 'train').to_numpy()
+    print(f'The teacher predicts {plural(int(train.sum()), "training image")} once', flush=True)
+    probs = Predictor((model, card), learn.dls.device).probs(compress(image_sources(learn, df), train))
+    return SoftLabels(probs, card.vocab, recipe.distill)
 
 # %% ../nbs/10_core.ipynb #ff471387
 def train_baseline(
@@ -328,7 +335,8 @@ def train_baseline(
     else:
         device, recipe = torch_device(device), choose_recipe(recipe, path, weights, device, seed=seed, **changes)
         run, path = run_folder(out, recipe), drawn_sample() if path is None else path
-    teacher = [distillation(recipe)] if recipe.teacher else []
+    if recipe.teacher: load_bundle(recipe.teacher) # an error before anything is written
+    if recipe.soft_labels and not cached: raise HARError('soft labels need cached images: leave out --cache no')
     with lock_folder(run.path):
         if not resume and run.exists: raise HARError(f'{run.path} was just taken by another run: choose another --out')
         df = (reload_data(run, path) if resume else
@@ -337,6 +345,7 @@ def train_baseline(
         if not resume: _begin(run, recipe, df, learn.dls, path, layout, device, weights) # all arguments have been checked by now
         with _keep_best(learn, run, df):
             probe = [FitProbe(probe_features(learn, df), recipe.architecture.head, recipe.weighted)] if recipe.probe else []
+            teacher = [distillation(learn, df)] if recipe.teacher else []
             learn.fit_recipe(cbs=[TimeEstimate(recipe), *probe, *teacher, *([Compile()] if compile else []), *L(cbs)])
             finish(learn, run, df, faithfulness)
         print(f'Run folder: {run.path}', flush=True)

@@ -205,6 +205,7 @@ class CachedDL(WeightedDL):
 
     def crop_all(self, batches):
         "Batches of training images, each cropped at random and resized to a square; all crops are drawn before the first is made"
+        self.batches = batches # row numbers of the images in each batch of this epoch
         idxs = torch.cat(batches) if batches else torch.empty(0, dtype=torch.long)
         boxes = random_crops(self.height[idxs], self.width[idxs], self.crop_scale).split([len(b) for b in batches])
         def on_gpu(i, b): return self.pair(crop_resize_batch(self.pixels, self.start[i] // 3, self.width[i], b, self.size), i)

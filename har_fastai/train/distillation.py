@@ -4,13 +4,29 @@
 
 # %% ../../nbs/train/06_distillation.ipynb #636b315b
 from __future__ import annotations
-import torch, torch.nn.functional as F
+import numpy as np, torch, torch.nn.functional as F
 from fastai.callback.core import Callback
 from torch import nn
 from ..files import HARError
 
 # %% auto #0
-__all__ = ['Distillation']
+__all__ = ['Distillation', 'SoftLabels']
+
+# %% ../../nbs/train/06_distillation.ipynb #01e47f28
+def _columns(vocab:list[str], dls) -> torch.Tensor:
+    "The position among the teacher's classes of each class of the images"
+    classes = list(dls.vocab)
+    if sorted(classes) != sorted(vocab):
+        other = sorted(set(classes) ^ set(vocab))
+        raise HARError(f'the teacher has other classes than the images ({", ".join(other[:5])}): choose one trained on the same classes')
+    return torch.tensor([vocab.index(c) for c in classes])
+
+def _learn_from(learn, goal:torch.Tensor, share:float) -> None:
+    "Replace a share of a learner's loss by the divergence of its predictions from the probabilities `goal`"
+    own = learn.pred.as_subclass(torch.Tensor).float().log_softmax(1)
+    divergence = F.kl_div(own, goal, reduction='batchmean')
+    learn.loss_grad = (1 - share) * learn.loss_grad + share * divergence
+    learn.loss = learn.loss_grad.clone()
 
 # %% ../../nbs/train/06_distillation.ipynb #858b4b8f
 class Distillation(Callback):
@@ -29,19 +45,27 @@ class Distillation(Callback):
         self.scale, self.shift = s / t_std, (m - t_mean) / t_std
 
     def before_fit(self):
-        classes = list(self.dls.vocab)
-        if sorted(classes) != sorted(self.vocab):
-            other = sorted(set(classes) ^ set(self.vocab))
-            raise HARError(f'the teacher has other classes than the images ({", ".join(other[:5])}): '
-                           'choose one trained on the same classes')
-        self.columns = torch.tensor([self.vocab.index(c) for c in classes], device=self.dls.device)
+        self.columns = _columns(self.vocab, self.dls).to(self.dls.device)
         self.teacher.to(self.dls.device)
         self.scale, self.shift = self.scale.to(self.dls.device), self.shift.to(self.dls.device)
 
     def after_loss(self):
         x = torch.addcmul(self.shift, self.xb[0].as_subclass(torch.Tensor), self.scale)
         with torch.no_grad(): goal = self.teacher(x).float()[:, self.columns].softmax(1)
-        own = self.pred.as_subclass(torch.Tensor).float().log_softmax(1)
-        divergence = F.kl_div(own, goal, reduction='batchmean')
-        self.learn.loss_grad = (1 - self.share) * self.learn.loss_grad + self.share * divergence
-        self.learn.loss = self.learn.loss_grad.clone()
+        _learn_from(self.learn, goal, self.share)
+
+# %% ../../nbs/train/06_distillation.ipynb #01df5df2
+class SoftLabels(Callback):
+    "Replace a share of the loss by the divergence from probabilities that a teacher has predicted for the whole images"
+    order, run_valid = 70, False
+    def __init__(self,
+        probs:np.ndarray, # Probabilities of the training images, in the order of their dataset, of shape (images, classes)
+        vocab:list[str], # The classes of the columns
+        share:float=0.9 # Weight of these probabilities in the loss, 0–1; the labels have the rest
+    ): self.probs, self.vocab, self.share = torch.from_numpy(probs), list(vocab), share
+
+    def before_fit(self):
+        if not hasattr(self.dls.train, 'crop_all'): raise HARError('soft labels need cached images: leave out --cache no')
+        self.goals = self.probs[:, _columns(self.vocab, self.dls)].to(self.dls.device)
+
+    def after_loss(self): _learn_from(self.learn, self.goals[self.dls.train.batches[self.iter]], self.share)

@@ -46,6 +46,7 @@ class Recipe:
     cutmix:float=0. # Alpha of fastai's `CutMix`, such as 1; 0 for none (Yun et al., 2019, arXiv:1905.04899)
     teacher:str='' # Model for knowledge distillation: a run, a folder with a model, or a model of the package; '' for none
     distill:float=0.9 # Weight of the teacher's probabilities in the loss, 0–1, see `Distillation`
+    soft_labels:bool=False # Does the teacher predict each whole training image once, at its own size, see `SoftLabels`? Else every crop
     tta:bool=False # Average predictions over the image and its horizontal flip (test-time augmentation)?
     seed:int=42 # Seed of split, initial weights, sampling and augmentation
 
@@ -106,13 +107,15 @@ def _check_recipe(r:Recipe) -> None:
     arch = find_arch(r.arch)
     if not isinstance(r.name, str) or not r.name or set(r.name) & set('/\\\0'):
         raise HARError(f'name is {r.name!r} and must be text that can be part of a folder name')
-    for k in ('pretrained', 'probe', 'freeze_bn', 'per_batch', 'weighted', 'tta'):
+    for k in ('pretrained', 'probe', 'freeze_bn', 'per_batch', 'weighted', 'soft_labels', 'tta'):
         if not isinstance(getattr(r, k), bool): raise HARError(f'{k} is {getattr(r, k)!r} and must be true or false')
     for k, allowed in dict(resize=(None, *RESIZE_RULES), opt=(*OPTIMISERS,)).items():
         if (v := getattr(r, k)) not in allowed: raise HARError(f'{k} is {v!r} and must be one of {", ".join(filter(None, allowed))}')
     _check_numbers(r)
     if len(r.crop_scale) != 2 or not 0 < r.crop_scale[0] <= r.crop_scale[1] <= 1:
         raise HARError(f'crop_scale is {r.crop_scale} and must be two shares between 0 and 1, the smaller one first')
+    if r.soft_labels and (not r.teacher or r.mixup or r.cutmix):
+        raise HARError('soft_labels is true, which needs a teacher, and neither mixup nor cutmix')
     if r.mixup and r.cutmix: raise HARError(f'mixup is {r.mixup} and cutmix is {r.cutmix}: set one of them to 0')
     if r.probe and r.freeze: raise HARError(f'freeze is {r.freeze} and probe is true: both train the last layer first, so set one of them')
     if r.frozen and r.freeze: raise HARError(f'frozen is {r.frozen} and freeze is {r.freeze}: set one of them to 0')
