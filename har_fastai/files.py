@@ -119,7 +119,7 @@ def expand_home(
     "Replace a leading `~` by the home folder"
     return Path(os.path.expanduser(path))
 
-# %% ../nbs/00_files.ipynb #45228098
+# %% ../nbs/00_files.ipynb #23baf6e0
 def cache_folder() -> Path:
     "The folder for files that can be recreated: `HAR_FASTAI_CACHE`, or har_fastai in the user's cache folder; temporary without a home"
     own, usual = (os.environ.get(k) for k in ('HAR_FASTAI_CACHE', 'XDG_CACHE_HOME'))
@@ -127,6 +127,7 @@ def cache_folder() -> Path:
     folder = expand_home(usual or '~/.cache')/'har_fastai'
     return folder if folder.parts[0] != '~' else _private_folder() # a user without a home, as in some containers
 
+# %% ../nbs/00_files.ipynb #45228098
 @cache # once in a process; deleted when it ends
 def _private_folder() -> Path:
     folder = tempfile.TemporaryDirectory(prefix='har_fastai_')

@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 from helpers import PACKAGE, ROOT, scripts, settings
 
 MODULES = {f.relative_to(ROOT).as_posix() for f in PACKAGE.rglob('*.py')}
+FILES = MODULES | {'har_fastai/py.typed'}
 SDIST = {'setup.py', 'settings.ini', 'MANIFEST.in', 'README.md', 'LICENSE', 'CHANGELOG.md', 'CITATION.cff'}
 NOT_COPIED = {'build', 'dist', 'runs', '__pycache__', '_docs', '_proc'}
 slow = pytest.mark.slow('package builds')
@@ -50,8 +51,9 @@ def built(shared):
     def make(to):
         shutil.copytree(ROOT, to/'source', ignore=not_copied)
         model = to/'source'/'har_fastai'/'shipped'/'probe'; model.mkdir(parents=True)
-        for name in ('probe.safetensors', 'probe.json', 'probe.png'): (model/name).write_bytes(b'0')
-        files = [f'har_fastai/shipped/{f.parent.name}/{f.name}' for f in model.parent.glob('*/*') if f.suffix in ('.safetensors', '.json')]
+        for name in ('probe.safetensors', 'probe.json', 'probe.npy', 'probe.png'): (model/name).write_bytes(b'0')
+        kinds = ('.safetensors', '.json', '.npy')
+        files = [f'har_fastai/shipped/{f.parent.name}/{f.name}' for f in model.parent.glob('*/*') if f.suffix in kinds]
         return dict(model=files, wheel=build(to/'source', to/'wheel', 'wheel'), sdist=build(to/'source', to/'sdist', 'sdist'))
     return shared('packages', make)
 
@@ -69,21 +71,21 @@ def meta(wheel, name) -> str:
 @slow
 def test_the_wheel_holds_the_package_and_nothing_else(wheel, built):
     inside = {n for n in wheel.namelist() if '.dist-info/' not in n}
-    assert inside == MODULES | set(built['model'])
+    assert inside == FILES | set(built['model'])
 
 
 @slow
 def test_the_sdist_holds_what_a_build_needs_and_nothing_else(built):
     with tarfile.open(built['sdist']) as t: inside = {m.name.partition('/')[2] for m in t.getmembers() if m.isfile()}
     made = {n for n in inside if n.startswith('har_fastai.egg-info/')} | {'PKG-INFO', 'setup.cfg'}
-    assert inside - made == MODULES | set(built['model']) | SDIST
+    assert inside - made == FILES | set(built['model']) | SDIST
 
 
 @slow
 def test_the_sdist_can_be_built_from(built, tmp_path):
     with tarfile.open(built['sdist']) as t: t.extractall(tmp_path/'unpacked', filter='data')
     [folder] = (tmp_path/'unpacked').iterdir()
-    with zipfile.ZipFile(build(folder, tmp_path/'again', 'wheel')) as z: assert MODULES | set(built['model']) <= set(z.namelist())
+    with zipfile.ZipFile(build(folder, tmp_path/'again', 'wheel')) as z: assert FILES | set(built['model']) <= set(z.namelist())
 
 
 @slow

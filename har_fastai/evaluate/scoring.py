@@ -102,7 +102,7 @@ def calibrate(
     probs = apply_temperature(raw, card.temperature).astype(np.float32)
     return preds.assign(**dict(zip(prob_columns(card.vocab), probs.T)))
 
-# %% ../../nbs/evaluate/02_scoring.ipynb #4edfd318
+# %% ../../nbs/evaluate/02_scoring.ipynb #c653fa37
 def select_rows(
     run:Run, # Run to evaluate
     df:pd.DataFrame, # Labelled images, from `check_har`, with sha256
@@ -116,9 +116,11 @@ def select_rows(
     else: raise HARError(f'unknown split {which!r}: choose one of test, valid, tail, all')
     return rows.assign(seen=in_train(rows, split))
 
+# %% ../../nbs/evaluate/02_scoring.ipynb #9c1d8492
 def _all_or_tail(df:pd.DataFrame, which:str) -> pd.DataFrame:
     return df if which == 'all' else df.iloc[len(df) - round(len(df) * 0.2):]
 
+# %% ../../nbs/evaluate/02_scoring.ipynb #4edfd318
 def _rows_without_split(run:Run, df:pd.DataFrame, which:str) -> pd.DataFrame:
     "The rows of `select_rows` for a model that is not a run, such as one in the package"
     if which not in ('all', 'tail'): raise HARError(f'{run.path} has no split.csv that lists {which} images: use --split all or tail')

@@ -66,9 +66,10 @@ def find_model(
     named = str(model) in SHIPPED and not Path(model).is_dir()
     return shipped_model(str(model)) if named else Path(model)
 
-# %% ../../nbs/predict/01_bundle.ipynb #f91ce8f9
+# %% ../../nbs/predict/01_bundle.ipynb #e5b4f2cb
 TRAINED_ON = 'trained_on.npy' # file of a model: uint64, the first eight bytes of the SHA-256 of each training image
 
+# %% ../../nbs/predict/01_bundle.ipynb #f91ce8f9
 def short_checksums(
     sha256:Iterable[str] # SHA-256 checksums, as hexadecimal digits
 )->np.ndarray: # uint64
