@@ -24,7 +24,8 @@ from har_fastai.core import train_baseline
 from har_fastai.data.tables import read_har
 from har_fastai.testing import tiny_har
 
-KINDS = ('plain', 'cached', 'cached-keep', 'files-keep')
+slow = pytest.mark.slow('calls of plain fastai and of uncached learners')
+KINDS = (pytest.param('plain', marks=slow), 'cached', 'cached-keep', pytest.param('files-keep', marks=slow))
 
 
 @pytest.fixture(scope='module')
