@@ -43,7 +43,7 @@ setup(
                  'Topic :: Scientific/Engineering :: Image Recognition',
                  *(f'Programming Language :: Python :: 3.{v}' for v in (11, 12, 13))],
     packages=find_packages(include=['har_fastai', 'har_fastai.*']),
-    package_data={'har_fastai': ['py.typed', 'shipped/*/*.safetensors', 'shipped/*/*.json', 'shipped/*/*.npy']}, # the included models
+    package_data={'har_fastai': ['py.typed', *(f'shipped/*/*.{kind}' for kind in ('safetensors', 'json', 'npy', 'onnx'))]},
     include_package_data=False,
     python_requires=f">={cfg['min_python']}",
     install_requires=words('requirements'),

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
+from html import unescape
 from pathlib import Path
 
 import nbformat
@@ -127,6 +128,18 @@ def markdown(text, renderer):
     return MarkdownWithMath(renderer=renderer).render(re.sub(r'(\]\([^)\s]*\))\{[^}]*\}', r'\1', text))
 
 
+def sections(body, title, href):
+    "Entries for the search: the title of the page, a heading, its address, and the text below it"
+    parts = re.split(r'<h[1-6] id="([^"]*)">(.*?)<a class="anchor".*?</h[1-6]>', re.sub(r'(?s)<(style|script|svg)\b.*?</\1>', '', body))
+    rows = zip(['', *parts[1::3]], ['', *parts[2::3]], parts[::3])
+    return [(title, plain(heading), f'{href}#{slug}' if slug else href, plain(text)) for slug, heading, text in rows]
+
+
+def plain(html):
+    "The text of HTML"
+    return ' '.join(unescape(re.sub(r'<[^>]+>', ' ', html)).split())
+
+
 def neighbours(href, order):
     "The pages before and after a page in the sidebar"
     at = next((i for i, o in enumerate(order) if o['href'] == href), None)
@@ -158,7 +171,7 @@ def preview(out):
         (out/href).parent.mkdir(parents=True, exist_ok=True)
         (out/href).write_text(page, encoding='utf-8')
         if any(o['href'] == href for o in order):
-            index += [(titles[source], '', href), *((titles[source], t, f'{href}#{i}') for _, i, t in renderer.headings)]
+            index += sections(body, titles[source], href)
     (out/'site'/'search.js').write_text('const SEARCH = ' + json.dumps(index, ensure_ascii=False), encoding='utf-8')
     for name in ('site.css', 'site.js'): shutil.copy(templates/name, out/'site')
     shutil.copy(root/'nbs'/css, out)

@@ -24,6 +24,7 @@ TITLES = {
     "seconds to a valid macro-F1: report's recipe at 256 px in the plain loop / ours":
         'Training time to a validation macro-F1: plain PyTorch with the recipe of the report at 256 px / har_fastai',
     'time of a prediction, other / Predictor': 'Time of a prediction: other / Predictor',
+    'included models: time of a prediction, other / default': 'Included models, time of a prediction: other / default model',
     'time of a training epoch, other / packed': 'Time of a training epoch: other / cached images',
     'images fed per second, packed / DataBlock': 'Images loaded per second: cached images / DataBlock',
     'macro-F1, packed - DataBlock': 'Macro-F1: cached images − DataBlock',
@@ -68,7 +69,8 @@ LABELS = {
     'accuracy_change': '95 % CI of the change in accuracy', 'f1_change': '95 % CI of the change in F1',
     'valid': 'validation macro-F1', 'valid_macro_f1_of_last_3_epochs': 'validation macro-F1 of the last 3 epochs',
     'valid macro f1 of last 3 epochs': 'validation macro-F1 of the last 3 epochs', 'gpu': 'GPU',
-    'few_s': 'few images, s', 'many_s': 'many images, s', 'size_kb': 'size, kB', 'truth': 'true values',
+    'macro_f1_bootstrap': 'macro-F1, bootstrap alone', 'first': 'default', 'one': 'one image', 'start': 'whole process',
+    'one_ms': 'one image, median, ms', 'start_s': 'whole process, s', 'few_s': 'few images, s', 'many_s': 'many images, s', 'size_kb': 'size, kB', 'truth': 'true values',
 } # names in place of keys
 IMAGES = dict(own='photographs', drawn='drawings') # values of `images`
 NOTE = '<!-- Rendered from results.jsonl by results.py: do not edit. -->\n\n'

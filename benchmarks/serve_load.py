@@ -13,7 +13,8 @@ from pathlib import Path
 from statistics import median
 import fastapi, numpy as np, torch
 from har_fastai.images import preprocess, find_images, open_image
-from har_fastai.predict.bundle import load_bundle, shipped_model
+from har_fastai.predict.base import shipped_model
+from har_fastai.predict.bundle import load_bundle
 from har_fastai.predict.predictor import Predictor
 from har_fastai.drawing.dataset import draw_har
 from har_fastai.serve.service import listen, make_service, serve

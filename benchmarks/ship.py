@@ -20,6 +20,7 @@ from har_fastai.core import train_baseline
 from har_fastai.files import HARError
 from har_fastai.data.splits import read_split
 from har_fastai.predict.bundle import load_bundle, save_bundle, save_trained_on
+from har_fastai.predict.export import export_graph
 from har_fastai.predict.predictor import Predictor
 from har_fastai.evaluate.metrics import (accuracy, class_f1, classification_table, confused_pairs, confusion, macro_f1,
                                          weighted_f1)
@@ -116,6 +117,7 @@ if __name__ == '__main__':
     a.to.mkdir(parents=True, exist_ok=True)
     save_bundle(a.to, model, card, half=True)
     save_trained_on(a.to, read_split(run.file('split.csv')).sha256)
+    export_graph(a.to)
     full, rounded = Predictor(run.path, half=False), Predictor(a.to, half=False)
     full.card.temperature = card.temperature
     few, test = images.path[:200], card.metrics['test']

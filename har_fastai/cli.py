@@ -98,7 +98,7 @@ def _registry(module:str, name:str) -> list[str]:
     return keys
 
 # %% ../nbs/11_cli.ipynb #58c1d2d2
-_SHIPPED = ' or '.join(_registry('predict.bundle', 'SHIPPED'))
+_SHIPPED = ' or '.join(_registry('predict.base', 'SHIPPED'))
 _SHIPPED_DEFAULT = f'{_SHIPPED} (default: {_SHIPPED.partition(" ")[0]})'
 
 # %% ../nbs/11_cli.ipynb #8e777d1c
@@ -166,7 +166,8 @@ def har_evaluate(argv=None):
     _add_device(p)
     a = p.parse_args(argv)
     if a.faithfulness is not None and a.faithfulness < 0: raise HARError(f'--faithfulness is {a.faithfulness} and must be 0 or more')
-    from har_fastai.predict.bundle import find_model, read_card
+    from har_fastai.predict.base import find_model
+    from har_fastai.predict.bundle import read_card
     from har_fastai.evaluate.metrics import classification_table
     from har_fastai.evaluate.scoring import class_indices, evaluate_run, format_score, labelled_images, seen_warning
     vocab, is_run = read_card(a.run).vocab, (find_model(a.run)/'split.csv').is_file()
@@ -247,26 +248,17 @@ def _predict_parser() -> argparse.ArgumentParser:
     _add_device(p)
     return p
 
-# %% ../nbs/11_cli.ipynb #a4eedc13
-def _predictor(model:str|None, device:str):
-    "The predictor of a run, of the model in the package (None), or of an ONNX file"
-    if Path(model or '').suffix != '.onnx' or Path(model).is_dir():
-        from har_fastai.predict.predictor import Predictor
-        return Predictor(model, device)
-    if device != 'cpu': raise HARError(f'{model} runs on the CPU only: leave out --device {device}')
-    from har_fastai.predict.onnx import OnnxPredictor
-    return OnnxPredictor(model)
-
 # %% ../nbs/11_cli.ipynb #2368e282
 def _predict_images(a:argparse.Namespace) -> None:
     "Classify images, and print or write the predictions as they are computed"
+    from har_fastai.predict.onnx import open_predictor
     from har_fastai.predict.outputs import predict_sources, print_predictions, write_predictions
     from har_fastai.files import is_interactive
     from har_fastai.predict.inputs import find_sources
     sources = find_sources(a.paths, sys.stdin.buffer)
     if a.submission and not sources.table:
         raise HARError('--submission needs one table of images as PATH, such as Testing_set.csv')
-    predictor, files = _predictor(a.model, a.device), dict(csv=a.csv, json=a.json, submission=a.submission)
+    predictor, files = open_predictor(a.model, a.device), dict(csv=a.csv, json=a.json, submission=a.submission)
     predictor.at_least = a.at_least
     bar = any(files.values()) and not a.quiet and is_interactive() # replaces the printed lines, which a file contains already
     written = write_predictions(predict_sources(predictor, sources), a.top, **files)
@@ -278,8 +270,9 @@ def _predict_clips(a:argparse.Namespace) -> None:
     "Recognise the actions in clips, and print, write or draw their timelines"
     from har_fastai.predict.outputs import report_unread
     from har_fastai.images import ImageError
+    from har_fastai.predict.onnx import open_predictor
     from har_fastai.predict.video import empty_timeline, predict_clip, write_timelines
-    predictor, bad, empty = _predictor(a.model, a.device), 0, 0
+    predictor, bad, empty = open_predictor(a.model, a.device), 0, 0
     def timeline(clip):
         try: return predict_clip(predictor, clip, a.fps, a.smooth, a.least)
         except ImageError as e: return empty_timeline(predictor, clip, str(e))
@@ -343,9 +336,9 @@ def _write_heatmap(file:Path, explanation, out:str) -> None:
 @_command
 def har_compare(argv=None):
     "Compare runs on the same images, none of which they were trained on"
-    p = _parser(har_compare, 'runs/a runs/b',
-                'runs/a runs/b --data photos --out comparison.html')
-    p.add_argument('runs', nargs='+', metavar='RUN', help='folders of runs; the others are compared with the first')
+    p = _parser(har_compare, 'runs/a runs/b', 'runs/a lite2 --data photos --out comparison.html')
+    p.add_argument('runs', nargs='+', metavar='RUN',
+                   help=f'folders of runs, or models in the package ({_SHIPPED}; with --data); the others are compared with the first')
     p.add_argument('--data', metavar='DIR', help='folder or table of labelled images (default: the common test images of the runs)')
     p.add_argument('--out', metavar='FILE', help='file for the comparison: .html, .csv, .json or .png')
     a = p.parse_args(argv)

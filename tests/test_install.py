@@ -51,8 +51,8 @@ def built(shared):
     def make(to):
         shutil.copytree(ROOT, to/'source', ignore=not_copied)
         model = to/'source'/'har_fastai'/'shipped'/'probe'; model.mkdir(parents=True)
-        for name in ('probe.safetensors', 'probe.json', 'probe.npy', 'probe.png'): (model/name).write_bytes(b'0')
-        kinds = ('.safetensors', '.json', '.npy')
+        for name in ('probe.safetensors', 'probe.json', 'probe.npy', 'probe.onnx', 'probe.png'): (model/name).write_bytes(b'0')
+        kinds = ('.safetensors', '.json', '.npy', '.onnx')
         files = [f'har_fastai/shipped/{f.parent.name}/{f.name}' for f in model.parent.glob('*/*') if f.suffix in kinds]
         return dict(model=files, wheel=build(to/'source', to/'wheel', 'wheel'), sdist=build(to/'source', to/'sdist', 'sdist'))
     return shared('packages', make)

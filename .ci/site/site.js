@@ -1,17 +1,32 @@
-// Light and dark theme, the menu on narrow screens, search in titles and headings, and the copy button of code blocks.
+// Light and dark theme, the menu on narrow screens, search, and the copy button of code blocks.
 const $ = id => document.getElementById(id), up = document.currentScript.dataset.up
 $('theme').onclick = () => { const d = document.documentElement.dataset; d.theme = d.theme == 'dark' ? 'light' : 'dark'; localStorage.setItem('theme', d.theme) }
 $('menu').onclick = () => $('menu').setAttribute('aria-expanded', $('sidebar').classList.toggle('open'))
 
 const input = $('search'), found = $('found')
-const score = ([page, heading], words) => { const t = `${page} ${heading}`.toLowerCase(), h = (heading || page).toLowerCase(); return words.every(w => t.includes(w)) ? (h == words.join(' ') ? 0 : h.startsWith(words[0]) ? 1 : 2) : 9 }
+// titles and headings first, then text: an entry matches if it contains every word
+function score([page, heading, , text], words) {
+  const head = `${page} ${heading}`.toLowerCase(), last = (heading || page).toLowerCase()
+  if (!words.every(w => head.includes(w))) return words.every(w => head.includes(w) || text.toLowerCase().includes(w)) ? 3 : 9
+  return last == words.join(' ') ? 0 : last.startsWith(words[0]) ? 1 : 2
+}
+function excerpt(text, words) {
+  const at = text.toLowerCase().search(new RegExp(words.map(w => w.replace(/[^\w]/g, '\\$&')).join('|')))
+  if (at < 0) return ''
+  const from = at < 40 ? 0 : text.indexOf(' ', at - 40) + 1
+  return (from ? '… ' : '') + text.slice(from, at + 70) + (at + 70 < text.length ? ' …' : '')
+}
+function hit([page, heading, href, text], words, inText) {
+  const li = document.createElement('li'), a = li.appendChild(document.createElement('a'))
+  a.href = up + href; a.textContent = heading || page
+  for (const t of [heading && page, inText && excerpt(text, words)]) if (t) a.appendChild(document.createElement('small')).textContent = t
+  return li
+}
 function search() {
   const words = input.value.toLowerCase().split(/\s+/).filter(Boolean)
-  const hits = words.length ? SEARCH.map((e, i) => [score(e, words), i, e]).filter(h => h[0] < 9).sort((a, b) => a[0] - b[0] || a[1] - b[1]).slice(0, 20) : []
-  found.replaceChildren(...hits.map(([, , [page, heading, href]]) => {
-    const li = document.createElement('li'), a = li.appendChild(document.createElement('a'))
-    a.href = up + href; a.textContent = heading || page; if (heading) a.appendChild(document.createElement('small')).textContent = page
-    return li }))
+  const scored = words.length ? SEARCH.map((e, i) => [score(e, words), i, e]).filter(h => h[0] < 9) : []
+  const hits = scored.sort((a, b) => a[0] - b[0] || a[1] - b[1]).slice(0, 20)
+  found.replaceChildren(...hits.map(([rank, , entry]) => hit(entry, words, rank == 3)))
   if (words.length && !hits.length) found.innerHTML = '<li><a>Nothing found</a></li>'
   found.hidden = !words.length
 }

@@ -8,10 +8,10 @@ import numpy as np, pandas as pd
 from ..files import HARError
 
 # %% auto #0
-__all__ = ['prob_columns', 'prob_array', 'confusion', 'class_f1', 'macro_f1', 'weighted_f1', 'accuracy', 'top_k_hits',
-           'bootstrap_interval', 'mean_interval', 'bootstrap_samples', 'wilson_interval', 'average_rows',
-           'classification_table', 'class_intervals', 'confused_pairs', 'reliability', 'ece', 'nll',
-           'apply_temperature', 'fit_temperature', 'paired_bootstrap', 'mcnemar']
+__all__ = ['FEW', 'prob_columns', 'prob_array', 'confusion', 'class_f1', 'macro_f1', 'weighted_f1', 'accuracy', 'top_k_hits',
+           'bootstrap_interval', 'mean_interval', 'bootstrap_samples', 'wilson_interval', 'score_interval',
+           'with_wilson', 'average_rows', 'classification_table', 'class_intervals', 'confused_pairs', 'reliability',
+           'ece', 'nll', 'apply_temperature', 'fit_temperature', 'paired_bootstrap', 'mcnemar']
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #a9e47ff0
 def prob_columns(
@@ -170,6 +170,33 @@ def wilson_interval(
     hits, n, z = np.asarray(hits, float), np.where(np.asarray(n) > 0, n, np.nan).astype(float), ndtri((1 + level) / 2)
     centre, half = (hits + z * z / 2) / (n + z * z), z / (n + z * z) * np.sqrt(hits * (n - hits) / n + z * z / 4)
     return np.clip(centre - half, 0, hits / n), np.clip(centre + half, hits / n, 1) # contains the share in spite of rounding
+
+# %% ../../nbs/evaluate/00_metrics.ipynb #2a2eb3e3
+FEW = 20 # images for each class, on average, below which the bootstrap is not used alone
+
+# %% ../../nbs/evaluate/00_metrics.ipynb #a8be8c48
+def score_interval(
+    cm:np.ndarray, # Confusion matrix, of shape (n, n)
+    stat=macro_f1, # `macro_f1`, `weighted_f1` or `accuracy`
+    level:float=0.95, # Confidence level, 0–1
+    n_boot:int=4000, # Number of bootstrap samples
+    seed:int=0 # Seed of the random draws
+)->tuple[float, float]: # Lower and upper end
+    "The `bootstrap_interval` of a score, joined with the `wilson_interval` of the accuracy if there are few images"
+    return with_wilson(bootstrap_interval(cm, stat, level, n_boot, seed), np.trace(cm), cm.sum(), len(cm), level)
+
+# %% ../../nbs/evaluate/00_metrics.ipynb #99ebfd16
+def with_wilson(
+    interval:tuple[float, float], # Bootstrap interval of a score
+    hits:int, # Number of images that count as correct
+    n:int, # Number of images
+    classes:int, # Number of classes
+    level:float=0.95 # Confidence level, 0–1
+)->tuple[float, float]: # Lower and upper end; `interval` itself if there are `FEW` images or more for each class
+    "Join an interval with the Wilson interval of the share of correct images, if there are few"
+    if n >= FEW * classes: return interval
+    low, high = wilson_interval(hits, n)
+    return min(interval[0], float(low)), max(interval[1], float(high))
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #537c71be
 def average_rows(

@@ -13,9 +13,10 @@ from ..files import HARError, plural
 from ..data.tables import read_har
 from ..data.checks import check_har, usable
 from ..data.splits import read_split, in_train
-from .metrics import (accuracy, bootstrap_interval, prob_array, confusion, ece, fit_temperature, prob_columns, top_k_hits,
+from .metrics import (accuracy, score_interval, with_wilson, prob_array, confusion, ece, fit_temperature, prob_columns, top_k_hits,
                                          macro_f1, mean_interval, nll, apply_temperature, weighted_f1)
-from ..predict.bundle import Card, find_model, trained_on
+from ..predict.base import find_model
+from ..predict.bundle import Card, trained_on
 from ..predict.predictor import Predictor
 from ..train.runs import Run
 
@@ -59,10 +60,11 @@ def score(
     (y, p), probs = class_indices(preds, vocab), prob_array(preds, vocab)
     cm, top = confusion(y, p, len(vocab)), top_k_hits(y, probs, 3)
     raw = apply_temperature(probs, 1 / temperature)
-    scores = {f.__name__: _with_interval(f(cm), bootstrap_interval(cm, f)) for f in (macro_f1, weighted_f1, accuracy)}
+    scores = {f.__name__: _with_interval(f(cm), score_interval(cm, f)) for f in (macro_f1, weighted_f1, accuracy)}
     calibration = dict(temperature=float(temperature), ece=ece(y, probs), ece_before=ece(y, raw),
                        nll=float(nll(y, probs).mean()), nll_before=float(nll(y, raw).mean()))
-    return dict(n=len(preds), **scores, top3=_with_interval(top.mean(), mean_interval(top)), calibration=calibration)
+    top3 = _with_interval(top.mean(), with_wilson(mean_interval(top), top.sum(), len(top), len(vocab)))
+    return dict(n=len(preds), **scores, top3=top3, calibration=calibration)
 
 # %% ../../nbs/evaluate/02_scoring.ipynb #4b8e7cb3
 def _with_interval(value, interval) -> dict:

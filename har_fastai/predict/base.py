@@ -5,6 +5,7 @@
 # %% ../../nbs/predict/00_base.ipynb #4276e56d
 from __future__ import annotations
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from concurrent.futures import Executor, ThreadPoolExecutor
 import numpy as np
 from fastcore.basics import patch
@@ -13,7 +14,7 @@ from ..files import PREFETCH, prefetch_map, progress
 from ..images import ImageError, RESIZE_RULES, preprocess, open_image
 
 # %% auto #0
-__all__ = ['LOW', 'UNLIKE', 'is_valid_card', 'as_image', 'ClassProbs', 'BasePredictor']
+__all__ = ['SHIPPED', 'LOW', 'UNLIKE', 'is_valid_card', 'shipped_model', 'find_model', 'as_image', 'ClassProbs', 'BasePredictor']
 
 # %% ../../nbs/predict/00_base.ipynb #2c19e0c7
 def is_valid_card(
@@ -25,6 +26,26 @@ def is_valid_card(
     classes = isinstance(vocab, list) and len(vocab) >= 2 and all(isinstance(v, str) for v in vocab)
     return (classes and len(set(vocab)) == len(vocab) and isinstance(size, int) and 16 <= size <= 2048
             and resize in RESIZE_RULES and rgb(mean) and rgb(std) and all(x > 0 for x in std))
+
+# %% ../../nbs/predict/00_base.ipynb #6a1b2c3e
+SHIPPED = dict(lite2='EfficientNet-Lite2, fine-tuned on photographs and drawings', # the default
+               baseline='the baseline CNN, trained from scratch on photographs') # the models that come with the package
+
+# %% ../../nbs/predict/00_base.ipynb #2025eb3f
+def shipped_model(
+    name:str='lite2' # One of `SHIPPED`
+)->Path:
+    "The folder of a model that comes with the package"
+    return Path(__file__).parent.parent/'shipped'/name
+
+# %% ../../nbs/predict/00_base.ipynb #6a1b2c3f
+def find_model(
+    model:str|Path|None=None # A folder, or one of `SHIPPED`; None for the first of them
+)->Path: # The folder, which may not exist
+    "The folder of a model that is given by folder or by name"
+    if model is None: return shipped_model()
+    named = str(model) in SHIPPED and not Path(model).is_dir()
+    return shipped_model(str(model)) if named else Path(model)
 
 # %% ../../nbs/predict/00_base.ipynb #afc2d61b
 def as_image(

@@ -13,11 +13,11 @@ from torch import nn
 from ..files import HARError, read_json, sha256_file, write_atomic, write_json, write_together
 from ..images import RESIZE_RULES
 from ..models import create_model, find_arch, weight_bytes
-from .base import is_valid_card
+from .base import find_model, is_valid_card
 
 # %% auto #0
-__all__ = ['FORMAT', 'THRESHOLDS', 'MEANS', 'SHIPPED', 'TRAINED_ON', 'Card', 'shipped_model', 'find_model', 'short_checksums',
-           'save_trained_on', 'trained_on', 'save_card', 'save_bundle', 'read_card', 'network_of', 'load_bundle']
+__all__ = ['FORMAT', 'THRESHOLDS', 'MEANS', 'TRAINED_ON', 'Card', 'short_checksums', 'save_trained_on', 'trained_on', 'save_card',
+           'save_bundle', 'read_card', 'network_of', 'load_bundle']
 
 # %% ../../nbs/predict/01_bundle.ipynb #662acf0d
 FORMAT = 1 # version of the format of `model.json`; other versions are refused
@@ -45,26 +45,6 @@ class Card:
     format:int=FORMAT # Version of the format of model.json
 
     means = None # the mean features of each class, stored in model.safetensors; not a field
-
-# %% ../../nbs/predict/01_bundle.ipynb #6a1b2c3e
-SHIPPED = dict(lite2='EfficientNet-Lite2, fine-tuned on photographs and drawings', # the default
-               baseline='the baseline CNN, trained from scratch on photographs') # the models that come with the package
-
-# %% ../../nbs/predict/01_bundle.ipynb #2025eb3f
-def shipped_model(
-    name:str='lite2' # One of `SHIPPED`
-)->Path:
-    "The folder of a model that comes with the package"
-    return Path(__file__).parent.parent/'shipped'/name
-
-# %% ../../nbs/predict/01_bundle.ipynb #6a1b2c3f
-def find_model(
-    model:str|Path|None=None # A folder, or one of `SHIPPED`; None for the first of them
-)->Path: # The folder, which may not exist
-    "The folder of a model that is given by folder or by name"
-    if model is None: return shipped_model()
-    named = str(model) in SHIPPED and not Path(model).is_dir()
-    return shipped_model(str(model)) if named else Path(model)
 
 # %% ../../nbs/predict/01_bundle.ipynb #e5b4f2cb
 TRAINED_ON = 'trained_on.npy' # file of a model: uint64, the first eight bytes of the SHA-256 of each training image

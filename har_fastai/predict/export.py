@@ -4,7 +4,7 @@
 
 # %% ../../nbs/predict/04_export.ipynb #f95479bd
 from __future__ import annotations
-import io, json, logging, warnings
+import io, json, logging, struct, warnings
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import asdict
@@ -17,10 +17,12 @@ from ..images import SIDE_STEP, MAX_ASPECT_RATIO, group_by_shape, eval_shape
 from ..drawing.dataset import DRAWN_ACTIONS, draw_action
 from .bundle import Card
 from .predictor import Predictor
-from .onnx import INPUT_NAMES, OnnxPredictor
+from .base import find_model
+from .onnx import GRAPH, INPUT_NAMES, OnnxPredictor
 
 # %% auto #0
-__all__ = ['TOLERANCE', 'InferenceModule', 'describe', 'trace_predictor', 'largest_difference', 'export_onnx', 'export_pt2']
+__all__ = ['TOLERANCE', 'InferenceModule', 'describe', 'trace_predictor', 'largest_difference', 'export_onnx', 'export_graph',
+           'export_pt2']
 
 # %% ../../nbs/predict/04_export.ipynb #9b98bdb0
 class InferenceModule(nn.Module):
@@ -155,15 +157,14 @@ def export_onnx(
     "Export a model as ONNX with the input `images`, the outputs `logits`, `probs` and, if the model has it, `similarity`, and metadata"
     file = _new_file(file); _check_onnx()
     predictor = Predictor(run, half=False)
-    data = _onnx_bytes(predictor)
-    session = OnnxPredictor(data)._session
-    _verify(predictor, lambda x: session.run(None, {INPUT_NAMES[0]: x}), 'ONNX')
+    data = _onnx_model(predictor).SerializeToString()
+    _verify(predictor, _onnx_outputs(data), 'ONNX')
     with write_atomic(file) as f: f.write(data)
     return file
 
 # %% ../../nbs/predict/04_export.ipynb #a248d8c9
-def _onnx_bytes(predictor:Predictor) -> bytes:
-    "The content of an ONNX file"
+def _onnx_model(predictor:Predictor, optimize:bool=True):
+    "A predictor as a model of the package `onnx`"
     card, weights = predictor.card, predictor.model.state_dict()
     if sum(w.nbytes for w in weights.values()) > 1.9e9:
         raise HARError(f'the weights of {card.arch} are too large for an ONNX file, which holds at most 2 GB: use --format pt2')
@@ -172,11 +173,79 @@ def _onnx_bytes(predictor:Predictor) -> bytes:
     with _quiet():
         try: model = torch.onnx.export(graph, dynamo=True, dynamic_shapes=(dims,), input_names=[INPUT_NAMES[0]],
                                        output_names=['logits', 'probs', 'similarity'][:2 + bool(predictor.similarity_layer)],
-                                       external_data=False, verbose=False).model_proto
+                                       external_data=False, verbose=False, optimize=optimize).model_proto
         except Exception as e: # an operation that ONNX lacks
             raise HARError(f'the architecture {card.arch} cannot be written as ONNX ({first_sentence(e)}): try --format pt2') from e
     for k, v in describe(card).items(): model.metadata_props.add(key=k, value=v)
-    return model.SerializeToString()
+    return model
+
+# %% ../../nbs/predict/04_export.ipynb #abf8e5dd
+def _onnx_outputs(file:Path|bytes) -> Callable[[np.ndarray], list]:
+    "The function that an ONNX file computes for a batch"
+    session = OnnxPredictor(file)._session
+    return lambda x: session.run(None, {INPUT_NAMES[0]: x})
+
+# %% ../../nbs/predict/04_export.ipynb #7665bc91
+def _stored_tensors(file:Path) -> dict[tuple, tuple[np.dtype, int, int]]:
+    "The tensors in a safetensors file, by shape and 32-bit content: their type, position and length in bytes"
+    content, types = file.read_bytes(), dict(F16=np.float16, F32=np.float32)
+    start = 8 + struct.unpack('<Q', content[:8])[0]
+    found = {}
+    for t in json.loads(content[8:start]).values():
+        if t.get('dtype') not in types: continue # the metadata, and counters
+        first, end = (start + i for i in t['data_offsets'])
+        values = np.frombuffer(content[first:end], types[t['dtype']])
+        found[tuple(t['shape']), values.astype(np.float32).tobytes()] = values.dtype, first, end - first
+    return found
+
+# %% ../../nbs/predict/04_export.ipynb #6ac36e2b
+def _refer_to(model, file:Path):
+    "The optimised `model` with its weights replaced by references to the tensors in `file`"
+    from onnx import TensorProto, helper, numpy_helper
+    from onnxscript.optimizer import optimize
+    stored, graph, references, kept = _stored_tensors(file), model.graph, [], []
+    for w in graph.initializer:
+        values = numpy_helper.to_array(w)
+        if place := values.dtype == np.float32 and stored.get((values.shape, values.tobytes())): references.append((w, *place))
+        else: kept.append(w)
+    names = {w.name: f'{w.name}.stored' for w, *_ in references}
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    for w, dtype, *_ in references: # as inputs while the graph is optimised, so that nothing is computed from their values
+        graph.input.append(helper.make_tensor_value_info(names[w.name], helper.np_dtype_to_tensor_dtype(dtype), w.dims))
+        graph.node.insert(0, helper.make_node('Cast', [names[w.name]], [w.name], to=TensorProto.FLOAT))
+    with _quiet(): model = optimize(model)
+    inputs = [i for i in model.graph.input if i.name not in names.values()]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    for w, *place in references: model.graph.initializer.append(_reference(names[w.name], w.dims, file.name, *place))
+    return model
+
+# %% ../../nbs/predict/04_export.ipynb #de506291
+def _reference(name:str, shape, file:str, dtype, position:int, length:int):
+    "A tensor of ONNX that is stored in another file"
+    from onnx import TensorProto, helper
+    tensor = TensorProto(name=name, dims=shape, data_type=helper.np_dtype_to_tensor_dtype(dtype), data_location=TensorProto.EXTERNAL)
+    for k, v in dict(location=file, offset=position, length=length).items(): tensor.external_data.add(key=k, value=str(v))
+    return tensor
+
+# %% ../../nbs/predict/04_export.ipynb #2f3d56ae
+def export_graph(
+    run:str|Path|None=None # A run, or any folder with a model; None for the default model
+)->Path: # `model.onnx` in its folder; an existing one is replaced
+    "Add a graph for ONNX Runtime to a model, which reads its weights from model.safetensors"
+    _check_onnx()
+    folder = find_model(run); file = folder/GRAPH
+    predictor = Predictor(folder, half=False)
+    model = _refer_to(_onnx_model(Predictor(folder, half=False, fold=False), optimize=False), folder/'model.safetensors')
+    model.metadata_props.add(key='weights', value='model.safetensors')
+    for node in model.graph.node: del node.metadata_props[:] # names of Python's modules and lines
+    del model.graph.value_info[:]
+    file.unlink(missing_ok=True)
+    with write_atomic(file) as f: f.write(model.SerializeToString())
+    try: _verify(predictor, _onnx_outputs(file), 'ONNX')
+    except HARError: file.unlink(); raise
+    return file
 
 # %% ../../nbs/predict/04_export.ipynb #e56f2963
 def export_pt2(

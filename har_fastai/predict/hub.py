@@ -11,7 +11,8 @@ from .. import __version__
 from ..files import HARError, first_sentence
 from ..images import describe_resize
 from ..models import find_arch
-from .bundle import Card, find_model, load_bundle
+from .base import find_model
+from .bundle import Card, load_bundle
 
 # %% auto #0
 __all__ = ['MODEL_PAGE', 'FILES', 'model_page', 'push_to_hub', 'from_hub']

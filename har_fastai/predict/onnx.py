@@ -5,17 +5,18 @@
 # %% ../../nbs/predict/03_onnx.ipynb #66fa60a1
 from __future__ import annotations
 import json, os
+from importlib.util import find_spec
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
-from ..files import HARError
+from ..files import HARError, read_json, sha256_file
 from ..images import group_by_shape
-from .base import BasePredictor, ClassProbs, is_valid_card
+from .base import BasePredictor, ClassProbs, find_model, is_valid_card
 
 # %% auto #0
-__all__ = ['INPUT_NAMES', 'OUTPUT_NAMES', 'parse_description', 'open_onnx', 'OnnxPredictor']
+__all__ = ['INPUT_NAMES', 'OUTPUT_NAMES', 'GRAPH', 'parse_description', 'open_onnx', 'OnnxPredictor', 'open_predictor']
 
 # %% ../../nbs/predict/03_onnx.ipynb #9b1a906e
 def parse_description(
@@ -38,7 +39,7 @@ def open_onnx(
 ): # A session of ONNX Runtime
     "Open an ONNX model on the CPU"
     try: import onnxruntime as ort
-    except ImportError as e: raise HARError('ONNX Runtime is not installed: pip install "har_fastai[onnx]"') from e
+    except ImportError as e: raise HARError('ONNX Runtime is not installed: pip install onnxruntime') from e
     if not isinstance(model, bytes):
         if not Path(model).is_file(): raise HARError(f'{model} does not exist: give a file that har_export wrote')
         model, name = str(model), name or model
@@ -70,12 +71,19 @@ class OnnxPredictor(BasePredictor):
         self.card = parse_description(self._session.get_modelmeta().custom_metadata_map.get('card', ''), self.name)
         self._input = self._session.get_inputs()[0].name
         if not self._fits_card(): raise HARError(f'{self.name} does not fit its description: its inputs or outputs differ')
+        self._check_weights()
 
     @cached_property
     def _session(self): return open_onnx(self.file, self._threads, self.name) # for one image, on all cores
     @cached_property
     def _single_session(self): # for one of many images, on one core
         return self._session if self._threads == 1 else open_onnx(self.file, 1, self.name)
+
+    def _check_weights(self) -> None:
+        "Raise `HARError` if the weights are in another file, which is not the one that the graph was written for"
+        weights = self._session.get_modelmeta().custom_metadata_map.get('weights')
+        if weights and sha256_file(self.file.parent/Path(weights).name) != self.card.sha256:
+            raise HARError(f'{self.file.parent/Path(weights).name} has changed since {self.file.name} was written: export the model again')
 
     def _fits_card(self) -> bool:
         "Whether the inputs and outputs of the graph have the names and shapes that follow from the card"
@@ -107,3 +115,27 @@ class OnnxPredictor(BasePredictor):
             z[same], *s = session.run(names, {self._input: np.stack([arrays[i] for i in same])})
             if s: similarity[same] = s[0]
         return z, similarity
+
+# %% ../../nbs/predict/03_onnx.ipynb #8f93c4a3
+GRAPH = 'model.onnx' # file in the folder of a model, for ONNX Runtime
+
+# %% ../../nbs/predict/03_onnx.ipynb #93ddf775
+def open_predictor(
+    model:str|Path|None=None, # A folder with a model, such as a run; a name in `SHIPPED`; an .onnx file; None for the default model
+    device='cpu' # Device of the network; ONNX Runtime is used on the CPU only
+)->BasePredictor:
+    "A predictor with ONNX Runtime if the model is an ONNX file or has one that fits, otherwise a `Predictor` with PyTorch"
+    folder = find_model(model)
+    if is_file := folder.suffix == '.onnx' and not folder.is_dir():
+        if str(device) != 'cpu': raise HARError(f'{model} runs on the CPU only: leave out --device {device}')
+    if is_file or (str(device) == 'cpu' and _has_graph(folder)): return OnnxPredictor(folder if is_file else folder/GRAPH)
+    from har_fastai.predict.predictor import Predictor
+    return Predictor(folder, device)
+
+# %% ../../nbs/predict/03_onnx.ipynb #e8bc3b54
+def _has_graph(folder:Path) -> bool:
+    "Whether ONNX Runtime is installed and the folder has a graph for its weights"
+    if not (find_spec('onnxruntime') and (folder/GRAPH).is_file() and (folder/'model.json').is_file()): return False
+    card = read_json(folder/'model.json')
+    checksum = card.get('sha256') if isinstance(card, dict) else None
+    return bool(checksum) and str(checksum).encode() in (folder/GRAPH).read_bytes() # it is part of the metadata

@@ -16,8 +16,8 @@ from torch.fx import Tracer
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ..images import group_by_shape
 from ..models import find_arch, native_bf16, torch_device
-from .base import BasePredictor, ClassProbs
-from .bundle import find_model, load_bundle, network_of
+from .base import BasePredictor, ClassProbs, find_model
+from .bundle import load_bundle, network_of
 
 # %% auto #0
 __all__ = ['fold_batch_norm', 'replace_module', 'single_thread_pool', 'Predictor']
@@ -106,7 +106,8 @@ class Predictor(BasePredictor):
         folder=None, # A folder with a model, such as a run; a name in `SHIPPED`; a network (copied) and its `Card`; None for the default
         device='cpu', # Device of the network
         bs:int=32, # Maximum batch size on a GPU; a CPU processes images one at a time
-        half:bool|None=None # Compute in bfloat16? Default: if the CPU supports it. Probabilities are then accurate to two or three digits
+        half:bool|None=None, # Compute in bfloat16? Default: if the CPU supports it. Probabilities are then accurate to two or three digits
+        fold:bool=True # Fold batch norms into convolutions? The network is then faster and computes the same
     ):
         self.device,self.bs = torch_device(device),bs; cpu = self.device.type == 'cpu'
         self.dtype = torch.bfloat16 if (cpu and native_bf16() if half is None else half) else torch.float32
@@ -114,7 +115,7 @@ class Predictor(BasePredictor):
         self._chunk,self._threads = (1, torch.get_num_threads()) if cpu else (bs, os.cpu_count())
         if isinstance(folder, tuple): model, self.card = network_of(folder[1], folder[0].state_dict()), folder[1]
         else: model, self.card = load_bundle(find_model(folder))
-        self.model = fold_batch_norm(model).to(self.device, self.dtype, memory_format=self._layout)
+        self.model = (fold_batch_norm(model) if fold else model).to(self.device, self.dtype, memory_format=self._layout)
         self.similarity_layer = self._watch_features()
 
     def batch(self,

@@ -14,8 +14,9 @@ from ..figures import BLUE, ORANGE, new_figure
 from ..models import create_model, macs
 from ..data.splits import read_split
 from ..data.tables import ACTIONS
-from ..evaluate.metrics import accuracy, bootstrap_interval, confusion, macro_f1, mcnemar, paired_bootstrap
+from ..evaluate.metrics import accuracy, confusion, macro_f1, mcnemar, paired_bootstrap, score_interval
 from ..evaluate.scoring import class_indices, evaluate_run
+from ..predict.base import find_model
 from ..predict.bundle import load_bundle, read_card
 from ..predict.predictor import Predictor
 from .html import PageFigure, figure, render, section, table, text
@@ -31,14 +32,21 @@ def unseen_predictions(
     df:pd.DataFrame|None=None # A checked table of labelled images to predict; if None, the saved predictions for the test images
 )->pd.DataFrame: # label and predicted, by checksum of the image; training and validation images are left out
     "The predictions of a run for images on which it was neither trained nor validated"
-    split = read_split(run.file('split.csv'))
+    is_run = run.file('split.csv').is_file() # the models of the package list the images that they know in another file
     if df is not None:
         preds = evaluate_run(run, df, 'all')[1].assign(sha256=df.sha256.to_numpy())
-    else:
+        if not is_run: return _by_checksum(preds[~preds.seen])
+    elif not is_run: raise HARError(f'{run.path.name} is not a run with test images: give images with --data')
+    split = read_split(run.file('split.csv'))
+    if df is None:
         if not run.file('predictions.csv').is_file():
             raise HARError(f'{run.path} has no predictions of test images: give images with --data')
         preds = run.predictions.query('part == "test"').merge(split[['filename', 'sha256']], on='filename')
-    preds = preds[~preds.sha256.isin(split.sha256[split.part.isin(['train', 'valid'])])]
+    return _by_checksum(preds[~preds.sha256.isin(split.sha256[split.part.isin(['train', 'valid'])])])
+
+# %% ../../nbs/report/01_compare.ipynb #f6a1f140
+def _by_checksum(preds:pd.DataFrame) -> pd.DataFrame:
+    "Label and predicted class by checksum, without duplicates"
     return preds.drop_duplicates('sha256').set_index('sha256')[['label', 'predicted']]
 
 # %% ../../nbs/report/01_compare.ipynb #9ca217f1
@@ -84,7 +92,8 @@ def run_cost(
     run:Run # A finished run
 )->dict: # parameters; macs per image; minutes of training; on: the training machine
     "The cost of a run and of its predictions, apart from their speed"
-    (model, card), m = load_bundle(run.path), run.info.get('machine', {})
+    model, card = load_bundle(run.path)
+    m = run.info.get('machine', {}) if run.exists else {}
     minutes = run.history.seconds.sum() / 60 if run.file('history.csv').is_file() else np.nan
     threads = plural(m['threads'], 'CPU thread') if m.get('threads') else 'unknown'
     return dict(parameters=sum(p.numel() for p in model.parameters()), macs=macs(model, card.size) * (1 + card.tta),
@@ -100,17 +109,24 @@ class Comparison:
     n:int # Number of images
     vocab:list[str] # The classes
 
+# %% ../../nbs/report/01_compare.ipynb #bbdf8a10
+def _settings(run:Run) -> dict:
+    "The recipe of a run, or of a model in the package, as a dict"
+    if run.exists: return asdict(run.recipe)
+    card = read_card(run.path)
+    return dict(name='', arch=card.arch, seed='') | card.metrics.get('recipe', {})
+
 # %% ../../nbs/report/01_compare.ipynb #6a382ab2
 def compare(
-    runs:list[Run|str|Path], # Folders of finished runs, two or more; the others are compared with the first
+    runs:list[Run|str|Path], # Folders of finished runs, or names in `SHIPPED`, two or more; the others are compared with the first
     df:pd.DataFrame|None=None # A checked table of labelled images; the common test images of the runs if None
 )->Comparison:
     "Compare runs with the first of them"
-    runs = [r if isinstance(r, Run) else Run(r) for r in runs]
+    runs = [r if isinstance(r, Run) else Run(find_model(r)) for r in runs]
     y, preds, vocab = common_predictions(runs, df)
     rows = [_against_first(y, preds[0], own, len(vocab)) for own in preds]
-    recipes = pd.DataFrame([dict(recipe=r.recipe.name, arch=r.recipe.arch, seed=r.recipe.seed) for r in runs])
-    out = recipes.join(pd.DataFrame(rows)).set_index(pd.Index(run_names(runs), name='run'))
+    recipes = pd.DataFrame([{k: v for k, v in _settings(r).items() if k in ('name', 'arch', 'seed')} for r in runs])
+    out = recipes.rename(columns={'name': 'recipe'}).join(pd.DataFrame(rows)).set_index(pd.Index(run_names(runs), name='run'))
     costs = pd.DataFrame([run_cost(r) for r in runs], out.index).assign(per_second=images_per_second(runs))
     return Comparison(out, costs, _over_seeds(runs, out), len(y), vocab)
 
@@ -118,7 +134,7 @@ def compare(
 def _against_first(y:np.ndarray, first:np.ndarray, own:np.ndarray, n:int) -> dict:
     "The scores of a run with `n` classes, and its comparison with the first run"
     cm = confusion(y, own, n)
-    low, high = bootstrap_interval(cm)
+    low, high = score_interval(cm)
     diff, diff_low, diff_high = paired_bootstrap(y, first, own, n)
     only_first, only_this, p = mcnemar(first == y, own == y)
     return dict(macro_f1=float(macro_f1(cm)), low=low, high=high, accuracy=float(accuracy(cm)), difference=diff,
@@ -126,7 +142,7 @@ def _against_first(y:np.ndarray, first:np.ndarray, own:np.ndarray, n:int) -> dic
 
 def _over_seeds(runs:list[Run], scores:pd.DataFrame) -> pd.DataFrame:
     "Mean and standard deviation over runs that differ only in their seed; of runs with the same seed, only the first is used"
-    settings = [str({k: v for k, v in asdict(r.recipe).items() if k != 'seed'}) for r in runs]
+    settings = [str({k: v for k, v in _settings(r).items() if k != 'seed'}) for r in runs]
     groups = [g.drop_duplicates('seed') for _, g in scores.groupby(settings, sort=False)]
     rows = [dict(recipe=g.recipe.iloc[0], arch=g.arch.iloc[0], runs=len(g), mean=g.macro_f1.mean(), sd=g.macro_f1.std())
             for g in groups if len(g) > 1]

@@ -16,8 +16,8 @@ from ..images import ImageError, open_image, describe_resize
 from ..figures import COMPONENT_CSS
 from ..models import create_model, torch_device
 from ..explain.gradcam import Explainer, Explanation, overlay
-from ..predict.bundle import Card, find_model, read_card
-from ..predict.base import UNLIKE
+from ..predict.bundle import Card, read_card
+from ..predict.base import UNLIKE, find_model
 from ..predict.outputs import Prediction
 from ..report.compare import run_names
 from .batching import BatchQueue

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from ..files import HARError
 from ..images import MAX_PIXELS, IMAGE_SUFFIXES
 from ..figures import BLUE, THEME
-from ..predict.bundle import SHIPPED, shipped_model
+from ..predict.base import SHIPPED, shipped_model
 from ..predict.outputs import Prediction
 from ..report.compare import compare, comparison_page
 from .batching import Refused

@@ -5,7 +5,7 @@ import torch
 
 from har_fastai.predict.export import export_onnx, export_pt2
 from har_fastai.images import find_images
-from har_fastai.predict.bundle import shipped_model
+from har_fastai.predict.base import shipped_model
 from har_fastai.predict.predictor import Predictor
 from har_fastai.predict.onnx import OnnxPredictor
 from helpers import DATA, REAL, random_run

@@ -111,6 +111,17 @@ def test_runs_are_compared(trained, tmp_path):
         assert table.macro_f1[name] == pytest.approx(macro_f1(p), abs=1e-9)
 
 
+def test_models_of_the_package_are_compared(tmp_path, refuse):
+    from har_fastai.drawing.dataset import draw_har
+    data = draw_har(tmp_path/'data', n=30, size=64, test=0)
+    succeeds('har_compare', 'lite2', 'baseline', '--data', data, '--out', tmp_path/'c.csv')
+    table = pd.read_csv(tmp_path/'c.csv', index_col=0)
+    assert list(table.index) == ['lite2', 'baseline'] and table.arch.lite2 == 'efficientnet_lite2'
+    assert table.macro_f1.lite2 > 0.9 > table.macro_f1.baseline, 'only lite2 was trained on drawings'
+    code, message = refuse(cli.har_compare, 'lite2', 'baseline')
+    assert code == 2 and 'lite2' in message and '--data' in message
+
+
 def test_impossible_evaluations_are_refused(trained, tmp_path, refuse):
     for i in range(3): image(i).save(tmp_path/f'{i}.png')
     code, message = refuse(cli.har_evaluate, trained.run, '--data', tmp_path, '--split', 'all') # images without any labels
