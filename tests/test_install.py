@@ -148,3 +148,14 @@ def test_the_wheel_works_elsewhere(wheel, tmp_path):
     imported = {Path(f).relative_to(tmp_path/'site').as_posix() for f in files}
     assert imported == MODULES - {'har_fastai/__init__.py'} and version == settings()['version']
     assert len(list((tmp_path/'elsewhere'/'d'/'train').iterdir())) == 15
+
+
+def test_the_conda_recipe_agrees_with_the_settings():
+    recipe = yaml.safe_load((ROOT/'conda'/'meta.yaml').read_text(encoding='utf-8').replace('{{ PYTHON }}', 'python'))
+    names, own = {'pytorch': 'torch', 'matplotlib-base': 'matplotlib'}, settings()
+    def pip_name(line):
+        name, _, versions = line.partition(' ')
+        return names.get(name, name) + versions
+    assert {pip_name(r) for r in recipe['requirements']['run']} == {*own['requirements'].split(), f'python>={own["min_python"]}'}
+    assert {e.replace(' ', '') for e in recipe['build']['entry_points']} == {*own['console_scripts'].split()}
+    assert recipe['package']['version'] == own['version']
