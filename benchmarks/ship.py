@@ -6,8 +6,6 @@ is the mean over the evaluation runs, with a bootstrap confidence interval over 
 temperature is their geometric mean. The included model has two fifths more training images than these runs, so it probably scores
 slightly higher. It is the model of the last epoch, as no images were left to select one. Weights are rounded to 16 bits.
 
-With --own, the evaluated run in --run is included itself, with its own scores and temperature.
-
 The predictions of the evaluation runs are read from the line that reproduce.py printed. Interrupted training resumes from its
 checkpoint. Prints one JSON line. Needs --data.
 """
@@ -31,8 +29,7 @@ from har_fastai.train.runs import Run
 from har_fastai.data.tables import read_har
 
 from explore import settings
-from reproduce import same_recipe, test_table, unpacked
-from ship_lite import metrics
+from reproduce import same_recipe, unpacked
 
 
 def trained(data, recipe, out, device):
@@ -107,28 +104,19 @@ if __name__ == '__main__':
                    help='output of reproduce.py (JSON lines); the last line for the recipe is used')
     p.add_argument('--run', type=Path, default=Path('runs/whole'), help='folder of the run on all images')
     p.add_argument('--to', type=Path, default=here.parent/'har_fastai'/'shipped'/'baseline', help='folder for the model')
-    p.add_argument('--own', action='store_true', help='include the evaluated run in --run itself')
     p.add_argument('--device')
     a = p.parse_args()
-    images, split = read_har(a.data), lambda run: read_split(run.file('split.csv'))
-    if a.own:
-        run = Run(a.run)
-        model, card = load_bundle(run.path)
-        used = split(run).query('part in ["train", "valid"]')
-        card.metrics = dict(**metrics(test_table(run), card), trained=split(run).part.value_counts()[['train', 'valid']].to_dict())
-    else:
-        line = evaluation_runs(a.results, find_recipe(a.recipe))
-        with redirect_stdout(sys.stderr): run = trained(a.data, a.recipe, a.run, a.device) # standard output is for the JSON line
-        if not same_recipe(line, settings(run.recipe)):
-            raise HARError(f'{run.path} was trained with another recipe than {a.recipe}: give another --run')
-        model, card = load_bundle(run.path)
-        if line['vocab'] != card.vocab: raise HARError(f'{a.results} and {run.path} have different classes')
-        card.temperature, card.metrics = card_metrics(line, len(images))
-        used = split(run)
-    card.metrics['recipe'] = vars(run.recipe)
+    images, line = read_har(a.data), evaluation_runs(a.results, find_recipe(a.recipe))
+    with redirect_stdout(sys.stderr): run = trained(a.data, a.recipe, a.run, a.device) # standard output is for the JSON line
+    if not same_recipe(line, settings(run.recipe)):
+        raise HARError(f'{run.path} was trained with another recipe than {a.recipe}: give another --run')
+    model, card = load_bundle(run.path)
+    if line['vocab'] != card.vocab: raise HARError(f'{a.results} and {run.path} have different classes')
+    card.temperature, metrics = card_metrics(line, len(images))
+    card.metrics = dict(**metrics, recipe=vars(run.recipe))
     a.to.mkdir(parents=True, exist_ok=True)
     save_bundle(a.to, model, card, half=True)
-    save_trained_on(a.to, used.sha256)
+    save_trained_on(a.to, read_split(run.file('split.csv')).sha256)
     export_graph(a.to)
     full, rounded = Predictor(run.path, half=False), Predictor(a.to, half=False)
     full.card.temperature = card.temperature

@@ -152,18 +152,14 @@ def _check_growth(r:Recipe, arch:Arch) -> None:
 _TRANSFER = dict(bs=32, lr=3e-4, wd=0.05, warmup=1, per_batch=True, weighted=False, crop_scale=(0.35, 1.), num_ops=1, magnitude=7,
                  erase=0.1, tta=True) # what `probe` and `finetune` have in common
 
-# %% ../../nbs/train/00_recipes.ipynb #6a397b7e
-_BEST = dict(size=128, growth=((64, 0.4), (96, 0.6)), epochs=40, bs=64, opt='muon', lr=2e-3, wd=0.05, warmup=2, per_batch=True,
-             ema=0.9975, dropout=0.2, weighted=False, crop_scale=(0.25, 1.), resize='keep', num_ops=0, erase=0.,
-             tta=True) # what `best` and `distilled` have in common
-
 # %% ../../nbs/train/00_recipes.ipynb #2fad8690
 RECIPES = {r.name: r for r in (
     Recipe(name='report'),
     Recipe(name='cpu', size=128, growth=((64, 0.4), (96, 0.4)), epochs=20, bs=64, opt='muon', lr=2e-3, wd=0.05, warmup=2,
            per_batch=True, ema=0.9975, dropout=0.2, crop_scale=(0.35, 1.), resize='keep', num_ops=0, erase=0., tta=True),
-    Recipe(name='best', **_BEST),
-    Recipe(name='distilled', teacher='lite2', soft_labels=True, **_BEST),
+    Recipe(name='best', size=128, growth=((64, 0.4), (96, 0.6)), epochs=40, bs=64, opt='muon', lr=2e-3, wd=0.05, warmup=2,
+           per_batch=True, ema=0.9975, dropout=0.2, weighted=False, crop_scale=(0.25, 1.), resize='keep', num_ops=0,
+           erase=0., tta=True),
     Recipe(name='scratch', arch='xresnet18', size=160, growth=((96, 0.4), (128, 0.6)), epochs=120, bs=128, opt='muon',
            lr=2e-3, wd=0.2, warmup=2, per_batch=True, ema=0.9975, weighted=False, crop_scale=(0.25, 1.), resize='keep',
            cutmix=1., tta=True),
