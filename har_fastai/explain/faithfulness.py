@@ -4,7 +4,7 @@
 
 # %% ../../nbs/explain/01_faithfulness.ipynb #39016958
 from __future__ import annotations
-import copy
+import copy, time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
@@ -19,7 +19,8 @@ from ..predict.predictor import single_thread_pool
 # %% auto #0
 __all__ = ['SHARES', 'ROAD_SHARES', 'gaussian_map', 'random_map', 'rank_pixels', 'class_probs', 'removal_curve',
            'noisy_linear_impute', 'road_curve', 'rank_correlation', 'cascade', 'Faithfulness', 'removal_curves',
-           'faithfulness', 'faithfulness_verdicts', 'describe_faithfulness', 'faithfulness_table', 'plot_faithfulness']
+           'estimate_seconds', 'faithfulness', 'faithfulness_verdicts', 'describe_faithfulness', 'faithfulness_table',
+           'plot_faithfulness']
 
 # %% ../../nbs/explain/01_faithfulness.ipynb #583b86d3
 def gaussian_map(
@@ -244,6 +245,25 @@ def removal_curves(
         with single_thread_pool(torch.get_num_threads()) as pool: parts = list(pool.map(curves, batches))
     else: parts = list(map(curves, batches))
     return {k: {t: torch.cat([p[t] for p in part]).numpy() for t in part[0]} for k, part in zip(maps, zip(*parts))}
+
+# %% ../../nbs/explain/01_faithfulness.ipynb #5d013756
+@torch.no_grad()
+def estimate_seconds(
+    model:nn.Module, # Network that returns logits, in evaluation mode
+    x:torch.Tensor, # Normalised images of one shape, (n, 3, height, width); the first one is timed
+    kinds:int=3 # Number of kinds of map
+)->float: # For each image, with all threads
+    "Estimate how long `removal_curves` takes for an image"
+    x, cores = x[:1], torch.get_num_threads() if x.device.type == 'cpu' else 1
+    classes, gone = torch.zeros(1, dtype=torch.long, device=x.device), torch.rand_like(x[:, :1]) < 0.5
+    def seconds(f):
+        f() # the first call is slower
+        start = time.perf_counter()
+        f()
+        return time.perf_counter() - start
+    passes, imputations = kinds * 2 * (len(SHARES[1:-1]) + len(ROAD_SHARES)) + 3, kinds * 2 * len(ROAD_SHARES)
+    imputing = seconds(lambda: noisy_linear_impute(x, gone, x).cpu()) / cores # on one core for each image
+    return passes * seconds(lambda: class_probs(model, x, classes)) + imputations * imputing
 
 # %% ../../nbs/explain/01_faithfulness.ipynb #84548b64
 def faithfulness(

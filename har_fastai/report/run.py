@@ -4,7 +4,6 @@
 
 # %% ../../nbs/report/02_run.ipynb #c7b1aaee
 from __future__ import annotations
-import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,7 @@ from ..evaluate.scoring import class_indices, format_score, score, score_with_se
 from ..evaluate.unsure import plot_risk_coverage, unsure_scores, unsure_table
 from ..explain.gradcam import Explainer, plot_atlas, plot_cams, most_confident
 from ..explain.faithfulness import (Faithfulness, faithfulness_table, faithfulness, plot_faithfulness,
-                                             describe_faithfulness)
+                                             describe_faithfulness, estimate_seconds)
 from ..predict.bundle import Card, read_card
 from .html import PageFigure, figure, render, section, table, text
 from ..train.recipes import Recipe
@@ -174,13 +173,11 @@ def affordable_images(
     e:Evaluation, # Evaluation of a run
     explainer:Explainer, # Explainer with the model of the run
     most:int=32, # Maximum number of images
-    seconds:float=10. # Time budget
+    seconds:float=6. # Time budget
 )->int: # 0 if fewer than 8 images would fit into the time
-    "Number of images for the faithfulness test within a time budget, estimated from a test on two images"
-    start = time.perf_counter()
-    check_heatmaps(e, explainer, 2)
-    spent = time.perf_counter() - start
-    n = min(most, int(2 * (seconds - spent) / spent))
+    "Number of images for the faithfulness test within a time budget"
+    x, = explainer.tensors([explainer.array(e.preds.path.iloc[0])])
+    n = min(most, int(seconds / estimate_seconds(explainer.model, x[None])))
     return n if n >= 8 else 0
 
 # %% ../../nbs/report/02_run.ipynb #405eaa13
@@ -399,7 +396,7 @@ def _faithfulness_section(faith:Faithfulness|None, figures:list[dict]) -> dict:
     "The section with the test of the heat-maps; its result in words stands above the heat-maps"
     title = 'Faithfulness of the heat-maps'
     if faith is None:
-        return section('faithfulness', title, text('This was not tested: the test was switched off, or would have taken longer than ten '
+        return section('faithfulness', title, text('This was not tested: the test was switched off, or would have taken longer than six '
                                                    'seconds on this machine. To run it, use har_evaluate --faithfulness 64.'))
     means = table(faithfulness_table(faith), f'{plural(faith.n, "image")}, mean and 95 % confidence interval')
     return section('faithfulness', title, means, *figures)
@@ -423,7 +420,7 @@ def write_report(
     run:Run|str|Path, # The run; report.html and figures/ are written into its folder
     preds:pd.DataFrame, # Predictions of the run, with `path`, from `evaluate_run`
     name:str='test', # Name of the images; except for test, it is part of the file name, such as report-all.html
-    faithfulness:int|None=None, # Number of images for the faithfulness test, 0 for none; if None, as many as ten seconds allow, up to 32
+    faithfulness:int|None=None, # Number of images for the faithfulness test, 0 for none; if None, as many as six seconds allow, up to 32
     device='cpu', # Device of the network
     explainer:Explainer|None=None, # Explainer with the model of the run; loaded from its folder if None
     scores:dict|None=None # Scores of `preds`, from `evaluate_run`; computed if None
