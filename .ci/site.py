@@ -130,7 +130,8 @@ def markdown(text, renderer):
 
 def sections(body, title, href):
     "Entries for the search: the title of the page, a heading, its address, and the text below it"
-    parts = re.split(r'<h[1-6] id="([^"]*)">(.*?)<a class="anchor".*?</h[1-6]>', re.sub(r'(?s)<(style|script|svg)\b.*?</\1>', '', body))
+    heading = r'(?s)<h[1-6] id="([^"]*)"[^>]*>(.*?)<a [^>]*class="anchor".*?</h[1-6]>'
+    parts = re.split(heading, re.sub(r'(?s)<(style|script|svg)\b.*?</\1>', '', body))
     rows = zip(['', *parts[1::3]], ['', *parts[2::3]], parts[::3])
     return [(title, plain(heading), f'{href}#{slug}' if slug else href, plain(text)) for slug, heading, text in rows]
 

@@ -230,5 +230,7 @@ def test_search_theme_and_menu_work(site, browser):
     assert not page.is_visible('#sidebar'); page.click('#menu'); assert page.is_visible('#sidebar'); page.click('#menu')
     page.fill('#search', 'onnxpredictor'); page.press('#search', 'Enter'); page.wait_for_url('**/predict/onnx.html#onnxpredictor')
     assert page.evaluate(theme) == 'dark'
+    for word in ('install', 'confidence', 'webcam', 'colab', 'gpu'): # in headings, or only in the text
+        page.fill('#search', word); assert word in page.inner_text('#found').lower(), word
     page.fill('#search', 'qzx'); assert page.inner_text('#found') == 'Nothing found'
     page.close()
