@@ -4,6 +4,8 @@ from importlib import import_module
 
 import pytest
 
+from har_fastai.cli import har_app, har_predict, har_train
+from har_fastai.predict.base import shipped_model
 from helpers import call, image, read_rows, run, scripts, start
 
 BAR = '\r\x1b█▏░' # characters of a progress bar
@@ -153,6 +155,24 @@ def test_prediction_refuses_bad_arguments(trained, tmp_path, refuse, monkeypatch
     monkeypatch.chdir(tmp_path); (tmp_path/'empty').mkdir(); image(1).save('a.png')
     code, message = refuse(har_predict, *argv, '--model', trained.run)
     assert code == 2 and all(w in message for w in words), message
+
+
+def test_impossible_combinations_are_refused(tmp_path, refuse):
+    onnx = shipped_model()/'model.onnx'
+    (tmp_path/'a.jpg').write_text('no image'); (tmp_path/'a.mp4').write_text('no clip')
+    for command, argv, words in ((har_predict, [tmp_path/'a.mp4', tmp_path/'a.jpg'], 'images and clips cannot be mixed'),
+                                 (har_predict, [tmp_path/'a.jpg', '--model', onnx], 'could not be read'),
+                                 (har_predict, [tmp_path/'a.jpg', '--model', onnx, '--device', 'cuda'], 'runs on the CPU only'),
+                                 (har_app, [tmp_path/'nowhere'], 'nowhere')):
+        code, message = refuse(command, *argv)
+        assert code == 2 and words in message, message
+
+
+def test_former_names_of_options_are_accepted(tmp_path, refuse):
+    code, message = refuse(har_train, '--data', tmp_path, '--recipe', 'repotr', '--packed', 'no', '--faithful', 0)
+    assert code == 2 and 'repotr' in message
+    code, message = refuse(har_predict, tmp_path/'*.gif', '--least', 1)
+    assert code == 2 and 'gif' in message
 
 
 def test_a_closed_pipe_is_no_error(trained):

@@ -71,8 +71,8 @@ def common_predictions(
 # %% ../../nbs/report/01_compare.ipynb #f19a0c35
 def images_per_second(
     runs:list[Run], # Finished runs
-    n:int=32, # Number of random images that are timed
-    rounds:int=5 # Number of rounds, 1 or more; the fastest one is reported
+    n:int=16, # Number of random images that are timed
+    rounds:int=4 # Number of rounds, 1 or more; the fastest one is reported
 )->list[float]: # On the CPU of this machine, for each run
     "Measure the speed of the models of runs, in turns"
     rng, timed, fastest = np.random.default_rng(0), [], [np.inf] * len(runs)
