@@ -8,10 +8,11 @@ import nbformat, pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from helpers import NBS, notebooks
+from helpers import NBS, mostly_slow, notebooks
 
 ALL = os.environ.get('HAR_NOTEBOOKS') == 'all'
 PATHS = [p for p in notebooks() if ALL or p.is_relative_to(NBS/'tutorials')]
+FIRST = [p for p in PATHS if p.stem not in ('leak', 'report', 'better')] # those that a new user reads; the others are studies
 LEFT_OUT = re.compile(r'(?m)^#\|\s*(eval:\s*false|slow)\s*$|nbdev_export\(\)') # cells that nbdev_test also skips
 SECONDS = 120 # of processor time: a minute on two cores
 
@@ -26,7 +27,7 @@ def execute(path) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-@pytest.mark.parametrize('path', PATHS, ids=lambda p: p.relative_to(NBS).as_posix())
+@pytest.mark.parametrize('path', mostly_slow(PATHS, FIRST, 'tutorials that are studies'), ids=lambda p: p.relative_to(NBS).as_posix())
 def test_notebook_runs(path, monkeypatch, record_property):
     monkeypatch.delenv('MPLBACKEND') # Jupyter sets its own
     seconds = execute(path); record_property('seconds', round(seconds, 1)); print(f'{seconds:.1f} s of processor time')
