@@ -166,6 +166,9 @@ def describe_comparison(
     "The result of a comparison as text"
     first, out = c.table.index[0], []
     for name, r in c.table.iloc[1:].iterrows():
+        if not (r.only_this or r.only_first):
+            out.append(f'{name} is right on the same images as {first} ({c.n:,} images)')
+            continue
         verdict = 'is better than' if r.diff_low > 0 else 'is worse than' if r.diff_high < 0 else 'does not differ significantly from'
         out.append(f'{name} {verdict} {first}: macro-F1 {r.difference:+.3f} '
                    f'(95 % confidence interval {r.diff_low:+.3f} to {r.diff_high:+.3f}, {c.n:,} images; '

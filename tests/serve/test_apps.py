@@ -166,7 +166,7 @@ def test_the_pages_with_report_and_comparison(runs, tmp_path):
     at = page('report_page', *runs)
     assert works(at) and 'sandbox="allow-same-origin"' in frames(at)[0] and 'human action recognition' in frames(at)[0]
     at = page('compare_page', *runs)
-    assert works(at) and 'copy does not differ significantly from' in frames(at)[0]
+    assert works(at) and 'copy is right on the same images as' in frames(at)[0]
     bare = tmp_path/'bare'; bare.mkdir()
     for f in ('model.json', 'model.safetensors'): shutil.copy(runs[0]/f, bare)
     at = page('report_page', bare)
@@ -342,7 +342,7 @@ def test_a_report_is_shown_and_its_script_is_not_run(tab):
 def test_runs_are_compared(tab):
     p = tab('/compare')
     inner = p.frame_locator('iframe[title="Comparison of runs"]').frame_locator('iframe')
-    inner.get_by_text('does not differ significantly from').wait_for(timeout=60_000)
+    inner.get_by_text('is right on the same images as').wait_for(timeout=60_000)
 
 
 # ---- the notebook app ----
