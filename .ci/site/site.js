@@ -35,6 +35,8 @@ input.onkeydown = e => { if (e.key == 'Enter') found.querySelector('a[href]')?.c
 document.addEventListener('click', e => { if (!e.target.closest('.search')) found.hidden = true })
 document.addEventListener('keydown', e => { if (e.key == '/' && document.activeElement != input && !e.ctrlKey) { e.preventDefault(); input.focus() } })
 
+for (const t of document.querySelectorAll('main table, main pre')) if (t.scrollWidth > t.clientWidth) t.tabIndex = 0 // so that the keyboard can scroll it
+
 for (const pre of document.querySelectorAll('main .highlight pre')) {
   const b = pre.parentNode.appendChild(document.createElement('button'))
   b.className = 'copy'; b.textContent = 'Copy'; b.onclick = () => navigator.clipboard.writeText(pre.textContent).then(() => { b.textContent = 'Copied'; setTimeout(() => b.textContent = 'Copy', 1200) })
