@@ -241,7 +241,6 @@ def export_graph(
     model.metadata_props.add(key='weights', value='model.safetensors')
     for node in model.graph.node: del node.metadata_props[:] # names of Python's modules and lines
     del model.graph.value_info[:]
-    file.unlink(missing_ok=True)
     with write_atomic(file) as f: f.write(model.SerializeToString())
     try: _verify(predictor, _onnx_outputs(file), 'ONNX')
     except HARError: file.unlink(); raise

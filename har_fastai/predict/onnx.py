@@ -82,7 +82,7 @@ class OnnxPredictor(BasePredictor):
     def _check_weights(self) -> None:
         "Raise `HARError` if the weights are in another file, which is not the one that the graph was written for"
         weights = self._session.get_modelmeta().custom_metadata_map.get('weights')
-        if weights and sha256_file(self.file.parent/Path(weights).name) != self.card.sha256:
+        if weights and isinstance(self.file, Path) and sha256_file(self.file.parent/Path(weights).name) != self.card.sha256:
             raise HARError(f'{self.file.parent/Path(weights).name} has changed since {self.file.name} was written: export the model again')
 
     def _fits_card(self) -> bool:
