@@ -123,10 +123,11 @@ def training_means(
     each:int=40 # Training images of each class whose features are averaged, at most
 )->torch.Tensor: # float32 of shape (classes, features)
     "The mean features of the classes, to which a predictor compares images, see `class_means`"
-    extractor, sources = FeatureExtractor((learn.model, card), learn.dls.device), np.array(image_sources(learn, df), dtype=object)
+    known = learn.recipe.probe and learn.recipe.epochs == 1 # the features of the probe are those of the final network
+    extractor = FeatureExtractor((learn.model, card), learn.dls.device, half=None if known else False) # as at evaluation
+    sources = np.array(image_sources(learn, df), dtype=object)
     train = df[df.part == 'train'].groupby('label', group_keys=False).sample(frac=1, random_state=0).groupby('label').head(each)
     images = list(sources[train.index]) # the index of a split table counts its rows
-    known = learn.recipe.probe and learn.recipe.epochs == 1 # the features of the probe are those of the final network
     features = cached_features(extractor, train.sha256, images) if known else extractor.features(images)
     return torch.from_numpy(class_means(features, train.label.map(learn.dls.vocab.o2i).to_numpy(), len(card.vocab)))
 

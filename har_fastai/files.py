@@ -214,6 +214,7 @@ def _start_worker(f:Callable) -> None:
     _inherited = f
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(1, signal.SIGKILL) # PR_SET_PDEATHSIG
+    if torch := sys.modules.get('torch'): torch.set_num_threads(1) # the threads of its parent do not exist here, and would be waited for
 
 def _call_inherited(some:list) -> list[tuple]:
     "Results in a forked process, the first with the warnings of the call"

@@ -48,9 +48,9 @@ def part_splitter(
     return tuple(np.flatnonzero(df.part == p).tolist() for p in ('train', 'valid'))
 
 # %% ../../nbs/data/07_loaders.ipynb #f145cf74
-def _rows_block(item_tfms=None) -> DataBlock:
+def _rows_block(item_tfms=None, vocab=None) -> DataBlock:
     "The DataBlock of a split table, with transforms of the images or without"
-    return DataBlock(blocks=(TransformBlock(type_tfms=HARImage.create), CategoryBlock()), get_x=ColReader('path'),
+    return DataBlock(blocks=(TransformBlock(type_tfms=HARImage.create), CategoryBlock(vocab)), get_x=ColReader('path'),
                      get_y=ColReader('label'), splitter=part_splitter, item_tfms=item_tfms)
 
 # %% ../../nbs/data/07_loaders.ipynb #bac7daac
@@ -244,7 +244,8 @@ def cached_dls(
     "DataLoaders of decoded images"
     device = default_device() if device is None else torch.device(device)
     bs = _fitting(bs, _check_parts(df))
-    dss, rows = _rows_block().datasets(df), part_splitter(df)
+    rows = part_splitter(df)
+    dss = _rows_block(vocab=sorted(df.label.iloc[rows[0]].unique())).datasets(df) # fastai would read them one by one
     norm = NormalizeBytes.from_stats(mean, std, cuda=False) # the loader moves it to its device
     kw = dict(cache=cache, size=size, crop_scale=crop_scale, resize=resize, device=device, pixels=_on_gpu(cache, device),
               after_item=[*eval_tfms(size, resize), ToTensor()], after_batch=[*batch_tfms(**augment), norm])

@@ -99,22 +99,26 @@ class _Similarity(nn.Module):
         "The similarities of the last batch of this thread, averaged over the images and their flips with TTA"
         return self.kept.value.unflatten(0, (2, -1)).mean(0) if tta else self.kept.value
 
+# %% ../../nbs/predict/02_predictor.ipynb #27120417
+_SMALL_BATCH = 2**15 # pixels of a batch on a CPU, if an image has fewer
+
 # %% ../../nbs/predict/02_predictor.ipynb #98fe0668
 class Predictor(BasePredictor):
     "Predict the classes of images with a saved model"
     def __init__(self,
         folder=None, # A folder with a model, such as a run; a name in `SHIPPED`; a network (copied) and its `Card`; None for the default
         device='cpu', # Device of the network
-        bs:int=32, # Maximum batch size on a GPU; a CPU processes images one at a time
+        bs:int=32, # Maximum batch size on a GPU; on a CPU each core processes one image at a time, or a few if they are small
         half:bool|None=None, # Compute in bfloat16? Default: if the CPU supports it. Probabilities are then accurate to two or three digits
         fold:bool=True # Fold batch norms into convolutions? The network is then faster and computes the same
     ):
         self.device,self.bs = torch_device(device),bs; cpu = self.device.type == 'cpu'
-        self.dtype = torch.bfloat16 if (cpu and native_bf16() if half is None else half) else torch.float32
-        self._layout = torch.channels_last if cpu else torch.contiguous_format
-        self._chunk,self._threads = (1, torch.get_num_threads()) if cpu else (bs, os.cpu_count())
         if isinstance(folder, tuple): model, self.card = network_of(folder[1], folder[0].state_dict()), folder[1]
         else: model, self.card = load_bundle(find_model(folder))
+        self.dtype = torch.bfloat16 if (cpu and native_bf16() if half is None else half) else torch.float32
+        self._layout = torch.channels_last if cpu else torch.contiguous_format
+        few = max(1, _SMALL_BATCH // self.card.size**2) if self.dtype == torch.float32 else 1 # bfloat16 rounds batches differently
+        self._chunk,self._threads = (few, torch.get_num_threads()) if cpu else (bs, os.cpu_count())
         self.model = (fold_batch_norm(model) if fold else model).to(self.device, self.dtype, memory_format=self._layout)
         self.similarity_layer = self._watch_features()
 

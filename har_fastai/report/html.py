@@ -5,6 +5,7 @@
 # %% ../../nbs/report/00_html.ipynb #7e45a173
 from __future__ import annotations
 import base64, io, time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 import pandas as pd
@@ -18,10 +19,13 @@ __all__ = ['PAGE_TEMPLATE', 'PageFigure', 'text', 'table', 'figure', 'section', 
 @dataclass
 class PageFigure:
     "A figure of a page"
-    fig:object # A matplotlib figure
+    plot:Callable|object # A function that draws a matplotlib figure, called when it is needed; or the figure
     caption:str # How to read it; also part of the alternative text
     photo:bool=False # Does it contain photographs? They are embedded as JPEG
     wide:bool=False # Too detailed for the width of a phone? It then scrolls horizontally
+
+    @cached_property
+    def fig(self): return self.plot() if callable(self.plot) else self.plot
 
     @cached_property
     def image(self): return render_figure(self.fig)

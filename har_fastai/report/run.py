@@ -5,7 +5,7 @@
 # %% ../../nbs/report/02_run.ipynb #c7b1aaee
 from __future__ import annotations
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..files import parallel_map, plural, write_atomic
@@ -71,7 +71,7 @@ def _history_figure(e:Evaluation) -> PageFigure:
     kept = ('The circle marks the epoch whose weights were kept, the best on validation images.' if e.validated else
             'The weights of the last epoch were kept, because there were no validation images.')
     caption = f'Loss and macro-F1 by epoch. {kept} Training images are augmented, and are scored during the epoch.'
-    return PageFigure(plot_history(e.history), caption, wide=True)
+    return PageFigure(partial(plot_history, e.history), caption, wide=True)
 
 def _reliability_figure(e:Evaluation) -> PageFigure:
     "The reliability diagram, before and after temperature scaling"
@@ -79,7 +79,7 @@ def _reliability_figure(e:Evaluation) -> PageFigure:
     raw = {} if t == 1 else {'temperature 1': apply_temperature(e.probs, 1 / t)}
     fitted = '; the other temperature was fitted on validation images.' if e.validated else '.'
     caption = f'Accuracy by predicted probability. Temperature 1: the network as trained{fitted}'
-    return PageFigure(plot_reliability(e.y, {**raw, f'temperature {t:.2f}': e.probs}), caption)
+    return PageFigure(partial(plot_reliability, e.y, {**raw, f'temperature {t:.2f}': e.probs}), caption)
 
 # %% ../../nbs/report/02_run.ipynb #5a1b2c3e
 RISK_CAPTION = ('The error rate if only the predictions with the highest probabilities are used. '
@@ -94,18 +94,18 @@ def evaluation_figures(
     few, title = e.sample(n), f'Confusion matrix, {plural(len(e.preds), e.kind + " image")}'
     return dict(
         history=_history_figure(e),
-        confusion=PageFigure(plot_confusion(e.cm, e.vocab, title), (
+        confusion=PageFigure(partial(plot_confusion, e.cm, e.vocab, title), (
             'Rows: true class; columns: predicted class. Numbers count images. The colour is the share of the true class, which is also '
             'given in per cent on the diagonal and for 5 % or more.'), wide=True),
-        classes=PageFigure(plot_classes(e.cm, e.vocab), (
+        classes=PageFigure(partial(plot_classes, e.cm, e.vocab), (
             'Accuracy of each class, best first, with 95 % confidence intervals (Wilson). If the intervals of two classes overlap '
             'widely, their order is uncertain.'), wide=True),
         reliability=_reliability_figure(e),
-        **({'risk': PageFigure(plot_risk_coverage(e.preds, e.card), RISK_CAPTION)} if e.card.unsure else {}),
-        predictions=PageFigure(plot_predictions(few, f'{plural(len(few), "random image")}'), (
+        **({'risk': PageFigure(partial(plot_risk_coverage, e.preds, e.card), RISK_CAPTION)} if e.card.unsure else {}),
+        predictions=PageFigure(partial(plot_predictions, few, f'{plural(len(few), "random image")}'), (
             'Blue frame and tick: correct. Orange frame and cross: wrong, with the true class in the second line. The number is the '
             'probability of the predicted class.'), photo=True, wide=True),
-        top_losses=PageFigure(plot_top_losses(e.preds, n), (
+        top_losses=PageFigure(partial(plot_top_losses, e.preds, n), (
             'The images with the largest loss, with the probabilities of the true and of the predicted class. Some of these labels may be '
             'wrong.'), photo=True, wide=True))
 
@@ -133,8 +133,8 @@ def heatmap_figures(
     sure = sure[sure.cls.isin(shown)]
     maps, small = _explain_once(explainer, [*few.path, *sure.path])
     which = f' of the {len(shown)} with the lowest F1, of {len(e.vocab)}' if len(shown) < len(e.vocab) else ''
-    heatmaps = plot_cams(small[:len(few)], maps[:len(few)], list(few.label), 'Evidence for the predicted class (Grad-CAM)')
-    atlas = plot_atlas(sure.assign(path=small[len(few):]), maps[len(few):], shown, each)
+    heatmaps = partial(plot_cams, small[:len(few)], maps[:len(few)], list(few.label), 'Evidence for the predicted class (Grad-CAM)')
+    atlas = partial(plot_atlas, sure.assign(path=small[len(few):]), maps[len(few):], shown, each)
     return dict(
         heatmaps=PageFigure(heatmaps, (
             'The same random images as above. The brighter a region, the more it contributes to the predicted class. The resolution is '
@@ -172,7 +172,7 @@ def check_heatmaps(
 def affordable_images(
     e:Evaluation, # Evaluation of a run
     explainer:Explainer, # Explainer with the model of the run
-    most:int=32, # Maximum number of images
+    most:int=24, # Maximum number of images
     seconds:float=6. # Time budget
 )->int: # 0 if fewer than 8 images would fit into the time
     "Number of images for the faithfulness test within a time budget"
@@ -403,9 +403,9 @@ def _faithfulness_section(faith:Faithfulness|None, figures:list[dict]) -> dict:
 
 # %% ../../nbs/report/02_run.ipynb #a57c0961
 def _save_figures(e:Evaluation, figures:dict[str, PageFigure]) -> dict[str, dict]:
-    "Save figures in the folder of the run, and convert them to parts of the page"
+    "Draw figures, save them in the folder of the run, and convert them to parts of the page"
     folder = 'figures' if e.name == 'test' else f'figures/{e.name}'
-    plots = list(figures.values()) # matplotlib's figures cannot be sent to another process, but those forked from this one have them
+    plots = list(figures.values()) # in processes that are forked from this one, as they cannot be sent to another
     made = list(parallel_map(lambda some: [(plots[i].png, figure(plots[i])) for i in some], range(len(plots)), k=1, least=2, threads=False))
     for name, (png, _) in zip(figures, made):
         with write_atomic(e.run.file(f'{folder}/{name}.png')) as file: file.write(png)
@@ -420,7 +420,7 @@ def write_report(
     run:Run|str|Path, # The run; report.html and figures/ are written into its folder
     preds:pd.DataFrame, # Predictions of the run, with `path`, from `evaluate_run`
     name:str='test', # Name of the images; except for test, it is part of the file name, such as report-all.html
-    faithfulness:int|None=None, # Number of images for the faithfulness test, 0 for none; if None, as many as six seconds allow, up to 32
+    faithfulness:int|None=None, # Number of images for the faithfulness test, 0 for none; if None, as many as six seconds allow, up to 24
     device='cpu', # Device of the network
     explainer:Explainer|None=None, # Explainer with the model of the run; loaded from its folder if None
     scores:dict|None=None # Scores of `preds`, from `evaluate_run`; computed if None
@@ -429,10 +429,10 @@ def write_report(
     run = run if isinstance(run, Run) else Run(run)
     explainer = explainer or Explainer(run.path, device)
     e = Evaluation(run, preds, name, explainer.card, scores)
-    figures, faith = {**evaluation_figures(e), **heatmap_figures(e, explainer)}, None
+    figures, faith = {**heatmap_figures(e, explainer), **evaluation_figures(e)}, None # those that take longest first
     if n := affordable_images(e, explainer) if faithfulness is None else faithfulness:
         faith = check_heatmaps(e, explainer, n)
-        figures['faithfulness'] = PageFigure(plot_faithfulness(faith), FAITHFULNESS_CAPTION, wide=True)
+        figures['faithfulness'] = PageFigure(partial(plot_faithfulness, faith), FAITHFULNESS_CAPTION, wide=True)
     sections = report_sections(e, _save_figures(e, figures), faith)
     scored = plural(len(preds), e.kind + ' image')
     subtitle = (f'Data set {Path(run.info.get("data", "?")).name}; {e.card.arch}, recipe “{run.recipe.name}”, seed {run.recipe.seed}; '
