@@ -35,8 +35,8 @@ def report_cnn(n_out):
 
 class PlainLoop:
     "The training loop of the report; `epoch` trains on all rows of a table once and validates"
-    def __init__(self, df, size, bs, device='cpu'):
-        self.train, self.valid, self.bs, self.device = Images(df, size), Images(df, size, 'valid'), bs, device
+    def __init__(self, df, size, bs, device='cpu', workers=0):
+        self.train, self.valid, self.bs, self.device, self.workers = Images(df, size), Images(df, size, 'valid'), bs, device, workers
         self.model, self.loss_func = report_cnn(15).to(device), nn.CrossEntropyLoss(label_smoothing=0.1)
         self.opt = torch.optim.AdamW(self.model.parameters(), lr=3e-4, weight_decay=1e-4)
 
@@ -44,7 +44,7 @@ class PlainLoop:
         "Train for an epoch; yields after each step"
         self.model.train()
         sampler = WeightedRandomSampler(self.train.weights, len(self.train))
-        for x, y in DataLoader(self.train, self.bs, sampler=sampler, drop_last=True):
+        for x, y in DataLoader(self.train, self.bs, sampler=sampler, drop_last=True, num_workers=self.workers):
             loss = self.loss_func(self.model(x.to(self.device)), y.to(self.device))
             self.opt.zero_grad(); loss.backward(); self.opt.step()
             loss.item() # the report computes a running loss

@@ -440,16 +440,29 @@ def har_app(argv=None):
 @_command
 def har_export(argv=None):
     "Export a model, with a description of its preprocessing, as one file for other programs"
-    p = _parser(har_export, '--format onnx --out model.onnx',
-                'runs/photos --format pt2 --out model.pt2')
+    p = _parser(har_export, '--format onnx --out model.onnx', 'runs/photos --format pt2 --out model.pt2',
+                '--format onnx --out int8.onnx --quantize "Human Action Recognition/train"')
     p.add_argument('run', metavar='RUN', nargs='?', help=f'folder of a run, or a model in the package: {_SHIPPED_DEFAULT}')
     p.add_argument('--format', required=True, metavar='onnx|pt2', help='onnx: for ONNX Runtime and other tools; pt2: for torch.export.load')
     p.add_argument('--out', required=True, metavar='FILE', help='file to create; it must not exist')
+    p.add_argument('--quantize', metavar='DATA',
+                   help='write 8-bit integers, which are smaller and faster; DATA: folder, archive or table of training images, of which 256 are used')
     a = p.parse_args(argv)
     if a.format not in ('onnx', 'pt2'): raise HARError(f'--format is {a.format!r} and must be onnx or pt2')
+    if a.quantize:
+        if a.format != 'onnx': raise HARError('--quantize writes ONNX files only: use --format onnx')
+        return _export_int8(a)
     from har_fastai.predict.export import export_onnx, export_pt2
     file = (export_onnx if a.format == 'onnx' else export_pt2)(a.run, a.out)
     print(f"{file}: {file.stat().st_size / 1e6:,.1f} MB; its predictions for drawings agree with the model's")
+
+# %% ../nbs/11_cli.ipynb #13cdee9c
+def _export_int8(a) -> None:
+    "The part of `har_export` for 8-bit integers"
+    from har_fastai.predict.quantization import calibration_images, export_int8
+    file, agreement, n = export_int8(a.run, a.out, calibration_images(a.quantize))
+    print(f'{file}: {file.stat().st_size / 1e6:,.1f} MB; it predicts the same class as the model for {agreement:.1%} of {n} images '
+          'that were not used for the calibration')
 
 # %% ../nbs/11_cli.ipynb #7cb02375
 @_command

@@ -158,6 +158,9 @@ def _map_ahead(f, *items):
     "Like `map`, computed in one thread, one result ahead"
     with ThreadPoolExecutor(1) as pool: yield from prefetch_map(lambda args: [f(*args[0])], zip(*items), pool, ahead=1)
 
+# %% ../../nbs/data/07_loaders.ipynb #308e186b
+_TOGETHER = 256 # training images that a GPU crops and augments at once
+
 # %% ../../nbs/data/07_loaders.ipynb #6d3b6e9c
 class CachedDL(WeightedDL):
     "A weighted loader of decoded images from an `ImageCache`"
@@ -201,6 +204,11 @@ class CachedDL(WeightedDL):
         if not self.dataset.split_idx: return self.crop_all([torch.tensor(idxs) for idxs in chunked(samps, self.bs, self.drop_last)])
         return map(self.valid_batch, (idxs for _, same in groupby(samps, self.shape) for idxs in chunked(list(same), self.bs)))
 
+    def __iter__(self):
+        for x, y in super().__iter__():
+            if self.pixels is None: yield x, y
+            else: yield from zip(x.split(self.bs), y.split(self.bs)) # several batches were augmented together
+
     def pair(self, x, idxs): return TensorImage(x), TensorCategory(self.y[idxs])
 
     def crop_all(self, batches):
@@ -208,9 +216,11 @@ class CachedDL(WeightedDL):
         self.batches = batches # row numbers of the images in each batch of this epoch
         idxs = torch.cat(batches) if batches else torch.empty(0, dtype=torch.long)
         boxes = random_crops(self.height[idxs], self.width[idxs], self.crop_scale).split([len(b) for b in batches])
-        def on_gpu(i, b): return self.pair(crop_resize_batch(self.pixels, self.start[i] // 3, self.width[i], b, self.size), i)
+        def on_gpu(i, b):
+            i, b = torch.cat(i), torch.cat(b)
+            return self.pair(crop_resize_batch(self.pixels, self.start[i] // 3, self.width[i], b, self.size), i)
         def on_cpu(i, b): return self.pair(_crop_batch(self.cache, self.rows[i], b, self.size), i)
-        if self.pixels is not None: return map(on_gpu, batches, boxes)
+        if self.pixels is not None: return map(on_gpu, *(chunked(v, max(1, _TOGETHER // self.bs)) for v in (batches, boxes)))
         return (map if self.device is None or self.device.type == 'cpu' else _map_ahead)(on_cpu, batches, boxes)
 
     def valid_batch(self, idxs):
