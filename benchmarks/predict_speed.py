@@ -3,7 +3,7 @@
 The sides alternate in rounds and their medians are compared, so changes in the speed of the machine affect all of them. The
 network is the baseline with random weights, since the speed does not depend on the weights; the images are drawn, or those of
 --data. All sides start from the bytes of an image file, except `batches_network`, which starts from arrays. Prints one JSON line;
-ratios above 1 mean that `Predictor` is faster.
+ratios above 1 mean that `Predictor` is faster. Those of `int8` compare with the exported network in 8-bit integers instead.
 """
 from __future__ import annotations
 import argparse, contextlib, importlib.util, json, os, subprocess, sys, tempfile, time
@@ -12,7 +12,10 @@ from statistics import median
 import fastai, numpy as np, torch
 from har_fastai.images import IMAGENET_MEAN, IMAGENET_STD, preprocess, find_images, open_image
 from har_fastai.predict.bundle import Card, save_bundle
+from har_fastai.predict.export import _onnx_model
+from har_fastai.predict.onnx import OnnxPredictor
 from har_fastai.predict.predictor import Predictor
+from har_fastai.predict.quantization import quantize
 from har_fastai.data.loaders import HARImage
 from har_fastai.drawing.dataset import draw_har
 from har_fastai.testing import synth_har_learner
@@ -53,6 +56,12 @@ def onnx_session(model, size, tmp):
     opts.add_session_config_entry('session.intra_op.allow_spinning', '0') # waiting threads would slow the other sides down
     return ort.InferenceSession(tmp/'model.onnx', opts, providers=['CPUExecutionProvider'])
 
+def eight_bits(run, data):
+    "The network in 8-bit integers, calibrated on the first images, or None if a package is missing"
+    if not all(importlib.util.find_spec(m) for m in ('onnxruntime', 'onnx', 'onnxscript')): return None
+    exact = Predictor(run, half=False)
+    return OnnxPredictor(quantize(_onnx_model(exact), [exact.array(d) for d in data[:64]]).SerializeToString())
+
 def turns(sides, rounds, repeat, per):
     "Call the sides alternately; for each the median seconds of a call, divided by `per`"
     times = {k: [] for k in sides}
@@ -86,17 +95,20 @@ def main(a, tmp):
     one = dict(predictor=lambda i: predictor.predict(data[i]), learner=lambda i: learn.predict(HARImage.create(data[i])),
                eager=eager)
     if session: one['onnx'] = lambda i: vocab[session.run(None, {'x': np.ascontiguousarray(openers[i]()[None])})[0].argmax()]
+    small = eight_bits(tmp/'run', data)
+    if small: one['int8'] = lambda i: small.predict(data[i])
     many = dict(predictor=lambda i: predictor.probs(data), batches=lambda i: plain_batches(plain, openers, a.bs),
                 batches_network=lambda i: plain_batches(plain, ready, a.bs))
+    if small: many['int8'] = lambda i: small.probs(data)
     with learn.no_bar(), learn.no_logging():
         labels = all(predictor.predict(d)[0] == learn.predict(HARImage.create(d))[0] for d in data[:8])
         one = turns(one, a.rounds, 8, 1)
     diff = float(np.abs(predictor.probs(data) - plain_batches(plain, ready, a.bs)).max())
     many = turns(many, a.rounds, 1, len(data))
     cold = cold_start(tmp/'run', data[0], tmp, 1 if a.quick else 5)
-    ratios = {f'one_vs_{k}': one[k] / one['predictor'] for k in one if k != 'predictor'}
-    ratios |= {f'many_vs_{k}': many[k] / many['predictor'] for k in many if k != 'predictor'}
-    return dict(what='time of a prediction, other / Predictor', ratios=ratios,
+    def against(side): return {f'{name}_vs_{k}': t[k] / t[side] for name, t in (('one', one), ('many', many)) for k in t if k != side}
+    ratios, int8 = against('predictor'), against('int8') if small else {}
+    return dict(what='time of a prediction, other / Predictor', ratios=ratios, int8=int8,
                 one_p50_ms={k: 1e3 * v for k, v in one.items()}, many_images_per_s={k: 1 / v for k, v in many.items()}, cold_start_s=cold,
                 same_labels=labels, largest_difference=diff, n=len(data), rounds=a.rounds, bs=a.bs, size=a.size, arch='baseline',
                 images=a.data and 'own' or 'drawn', threads=torch.get_num_threads(), cores=os.cpu_count(), load_1min=os.getloadavg()[0],
