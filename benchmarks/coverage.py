@@ -9,8 +9,8 @@ import json
 
 import numpy as np
 
-from har_fastai.evaluate.metrics import (accuracy, bootstrap_interval, confusion, macro_f1, mean_interval, paired_bootstrap,
-                                         score_interval, weighted_f1, wilson_interval)
+from har_fastai.evaluate.metrics import (accuracy, bootstrap_interval, confusion, difference_interval, macro_f1, mean_interval,
+                                         paired_bootstrap, score_interval, weighted_f1, wilson_interval)
 
 
 def population(k, recalls, n=1_000_000, seed=0):
@@ -37,6 +37,7 @@ if __name__ == '__main__':
     stats = dict(macro_f1=macro_f1, weighted_f1=weighted_f1, accuracy=accuracy)
     truth = {k: f(whole) for k, f in stats.items()} | dict(
         macro_f1_bootstrap=macro_f1(whole), top3=top.mean(), difference=macro_f1(other) - macro_f1(whole),
+        difference_bootstrap=macro_f1(other) - macro_f1(whole),
         recall=(np.diag(whole) / whole.sum(1))[0])
     held = {k: 0 for k in truth}
     for s in range(args.simulations):
@@ -45,7 +46,8 @@ if __name__ == '__main__':
         ends = {k: score_interval(cm, f, n_boot=2000, seed=s) for k, f in stats.items()}
         ends['macro_f1_bootstrap'] = bootstrap_interval(cm, n_boot=2000, seed=s)
         ends['top3'] = mean_interval(top[i], n_boot=2000, seed=s)
-        ends['difference'] = paired_bootstrap(y[i], a[i], b[i], args.classes, n_boot=2000, seed=s)[1:]
+        ends['difference'] = difference_interval(y[i], a[i], b[i], args.classes, n_boot=2000, seed=s)[1:]
+        ends['difference_bootstrap'] = paired_bootstrap(y[i], a[i], b[i], args.classes, n_boot=2000, seed=s)[1:]
         ends['recall'] = [float(e[0]) for e in wilson_interval(cm[:1, 0], cm[:1].sum(1))]
         for k, (low, high) in ends.items(): held[k] += low <= truth[k] <= high
     print(json.dumps(dict(what='share of 95 % confidence intervals that hold the truth', images='simulated', scored=args.n,

@@ -11,7 +11,8 @@ from ..files import HARError
 __all__ = ['FEW', 'prob_columns', 'prob_array', 'confusion', 'class_f1', 'macro_f1', 'weighted_f1', 'accuracy', 'top_k_hits',
            'bootstrap_interval', 'mean_interval', 'bootstrap_samples', 'wilson_interval', 'score_interval',
            'with_wilson', 'average_rows', 'classification_table', 'class_intervals', 'confused_pairs', 'reliability',
-           'ece', 'nll', 'apply_temperature', 'fit_temperature', 'paired_bootstrap', 'mcnemar']
+           'ece', 'nll', 'apply_temperature', 'fit_temperature', 'paired_bootstrap', 'mcnemar', 'adjusted_wald',
+           'difference_interval']
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #a9e47ff0
 def prob_columns(
@@ -335,3 +336,33 @@ def mcnemar(
     from scipy.stats import binomtest
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     return only_a, only_b, float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.
+
+# %% ../../nbs/evaluate/00_metrics.ipynb #11b44954
+def adjusted_wald(
+    only_a:int, # Images that only the first model gets right
+    only_b:int, # Images that only the second model gets right
+    n:int, # Number of images
+    level:float=0.95 # Confidence level, 0–1
+)->tuple[float, float]: # Lower and upper end, -1 to 1
+    "The interval of Bonett and Price for the difference of two accuracies on the same images"
+    from scipy.special import ndtri
+    a, b = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
+    half = ndtri((1 + level) / 2) * np.sqrt((a + b - (b - a)**2) / (n + 2))
+    return max(-1., float(b - a - half)), min(1., float(b - a + half))
+
+# %% ../../nbs/evaluate/00_metrics.ipynb #26bcc4f9
+def difference_interval(
+    y:np.ndarray, # True classes, integers
+    a:np.ndarray, # Classes predicted by the first model, integers
+    b:np.ndarray, # Classes predicted by the second model, integers
+    n:int, # Number of classes
+    stat=macro_f1, # `macro_f1`, `weighted_f1` or `accuracy`
+    n_boot:int=4000, # Number of bootstrap samples
+    seed:int=0 # Seed of the random draws
+)->tuple[float, float, float]: # stat(b) - stat(a), and the ends of its 95 % confidence interval
+    "The `paired_bootstrap` of a difference, joined with the `adjusted_wald` interval if there are few images"
+    y, a, b = map(np.asarray, (y, a, b))
+    point, *ends = paired_bootstrap(y, a, b, n, stat, n_boot, seed)
+    if len(y) >= FEW * n: return point, *ends
+    low, high = adjusted_wald(((a == y) & (b != y)).sum(), ((a != y) & (b == y)).sum(), len(y))
+    return point, min(ends[0], low), max(ends[1], high)

@@ -14,7 +14,7 @@ from ..figures import BLUE, ORANGE, new_figure
 from ..models import create_model, macs
 from ..data.splits import read_split
 from ..data.tables import ACTIONS
-from ..evaluate.metrics import accuracy, confusion, macro_f1, mcnemar, paired_bootstrap, score_interval
+from ..evaluate.metrics import accuracy, confusion, macro_f1, mcnemar, difference_interval, score_interval
 from ..evaluate.scoring import class_indices, evaluate_run
 from ..predict.base import find_model
 from ..predict.bundle import load_bundle, read_card
@@ -135,7 +135,7 @@ def _against_first(y:np.ndarray, first:np.ndarray, own:np.ndarray, n:int) -> dic
     "The scores of a run with `n` classes, and its comparison with the first run"
     cm = confusion(y, own, n)
     low, high = score_interval(cm)
-    diff, diff_low, diff_high = paired_bootstrap(y, first, own, n)
+    diff, diff_low, diff_high = difference_interval(y, first, own, n)
     only_first, only_this, p = mcnemar(first == y, own == y)
     return dict(macro_f1=float(macro_f1(cm)), low=low, high=high, accuracy=float(accuracy(cm)), difference=diff,
                 diff_low=diff_low, diff_high=diff_high, only_first=only_first, only_this=only_this, p=p)
