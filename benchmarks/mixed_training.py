@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 
 from har_fastai.evaluate.metrics import accuracy, macro_f1, paired_bootstrap
+from har_fastai.train.recipes import Recipe
 from har_fastai.train.runs import Run
 
 from explore import settings
@@ -30,7 +31,8 @@ if __name__ == '__main__':
     p.add_argument('--results', type=Path, default=Path(__file__).parent/'results.jsonl')
     a = p.parse_args()
     run, lines = Run(a.run), [json.loads(line) for line in a.results.read_text(encoding='utf-8').splitlines()]
-    same = [d for d in lines if d['what'] == 'reproduced' and d.get('settings') == settings(run.recipe)]
+    new = settings(Recipe()) # fields that were added after a line was written had their default values
+    same = [d for d in lines if d['what'] == 'reproduced' and new | d.get('settings', {}) == settings(run.recipe)]
     if not same: raise SystemExit('results.jsonl has no line of reproduce.py with the settings of this run')
     alone, table = same[-1], test_table(run)
     photos, drawings = (table[table.filename.str.startswith(k)] for k in ('photos/', 'drawings/'))

@@ -36,12 +36,18 @@ TITLES = {
     'peak memory of har_predict, many images / few': 'Peak memory of har_predict: many images / few',
     'what each part of a recipe gains': 'Ablation of a recipe',
     'the shape in which images are scored': 'Resize rules in evaluation',
+    'photographs: trained with drawings - without': 'Training on drawings as well: scores on photographs',
+    '8-bit integers against 32-bit numbers': '8-bit integers against 32-bit numbers, exported models',
     'evaluation and report, over the forward passes alone': 'Time of evaluation and report / forward passes alone',
 } # headings in place of `what`
 LABELS = {
     'float32_vs_frozen': 'PyTorch, float32', 'bfloat16_vs_frozen': 'PyTorch, bfloat16',
     'depthwise_vs_frozen': 'with own depthwise gradients', 'memory_vs_frozen': 'and memory reused',
     'alone': 'each model', 'valid_loss': 'validation loss',
+    'only_with': 'images that only the training with drawings gets right', 'only_without': 'images that only the training without gets right',
+    'other_seeds_without': 'macro-F1 minus that of other seeds without drawings', 'accuracy_with': 'accuracy with drawings',
+    'difference_bootstrap': 'difference, bootstrap alone', 'same_class': 'share of equal predictions',
+    'agreement': 'share of equal predictions on training images', 'checked': 'training images compared',
     'per_class': 'images of each class', 'draws': 'random draws', 'similarity': 'by similarity', 'probability': 'by probability',
     'mirror': 'test-time augmentation', 'struck': 'interrupted in', 'least': 'minimum', 'most': 'maximum', 'n': 'images evaluated',
     'scored': 'images evaluated', 'n_valid': 'validation images', 'trained': 'training images', 'bs': 'batch size',
