@@ -159,7 +159,7 @@ def _map_ahead(f, *items):
     with ThreadPoolExecutor(1) as pool: yield from prefetch_map(lambda args: [f(*args[0])], zip(*items), pool, ahead=1)
 
 # %% ../../nbs/data/07_loaders.ipynb #308e186b
-_TOGETHER = 256 # training images that a GPU crops and augments at once
+_TOGETHER, _MOST_PIXELS = 256, 2**26 # training images, and pixels of their crops, that a GPU crops and augments at once
 
 # %% ../../nbs/data/07_loaders.ipynb #6d3b6e9c
 class CachedDL(WeightedDL):
@@ -220,8 +220,13 @@ class CachedDL(WeightedDL):
             i, b = torch.cat(i), torch.cat(b)
             return self.pair(crop_resize_batch(self.pixels, self.start[i] // 3, self.width[i], b, self.size), i)
         def on_cpu(i, b): return self.pair(_crop_batch(self.cache, self.rows[i], b, self.size), i)
-        if self.pixels is not None: return map(on_gpu, *(chunked(v, max(1, _TOGETHER // self.bs)) for v in (batches, boxes)))
+        if self.pixels is not None: return map(on_gpu, *(chunked(v, self.together()) for v in (batches, boxes)))
         return (map if self.device is None or self.device.type == 'cpu' else _map_ahead)(on_cpu, batches, boxes)
+
+    def together(self):
+        "Number of batches that a GPU crops and augments at once"
+        largest = int(self.height.max() * self.width.max()) # each crop is computed with the size of the largest
+        return max(1, min(_TOGETHER, _MOST_PIXELS // largest) // self.bs)
 
     def valid_batch(self, idxs):
         "A batch of validation images; the first call prepares all of them"
