@@ -1,12 +1,13 @@
 """Time of a training step on a GPU: the report's recipe in har_fastai, in fastai's `DataBlock` path and in plain PyTorch.
 
-Plain PyTorch is the recipe of the report with torchvision (`plain.py`): images are opened and augmented by worker processes. `resident`
-is the plain loop with images that are already resized on the GPU, without augmentation: what is left is the network itself. The sides of
-har_fastai are `Learner.fit` with all callbacks except those that write files, with the network as it is, compiled, and compiled with CUDA
-graphs. Each side runs in a process of its own, so that one that fails does not stop the others, and prints one JSON line: milliseconds of
-a step (median of the last epochs), images and operations per second of the network (forward and backward, three times the multiplications
-and additions of a prediction). With --profile, a table of the slowest operations of har_fastai is printed as well. On a CPU it runs too,
-for a trial: --device cpu --rows 64. Without --data it uses the synthetic sample.
+Plain PyTorch is the recipe of the report with torchvision (`plain.py`): images are opened and augmented by worker processes. The
+loop computes in 32 bits. `resident` trains the same network on one batch of random numbers in GPU memory, compiled and in bfloat16:
+the time of the network alone. The sides of har_fastai, in mixed precision, are `Learner.fit` with all callbacks except those that
+write files, with the network as it is, compiled, and compiled with CUDA graphs. Each side runs in a process of its own, so that one
+that fails does not stop the others, and prints one JSON line: milliseconds of a step (median of the last epochs), images and
+operations per second of the network (forward and backward, three times the multiplications and additions of a prediction). With
+--profile, a table of the slowest operations of har_fastai is printed as well; its time is then longer. On a CPU it runs too, for a
+trial: --device cpu --rows 64. Without --data it uses the synthetic sample.
 """
 import argparse
 import json
@@ -41,7 +42,8 @@ def rows(a):
     "The first training images of each class, and some for validation"
     from har_fastai.core import drawn_sample, prepare
     df = prepare(a.data or drawn_sample(), 'grouped', 42)
-    few = [df[df.part == part].groupby('label').head(max(1, n // 15)) for part, n in (('train', a.rows), ('valid', 64))]
+    each = df.label.nunique()
+    few = [df[df.part == part].groupby('label').head(max(1, n // each)) for part, n in (('train', a.rows), ('valid', 64))]
     return df.loc[[i for d in few for i in d.index]].reset_index(drop=True)
 
 
@@ -102,10 +104,13 @@ def measure(a):
     from har_fastai.models import macs
     from har_fastai.train.runs import machine
     wait = torch.cuda.synchronize if torch.device(a.device).type == 'cuda' else lambda: None
-    with redirect_stdout(sys.stderr): times = dict(plain=plain, resident=resident).get(a.side, library)(rows(a), a, wait)
+    with redirect_stdout(sys.stderr):
+        df = rows(a)
+        times = dict(plain=plain, resident=resident).get(a.side, library)(df, a, wait)
     step = statistics.median(times[1:] or times) # the first epoch warms up
     flop = 6 * macs(report_cnn(15), a.size) * a.bs
-    print(json.dumps(dict(what='time of a training step', side=a.side, size=a.size, bs=a.bs, rows=a.rows, step_ms=round(1e3 * step, 3),
+    print(json.dumps(dict(what='time of a training step', side=a.side, size=a.size, bs=a.bs, rows=int((df.part == 'train').sum()),
+                          profiled=a.profile and a.side == 'har_fastai', step_ms=round(1e3 * step, 3),
                           first_epoch_ms=round(1e3 * times[0], 3), images_per_s=round(a.bs / step, 1),
                           tflop_per_s=round(flop / step / 1e12, 2), **machine())), flush=True)
 
@@ -124,4 +129,4 @@ if __name__ == '__main__':
     p.add_argument('--side', help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.side: sys.exit(measure(a))
-    for side in a.sides: subprocess.run([sys.executable, *sys.argv, '--side', side])
+    sys.exit(max(abs(subprocess.run([sys.executable, *sys.argv, '--side', side]).returncode) for side in a.sides))

@@ -4,8 +4,9 @@ RUN is a run of ship_lite.py with the settings of a recipe, which trains on the 
 
     python ship_lite.py --data photos --arch efficientnet_lite0 --epochs 10 --growth "((192, .4), (224, .6))" --run RUN --to lite0
 
-It is compared with the last line of `reproduce.py` for the same recipe in results.jsonl, which was trained on the photographs alone; all
-were split with seed 42. The intervals are those of a paired bootstrap over the test photographs. Prints one JSON line.
+It is compared with the runs in the last line of `reproduce.py` for the same recipe in results.jsonl, which were trained on
+photographs alone. The test photographs are the same; the validation photographs depend on the seed. The intervals are those of a
+paired bootstrap over the test photographs. Prints one JSON line.
 """
 import argparse
 import json
@@ -38,9 +39,10 @@ if __name__ == '__main__':
     photos, drawings = (table[table.filename.str.startswith(k)] for k in ('photos/', 'drawings/'))
     y, after = (photos[c].map(alone['vocab'].index).to_numpy() for c in ('label', 'predicted'))
     if list(y) != list(unpacked(alone['truth'])): raise SystemExit('the two sides were tested on different images')
-    with_drawings = run.recipe.seed
-    pairs = {s['seed']: difference(y, unpacked(s['answers']), after, len(alone['vocab'])) for s in alone['seeds']}
+    seed, n = run.recipe.seed, len(alone['vocab'])
+    pairs = {s['seed']: difference(y, unpacked(s['answers']), after, n) for s in alone['seeds']}
+    if seed not in pairs: raise SystemExit(f'the run has the seed {seed}, and that line of reproduce.py only {", ".join(map(str, pairs))}')
     print(json.dumps(dict(
-        what='photographs: trained with drawings - without', recipe=run.recipe.name, arch=run.recipe.arch, n=len(y), seed=with_drawings,
+        what='photographs: trained with drawings - without', recipe=run.recipe.name, arch=run.recipe.arch, n=len(y), seed=seed,
         accuracy_with=float((after == y).mean()), drawings=dict(n=len(drawings), accuracy=float((drawings.label == drawings.predicted).mean())),
-        **pairs[with_drawings], other_seeds_without={k: v['macro_f1'] for k, v in pairs.items() if k != with_drawings})))
+        **pairs[seed], other_seeds_without={k: v['macro_f1'] for k, v in pairs.items() if k != seed})))

@@ -37,7 +37,7 @@ class PlainLoop:
     "The training loop of the report; `epoch` trains on all rows of a table once and validates"
     def __init__(self, df, size, bs, device='cpu', workers=0):
         self.train, self.valid, self.bs, self.device, self.workers = Images(df, size), Images(df, size, 'valid'), bs, device, workers
-        self.model, self.loss_func = report_cnn(15).to(device), nn.CrossEntropyLoss(label_smoothing=0.1)
+        self.model, self.loss_func = report_cnn(df.label.nunique()).to(device), nn.CrossEntropyLoss(label_smoothing=0.1)
         self.opt = torch.optim.AdamW(self.model.parameters(), lr=3e-4, weight_decay=1e-4)
 
     def steps(self):

@@ -446,10 +446,12 @@ def har_export(argv=None):
     p.add_argument('--format', required=True, metavar='onnx|pt2', help='onnx: for ONNX Runtime and other tools; pt2: for torch.export.load')
     p.add_argument('--out', required=True, metavar='FILE', help='file to create; it must not exist')
     p.add_argument('--quantize', metavar='DATA',
-                   help='write 8-bit integers, which are smaller and faster; DATA: folder, archive or table of training images, of which 256 are used')
+                   help='write 8-bit integers: smaller and faster; DATA: folder, archive or table of training images, '
+                        'of which up to 256 are used, half to calibrate and half to compare')
     a = p.parse_args(argv)
     if a.format not in ('onnx', 'pt2'): raise HARError(f'--format is {a.format!r} and must be onnx or pt2')
-    if a.quantize:
+    if a.quantize is not None:
+        if not a.quantize: raise HARError('--quantize is empty: give a folder, archive or table of images')
         if a.format != 'onnx': raise HARError('--quantize writes ONNX files only: use --format onnx')
         return _export_int8(a)
     from har_fastai.predict.export import export_onnx, export_pt2
@@ -461,8 +463,8 @@ def _export_int8(a) -> None:
     "The part of `har_export` for 8-bit integers"
     from har_fastai.predict.quantization import calibration_images, export_int8
     file, agreement, n = export_int8(a.run, a.out, calibration_images(a.quantize))
-    print(f'{file}: {file.stat().st_size / 1e6:,.1f} MB; it predicts the same class as the model for {agreement:.1%} of {n} images '
-          'that were not used for the calibration')
+    print(f'{file}: {file.stat().st_size / 1e6:,.1f} MB; it predicts the same class as the model for {agreement:.1%} of {n} other images '
+          'of DATA; expect less on new images if the model was trained on these')
 
 # %% ../nbs/11_cli.ipynb #7cb02375
 @_command

@@ -225,7 +225,8 @@ class CachedDL(WeightedDL):
 
     def together(self):
         "Number of batches that a GPU crops and augments at once"
-        largest = int(self.height.max() * self.width.max()) # each crop is computed with the size of the largest
+        h, w = self.height.double(), self.width.double() # of a group, each crop takes the height and the width of the largest
+        largest = int(torch.minimum(h, w * 4 / 3).max() * torch.minimum(w, h * 4 / 3).max())
         return max(1, min(_TOGETHER, _MOST_PIXELS // largest) // self.bs)
 
     def valid_batch(self, idxs):

@@ -36,7 +36,7 @@ def confusion(
     n:int # Number of classes
 )->np.ndarray: # Counts, of shape (n, n): row = true class, column = predicted class
     "The confusion matrix"
-    return np.bincount(np.asarray(y) * n + np.asarray(p), minlength=n * n).reshape(n, n)
+    return np.bincount(np.asarray(y, np.int64) * n + np.asarray(p, np.int64), minlength=n * n).reshape(n, n)
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #ba5a7b76
 def _margins(cm:np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -318,7 +318,7 @@ def paired_bootstrap(
     seed:int=0 # Seed of the random draws
 )->tuple[float, float, float]: # stat(b) - stat(a), and the ends of its 95 % confidence interval
     "The difference of a score between two models on the same images"
-    y, a, b = map(np.asarray, (y, a, b))
+    y, a, b = (np.asarray(v, np.int64) for v in (y, a, b)) # products of smaller types could overflow
     if not len(y): raise HARError('there are no images to compare the models on')
     cells, counts = np.unique(np.stack([y * n + a, y * n + b]), axis=1, return_counts=True) # images with the same label and predictions
     weights = np.random.default_rng(seed).multinomial(len(y), counts / len(y), size=n_boot)
@@ -334,6 +334,7 @@ def mcnemar(
 )->tuple[int, int, float]: # Images that only the first model gets right, those that only the second does, and the two-sided p-value, 0–1
     "McNemar's exact test of equal accuracy"
     from scipy.stats import binomtest
+    right_a, right_b = np.asarray(right_a, bool), np.asarray(right_b, bool)
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     return only_a, only_b, float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.
 

@@ -59,10 +59,17 @@ def quantize(
                         extra_options=dict(CalibMovingAverage=True))
         return onnx.load(file)
 
+# %% ../../nbs/predict/10_quantization.ipynb #1b872dee
+def _share_in_convolutions(model) -> float:
+    "The share of the weights that are in convolutions, which are quantised"
+    sizes = {w.name: int(np.prod(w.dims)) for w in model.graph.initializer}
+    convs = {name for n in model.graph.node if n.op_type == 'Conv' for name in n.input[1:]}
+    return sum(sizes.get(name, 0) for name in convs) / max(1, sum(sizes.values()))
+
 # %% ../../nbs/predict/10_quantization.ipynb #8870a903
 LEAST_AGREEMENT = 0.8 # share of images for which the class must not change; otherwise the file is not kept
 
-# %% ../../nbs/predict/10_quantization.ipynb #9d3e4e78
+# %% ../../nbs/predict/10_quantization.ipynb #e03b5abd
 def export_int8(
     run:str|Path|None, # A run, or any folder with a model; None for the default model
     file:str|Path, # File to write; it must not exist yet
@@ -73,11 +80,17 @@ def export_int8(
     exact, arrays = Predictor(run, half=False), []
     for image in images:
         with suppress(ImageError): arrays.append(exact.array(image))
-    if len(arrays) < 16: raise HARError(f'{plural(len(arrays), "image")} could be read, and quantisation needs at least 16')
-    data = quantize(_onnx_model(exact), arrays[::2]).SerializeToString()
+    if len(arrays) < 16: raise HARError(f'{plural(len(arrays), "image")} of those given could be read, and quantisation needs at least 16')
+    model = _onnx_model(exact)
+    if (share := _share_in_convolutions(model)) < .5:
+        raise HARError(f'only {share:.0%} of the weights of {exact.card.arch} are in convolutions, and only these are quantised: '
+                       'export it without quantisation')
+    data = quantize(model, arrays[::2]).SerializeToString()
     agreement = _agreement(exact, OnnxPredictor(data), others := arrays[1::2])
     if agreement < LEAST_AGREEMENT:
-        raise RunError(f'{file} was not kept: with 8 bits the model predicts another class for {1 - agreement:.0%} of {len(others)} images')
+        raise RunError(f'{file} was not kept: with 8 bits the model predicts another class for '
+                       f'{1 - agreement:.0%} of {len(others)} images; '
+                       'give images that are more like its training images, or export it without quantisation')
     with write_atomic(file) as f: f.write(data)
     return file, agreement, len(others)
 

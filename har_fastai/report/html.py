@@ -46,7 +46,7 @@ class PageFigure:
     def alt(self) -> str:
         "The alternative text: the title of the figure and the caption"
         titles = [self.fig.get_suptitle(), *(a.get_title() for a in self.fig.axes)]
-        return f'{next(filter(None, titles), "")}. {self.caption}'
+        return '. '.join(filter(None, (next(filter(None, titles), ''), self.caption)))
 
 # %% ../../nbs/report/00_html.ipynb #a2584b4f
 PAGE_TEMPLATE = """<!doctype html>
