@@ -428,7 +428,7 @@ class Compile(Callback):
     "Compile the model with PyTorch, and print how long the first step took"
     order = 100 # after all other callbacks of the first step
     def __init__(self,
-        mode:str|None=None # As for `torch.compile`; 'reduce-overhead' replays CUDA graphs, which pays off for small networks on a GPU
+        mode:str|None=None # As for `torch.compile`; 'reduce-overhead' replays CUDA graphs on a GPU (not measured here)
     ):
         self.mode = mode
     def before_fit(self):
