@@ -4,105 +4,18 @@
 
 # %% ../nbs/11_cli.ipynb #16bf091d
 from __future__ import annotations
-import argparse, ast, sys, textwrap
-from functools import wraps
-from importlib.util import find_spec
+import argparse, sys
 from pathlib import Path
-from . import __version__
+from .command import (SHIPPED_DEFAULT, SHIPPED_NAMES, add_address, add_device, add_faithfulness, add_former,
+                                add_layout, command, parser, registry_keys)
 from .files import HARError, plural
 
 # %% auto #0
 __all__ = ['har_train', 'har_evaluate', 'har_predict', 'har_explain', 'har_compare', 'har_draw', 'har_check', 'har_download',
            'har_app', 'har_export', 'har_serve']
 
-# %% ../nbs/11_cli.ipynb #1bf810ef
-def _command(f):
-    "Make `f(argv)` a command: expected errors become one line on standard error and an exit code"
-    @wraps(f)
-    def run(argv=None):
-        import warnings
-        for kind in (FutureWarning, DeprecationWarning): warnings.filterwarnings('ignore', category=kind) # for developers only
-        warnings.showwarning = lambda message, *args, **kwargs: print(f'note: {message}', file=sys.stderr, flush=True)
-        for stream in (sys.stdout, sys.stderr): _use_utf8(stream)
-        try: f(argv)
-        except HARError as e: sys.exit(_fail(f, e, e.code))
-        except KeyboardInterrupt: sys.exit(_fail(f, 'interrupted', 130))
-        except BrokenPipeError: sys.stderr.close()
-        except OSError as e: sys.exit(_fail(f, f'{e.strerror or e}{": " + str(e.filename) if e.filename else ""}', 1))
-    return run
-
-# %% ../nbs/11_cli.ipynb #93e41381
-def _use_utf8(stream) -> None:
-    "Write UTF-8 to files and pipes, for file names in any script; Windows would use a regional encoding"
-    if not hasattr(stream, 'reconfigure') or (stream.encoding or '').lower().replace('-', '') == 'utf8': return
-    stream.reconfigure(encoding=None if stream.isatty() else 'utf-8', errors='replace')
-
-# %% ../nbs/11_cli.ipynb #75f35f6e
-def _fail(f, message, code:int) -> int:
-    "Print why the command `f` failed, and return its exit code"
-    print(f'{f.__name__}: {message}', file=sys.stderr)
-    return code
-
-# %% ../nbs/11_cli.ipynb #6c3a6018
-class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    "Add the default value to the help of an option, unless there is none or the text contains it"
-    def _get_help_string(self, action):
-        plain = action.default is None or action.default is False or '(default' in action.help
-        return action.help if plain else super()._get_help_string(action)
-
-# %% ../nbs/11_cli.ipynb #76c923be
-def _parser(f, *examples:str, note:str='') -> argparse.ArgumentParser:
-    "A parser with the name and the docstring of the command `f`, and examples of its use"
-    notes = ['', textwrap.fill(note, 100)] if note else []
-    epilog = '\n'.join(['examples:', *(f'  {f.__name__} {e}' for e in examples), *notes])
-    p = argparse.ArgumentParser(prog=f.__name__, description=f'{f.__doc__ or f.__name__}.', formatter_class=_Help, epilog=epilog)
-    p.add_argument('--version', action='version', version=f'har_fastai {__version__}')
-    return p
-
-# %% ../nbs/11_cli.ipynb #902e26d8
-def _add_device(p:argparse.ArgumentParser, default:str|None='cpu') -> None:
-    "Add --device"
-    p.add_argument('--device', default=default, help='cpu, cuda, mps …' + ('' if default else ' (default: the best one available)'))
-
-def _add_address(p:argparse.ArgumentParser, port:int, any_port:str='') -> None:
-    "Add --host and --port"
-    p.add_argument('--host', default='127.0.0.1', metavar='ADDRESS',
-                   help='address to listen on; with 0.0.0.0 every computer that can reach this one has access')
-    p.add_argument('--port', type=int, default=port, metavar='N', help='port to listen on' + any_port)
-
-def _add_faithfulness(p:argparse.ArgumentParser) -> None:
-    "Add --faithfulness"
-    p.add_argument('--faithfulness', type=int, metavar='N',
-                   help='images for the faithfulness test of the heat-maps, 0 for none (default: limited by time)')
-    _add_former(p, '--faithful', 'faithfulness', type=int)
-
-def _add_layout(p:argparse.ArgumentParser) -> None:
-    "Add --layout"
-    p.add_argument('--layout', choices=['classes'],
-                   help='classes: the folders in DIR are the classes, even if there is a table or they hold only folders')
-
-def _add_former(p:argparse.ArgumentParser, option:str, dest:str, **kwargs) -> None:
-    "Accept a former name of an option, without listing it"
-    p.add_argument(option, dest=dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **kwargs)
-
-# %% ../nbs/11_cli.ipynb #1568ec1f
-def _registry(module:str, name:str) -> list[str]:
-    "The keys of a registry of the package, such as `ARCHS` of `models`"
-    source = Path(find_spec(f'har_fastai.{module}').origin).read_text(encoding='utf-8')
-    assigned = {ast.unparse(n.targets[0]): n.value for n in ast.parse(source).body if isinstance(n, ast.Assign)}
-    if isinstance(assigned[name], ast.Call): return [k.arg for k in assigned[name].keywords] # dict(a=…)
-    keys = []
-    for entry in assigned[name].generators[0].iter.elts: # {a.name: a for a in (entry, …)}
-        if isinstance(entry, ast.Starred): keys += ast.literal_eval(entry.value.args[1]) # *map(f, names)
-        else: keys.append(ast.literal_eval(next((k.value for k in entry.keywords if k.arg == 'name'), None) or entry.args[0]))
-    return keys
-
-# %% ../nbs/11_cli.ipynb #58c1d2d2
-_SHIPPED = ' or '.join(_registry('predict.base', 'SHIPPED'))
-_SHIPPED_DEFAULT = f'{_SHIPPED} (default: {_SHIPPED.partition(" ")[0]})'
-
 # %% ../nbs/11_cli.ipynb #8e777d1c
-@_command
+@command
 def har_train(argv=None):
     "Train a model to recognise actions in images, evaluate it and save it"
     a = vars(_train_parser().parse_args(argv))
@@ -114,22 +27,22 @@ def har_train(argv=None):
 def _train_parser() -> argparse.ArgumentParser:
     "The options of `har_train`"
     from har_fastai.images import RESIZE_RULES
-    p = _parser(har_train, '--data photos', '--data photos --recipe finetune --out runs/photos', '--resume --out runs/photos')
+    p = parser(har_train, '--data photos', '--data photos --recipe finetune --out runs/photos', '--resume --out runs/photos')
     add = p.add_argument
     add('--data', metavar='DIR', help='folder or table of labelled images (default: the synthetic sample)')
-    _add_layout(p)
+    add_layout(p)
     add('--recipe', metavar='NAME',
-        help=f'one of {", ".join(_registry("train.recipes", "RECIPES"))} (default: probe, or finetune on a '
+        help=f'one of {", ".join(registry_keys("train.recipes", "RECIPES"))} (default: probe, or finetune on a '
              'GPU, where pretrained weights are installed, else report; demo without --data)')
     add('--out', metavar='RUN', help='folder for the run (default: runs/<recipe>-<time>)')
     add('--split', default='grouped',
         help="grouped: 80/10/10 at random, or the data set's own parts; tail: the last 20 %% of rows are test; "
              'whole: train on all images, without evaluation')
-    add('--copies', choices=_registry('data.splits', 'COPIES'),
+    add('--copies', choices=registry_keys('data.splits', 'COPIES'),
         help="which images count as copies, which stay in one part (default: near, or exact with the data set's own parts)")
-    add('--arch', help=f'{", ".join(_registry("models", "ARCHS"))}, or any architecture of timm (default: from the recipe)')
+    add('--arch', help=f'{", ".join(registry_keys("models", "ARCHS"))}, or any architecture of timm (default: from the recipe)')
     add('--weights', metavar='FILE', help='initial weights (.safetensors, or a PyTorch state dict)')
-    add('--teacher', metavar='MODEL', help=f'model for knowledge distillation: a run, or {_SHIPPED} in the package')
+    add('--teacher', metavar='MODEL', help=f'model for knowledge distillation: a run, or {SHIPPED_NAMES} in the package')
     add('--pretrained', choices=['yes', 'no'], help='start from pretrained weights (default: from the recipe)')
     for name, kind, text in (('epochs', int, 'number of epochs'), ('size', int, "side of the network's input, px"),
                              ('bs', int, 'batch size'), ('lr', float, 'maximum learning rate'),
@@ -137,24 +50,24 @@ def _train_parser() -> argparse.ArgumentParser:
         add(f'--{name}', type=kind, metavar='N', help=f'{text} (default: from the recipe)')
     add('--resize', choices=RESIZE_RULES,
         help='resizing for evaluation: squash to a square, or keep the aspect ratio (default: from the recipe)')
-    _add_device(p, None)
+    add_device(p, None)
     add('--workers', type=int, metavar='N', help='loader processes (default: chosen by device)')
     add('--cache', choices=['yes', 'no'], default='yes',
         help='decode every image once, into a cache, and augment whole batches; no: decode images in every epoch')
-    _add_former(p, '--packed', 'cache', choices=['yes', 'no'])
+    add_former(p, '--packed', 'cache', choices=['yes', 'no'])
     add('--compile', action='store_true', help='compile the network with PyTorch; pays off for long runs on a GPU')
-    _add_faithfulness(p)
+    add_faithfulness(p)
     add('--resume', action='store_true', help='resume the run in --out')
     return p
 
 # %% ../nbs/11_cli.ipynb #5a154fe9
-@_command
+@command
 def har_evaluate(argv=None):
     "Evaluate a run on labelled images, and detect those that it was trained on"
-    p = _parser(har_evaluate, 'runs/photos --data photos', '--data photos')
-    p.add_argument('run', metavar='RUN', nargs='?', help=f'folder of a run, or a model in the package: {_SHIPPED_DEFAULT}')
+    p = parser(har_evaluate, 'runs/photos --data photos', '--data photos')
+    p.add_argument('run', metavar='RUN', nargs='?', help=f'folder of a run, or a model in the package: {SHIPPED_DEFAULT}')
     p.add_argument('--data', required=True, metavar='DIR', help='folder or table of labelled images')
-    _add_layout(p)
+    add_layout(p)
     p.add_argument('--split', choices=['test', 'valid', 'tail', 'all'],
                    help="test, valid: the run's own parts; tail: the last 20 %% of rows; all: every row "
                         '(default: test, or all with a model that is no run)')
@@ -162,8 +75,8 @@ def har_evaluate(argv=None):
     p.add_argument('--csv', metavar='FILE', help='write all predictions to FILE')
     p.add_argument('--report', choices=['yes', 'no'], default='yes',
                    help='write report.html, or report-<split>.html for a split other than test, and its figures into the folder of a run')
-    _add_faithfulness(p)
-    _add_device(p)
+    add_faithfulness(p)
+    add_device(p)
     a = p.parse_args(argv)
     if a.faithfulness is not None and a.faithfulness < 0: raise HARError(f'--faithfulness is {a.faithfulness} and must be 0 or more')
     from har_fastai.predict.base import find_model
@@ -199,7 +112,7 @@ def _report(run:str, preds, split:str, faithfulness:int|None, device:str) -> str
     except OSError as e: return f'none, since {run} cannot be written to ({e.strerror})'
 
 # %% ../nbs/11_cli.ipynb #6fb756c9
-@_command
+@command
 def har_predict(argv=None):
     "Recognise what people in images or video clips are doing"
     a = _predict_parser().parse_args(argv)
@@ -217,7 +130,7 @@ def har_predict(argv=None):
 # %% ../nbs/11_cli.ipynb #71dfd0cf
 def _predict_parser() -> argparse.ArgumentParser:
     "The options of `har_predict`"
-    p = _parser(har_predict, 'photo.jpg', 'photos --top 3 --csv predictions.csv', 'https://example.org/photo.jpg --model runs/photos',
+    p = parser(har_predict, 'photo.jpg', 'photos --top 3 --csv predictions.csv', 'https://example.org/photo.jpg --model runs/photos',
         note='Exit code: 0 if everything could be read; 1 if some images or clips could not (they are reported on standard '
                'error, the others are predicted and written); 2 if none could, or for invalid options. '
                'A FILE is created when it is complete; - is standard output, to which nothing else is then printed.')
@@ -226,7 +139,7 @@ def _predict_parser() -> argparse.ArgumentParser:
         help='images, folders, glob patterns, zip archives, tables (.csv) with the column filename, addresses of images '
              '(https://…), - for a list of paths on standard input; or video clips')
     add('--model', metavar='RUN',
-        help=f'folder of a run, an .onnx file of har_export, or a model in the package: {_SHIPPED_DEFAULT}')
+        help=f'folder of a run, an .onnx file of har_export, or a model in the package: {SHIPPED_DEFAULT}')
     add('--top', type=int, default=1, metavar='K', help='number of most probable classes for each image')
     add('--at-least', type=float, metavar='P',
         help='call predictions below this probability unsure, 0 to 1 (default: the threshold of the model)')
@@ -243,9 +156,9 @@ def _predict_parser() -> argparse.ArgumentParser:
     add('--smooth', type=float, default=.5, metavar='S',
         help='width of the Gaussian smoothing over time, seconds (standard deviation); 0 for none')
     add('--min-duration', type=float, default=1.5, metavar='S', dest='least', help='minimum duration of an action in a clip, seconds')
-    _add_former(p, '--least', 'least', type=float)
+    add_former(p, '--least', 'least', type=float)
     add('--figure', metavar='FILE', help='draw the timeline of a clip (.png)')
-    _add_device(p)
+    add_device(p)
     return p
 
 # %% ../nbs/11_cli.ipynb #2368e282
@@ -295,17 +208,17 @@ def _print_timeline(t, quiet:bool, figure:str|None) -> None:
     with write_atomic(figure) as f: plot_timeline(t).savefig(f, format='png', dpi=110)
 
 # %% ../nbs/11_cli.ipynb #2dcb1d44
-@_command
+@command
 def har_explain(argv=None):
     "Draw which regions of images support a class (Grad-CAM)"
-    p = _parser(har_explain, 'photo.jpg', 'photos --class running --out maps',
+    p = parser(har_explain, 'photo.jpg', 'photos --class running --out maps',
                 note='Exit code: 0 if all images could be read; 1 if some could not (they are reported on standard error); '
                      '2 if none could.')
     p.add_argument('paths', nargs='+', metavar='PATH', help='images, or folders of images')
-    p.add_argument('--model', metavar='RUN', help=f'folder of a run, or a model in the package: {_SHIPPED_DEFAULT}')
+    p.add_argument('--model', metavar='RUN', help=f'folder of a run, or a model in the package: {SHIPPED_DEFAULT}')
     p.add_argument('--out', default='heatmaps', metavar='DIR', help='folder for the figures, a PNG file for each image')
     p.add_argument('--class', dest='cls', metavar='NAME', help='class to explain (default: the predicted class)')
-    _add_device(p)
+    add_device(p)
     a = p.parse_args(argv)
     from har_fastai.predict.outputs import report_unread
     from har_fastai.explain.gradcam import Explainer
@@ -333,12 +246,12 @@ def _write_heatmap(file:Path, explanation, out:str) -> None:
     print(f'{display_name(file)}: {prediction}; heat-map of {explanation.cls}: {display_name(to)}', flush=True)
 
 # %% ../nbs/11_cli.ipynb #252191e2
-@_command
+@command
 def har_compare(argv=None):
     "Compare runs on the same images, none of which they were trained on"
-    p = _parser(har_compare, 'runs/a runs/b', 'runs/a lite2 --data photos --out comparison.html')
+    p = parser(har_compare, 'runs/a runs/b', 'runs/a lite2 --data photos --out comparison.html')
     p.add_argument('runs', nargs='+', metavar='RUN',
-                   help=f'folders of runs, or models in the package ({_SHIPPED}; with --data); the others are compared with the first')
+                   help=f'folders of runs, or models in the package ({SHIPPED_NAMES}; with --data); the others are compared with the first')
     p.add_argument('--data', metavar='DIR', help='folder or table of labelled images (default: the common test images of the runs)')
     p.add_argument('--out', metavar='FILE', help='file for the comparison: .html, .csv, .json or .png')
     a = p.parse_args(argv)
@@ -367,10 +280,10 @@ def _write_comparison(c, out:str) -> None:
         with write_atomic(out, 'w') as f: f.write(text)
 
 # %% ../nbs/11_cli.ipynb #e3228813
-@_command
+@command
 def har_draw(argv=None):
     "Draw the synthetic sample: people doing the 15 actions, in the layout of the Kaggle data set"
-    p = _parser(har_draw, 'drawings',
+    p = parser(har_draw, 'drawings',
                 'drawings --n 300 --size 128')
     p.add_argument('dest', metavar='DIR', help='folder to create')
     p.add_argument('--n', type=int, default=1500, help='number of labelled drawings')
@@ -381,13 +294,13 @@ def har_draw(argv=None):
     print(draw_har(a.dest, n=a.n, size=a.size, seed=a.seed))
 
 # %% ../nbs/11_cli.ipynb #a6746467
-@_command
+@command
 def har_check(argv=None):
     "Open every image of a data set, and report classes, sizes, duplicates and problems"
-    p = _parser(har_check, 'photos',
+    p = parser(har_check, 'photos',
                 'Training_set.csv --fix')
     p.add_argument('data', metavar='DIR', help='folder or table of labelled images')
-    _add_layout(p)
+    add_layout(p)
     p.add_argument('--fix', action='store_true', help='write a copy of the table without unusable rows, beside the original')
     p.add_argument('--json', metavar='FILE', help='write all findings to FILE')
     a = p.parse_args(argv)
@@ -413,10 +326,10 @@ def _write_findings(c, file:str) -> None:
     write_json(file, dict(data=str(c.path), table=str(c.table or ''), images=len(c.df), usable=len(c.good), stops=c.stops, faults=kinds))
 
 # %% ../nbs/11_cli.ipynb #2ebaebe6
-@_command
+@command
 def har_download(argv=None):
     "Download the Human Action Recognition data set from Kaggle with kagglehub; Kaggle may require an account"
-    p = _parser(har_download, 'data',
+    p = parser(har_download, 'data',
                 '"$HOME/data"')
     p.add_argument('dest', metavar='DIR', help='folder to create')
     a = p.parse_args(argv)
@@ -424,25 +337,25 @@ def har_download(argv=None):
     print(download_har(a.dest))
 
 # %% ../nbs/11_cli.ipynb #ce0b6cbe
-@_command
+@command
 def har_app(argv=None):
     "Start a web app: upload images, compare models, see heat-maps, read reports"
-    p = _parser(har_app, '',
+    p = parser(har_app, '',
                 'runs/photos --port 8080')
-    p.add_argument('runs', nargs='*', metavar='RUN', help=f'folders of runs, or names of models in the package: {_SHIPPED_DEFAULT}')
-    _add_address(p, 8501)
-    _add_device(p)
+    p.add_argument('runs', nargs='*', metavar='RUN', help=f'folders of runs, or names of models in the package: {SHIPPED_DEFAULT}')
+    add_address(p, 8501)
+    add_device(p)
     a = p.parse_args(argv)
     from har_fastai.serve.web import serve_app
     serve_app(a.runs, a.host, a.port, a.device)
 
 # %% ../nbs/11_cli.ipynb #28032312
-@_command
+@command
 def har_export(argv=None):
     "Export a model, with a description of its preprocessing, as one file for other programs"
-    p = _parser(har_export, '--format onnx --out model.onnx', 'runs/photos --format pt2 --out model.pt2',
+    p = parser(har_export, '--format onnx --out model.onnx', 'runs/photos --format pt2 --out model.pt2',
                 '--format onnx --out int8.onnx --quantize "Human Action Recognition/train"')
-    p.add_argument('run', metavar='RUN', nargs='?', help=f'folder of a run, or a model in the package: {_SHIPPED_DEFAULT}')
+    p.add_argument('run', metavar='RUN', nargs='?', help=f'folder of a run, or a model in the package: {SHIPPED_DEFAULT}')
     p.add_argument('--format', required=True, metavar='onnx|pt2', help='onnx: for ONNX Runtime and other tools; pt2: for torch.export.load')
     p.add_argument('--out', required=True, metavar='FILE', help='file to create; it must not exist')
     p.add_argument('--quantize', metavar='DATA',
@@ -467,14 +380,14 @@ def _export_int8(a) -> None:
           'of DATA; expect less on new images if the model was trained on these')
 
 # %% ../nbs/11_cli.ipynb #7cb02375
-@_command
+@command
 def har_serve(argv=None):
     "Serve predictions over HTTP; the page /docs describes the interface"
-    p = _parser(har_serve, '',
+    p = parser(har_serve, '',
                 'runs/photos --port 8080 --cors https://example.org')
-    p.add_argument('run', metavar='RUN', nargs='?', help=f'folder of a run, or a model in the package: {_SHIPPED_DEFAULT}')
-    _add_address(p, 8000, ', 0 for any free one')
-    _add_device(p)
+    p.add_argument('run', metavar='RUN', nargs='?', help=f'folder of a run, or a model in the package: {SHIPPED_DEFAULT}')
+    add_address(p, 8000, ', 0 for any free one')
+    add_device(p)
     p.add_argument('--log', action='store_true', help='print a line for each request')
     p.add_argument('--cors', metavar='ORIGIN', action='append', default=[],
                    help='web page that may use the service, such as https://example.org, or "*" for all; may be repeated (default: none)')
