@@ -8,11 +8,11 @@ import argparse, sys
 from pathlib import Path
 from .command import (SHIPPED_DEFAULT, SHIPPED_NAMES, add_address, add_device, add_faithfulness, add_former,
                                 add_layout, command, parser, registry_keys)
-from .files import HARError, plural
+from .files import HARError, RunError, plural
 
 # %% auto #0
 __all__ = ['har_train', 'har_evaluate', 'har_predict', 'har_explain', 'har_compare', 'har_draw', 'har_check', 'har_download',
-           'har_app', 'har_export', 'har_serve']
+           'har_app', 'har_export', 'har_serve', 'har_fuse']
 
 # %% ../nbs/11_cli.ipynb #8e777d1c
 @command
@@ -120,12 +120,16 @@ def har_predict(argv=None):
     if a.at_least is not None and not 0 <= a.at_least <= 1: raise HARError(f'--at-least is {a.at_least:g} and must be from 0 to 1')
     from har_fastai.predict.outputs import check_outputs
     from har_fastai.predict.inputs import expand, is_video
+    if a.people and (a.csv or a.submission or a.fusion):
+        raise HARError('--people writes --json and --drawings: leave out --csv, --submission and --fusion')
+    if a.drawings and not a.people: raise HARError('--drawings is for --people')
     a.quiet, a.paths = check_outputs(dict(csv=a.csv, json=a.json, submission=a.submission)), expand(a.paths)
     clips = sum(map(is_video, a.paths))
     if 0 < clips < len(a.paths): raise HARError('images and clips cannot be mixed: give either images or clips')
     if clips and a.submission: raise HARError('--submission needs a table of images, not clips')
     if a.figure and clips != 1: raise HARError('--figure draws the timeline of one clip: give one clip')
-    (_predict_clips if clips else _predict_images)(a)
+    if clips and (a.people or a.fusion): raise HARError('--people and --fusion are for images, not clips')
+    (_predict_clips if clips else _predict_people if a.people else _predict_images)(a)
 
 # %% ../nbs/11_cli.ipynb #71dfd0cf
 def _predict_parser() -> argparse.ArgumentParser:
@@ -152,6 +156,10 @@ def _predict_parser() -> argparse.ArgumentParser:
     add('--submission', metavar='FILE',
         help='write a Kaggle submission: filename and label in the order of the table PATH, with an empty label for an '
              'image that cannot be read')
+    add('--people', action='store_true', help='predict each person in an image as well; needs the extra pose and the pose model')
+    add('--drawings', metavar='DIR', help='with --people, folder for images with boxes')
+    add('--fusion', action='store_true', help='use the poses, parts and objects that har_fuse has added to the model')
+    _add_pose_model(p)
     add('--fps', type=float, default=2., metavar='N', help='frames per second to classify in a clip')
     add('--smooth', type=float, default=.5, metavar='S',
         help='width of the Gaussian smoothing over time, seconds (standard deviation); 0 for none')
@@ -171,12 +179,34 @@ def _predict_images(a:argparse.Namespace) -> None:
     sources = find_sources(a.paths, sys.stdin.buffer)
     if a.submission and not sources.table:
         raise HARError('--submission needs one table of images as PATH, such as Testing_set.csv')
-    predictor, files = open_predictor(a.model, a.device), dict(csv=a.csv, json=a.json, submission=a.submission)
+    predictor, files = _fused(a) if a.fusion else open_predictor(a.model, a.device), dict(csv=a.csv, json=a.json, submission=a.submission)
     predictor.at_least = a.at_least
     bar = any(files.values()) and not a.quiet and is_interactive() # replaces the printed lines, which a file contains already
     written = write_predictions(predict_sources(predictor, sources), a.top, **files)
     to = ', '.join(f for f in files.values() if f and f != '-')
     print_predictions(written, a.top, sources.total, not (a.quiet or bar), bar, to if bar else '')
+
+# %% ../nbs/11_cli.ipynb #9c1f24b7
+def _add_pose_model(p:argparse.ArgumentParser) -> None:
+    "Add --pose-model"
+    p.add_argument('--pose-model', metavar='FILE', help='the pose model (default: that of har_download pose)')
+
+def _fused(a:argparse.Namespace):
+    "The predictor of a fused model"
+    from har_fastai.fusion.predictor import FusionPredictor
+    return FusionPredictor(a.model, a.device, a.pose_model)
+
+def _predict_people(a:argparse.Namespace) -> None:
+    "Classify images and the people in them"
+    from har_fastai.pose.keypoints import PoseDetector
+    from har_fastai.pose.people import PeoplePredictor, write_people
+    from har_fastai.predict.inputs import find_sources
+    from har_fastai.predict.onnx import open_predictor
+    sources, predictor = find_sources(a.paths, sys.stdin.buffer), open_predictor(a.model, a.device)
+    predictor.at_least = a.at_least
+    people = PeoplePredictor(predictor, PoseDetector(a.pose_model))
+    n, bad = write_people(people.predict_sources(sources), sources, a.top, a.json, a.drawings)
+    if bad: raise (HARError if bad == n else RunError)(f'{bad} of {plural(n, "image")} could not be read')
 
 # %% ../nbs/11_cli.ipynb #42f4fefa
 def _predict_clips(a:argparse.Namespace) -> None:
@@ -328,11 +358,15 @@ def _write_findings(c, file:str) -> None:
 # %% ../nbs/11_cli.ipynb #2ebaebe6
 @command
 def har_download(argv=None):
-    "Download the Human Action Recognition data set from Kaggle with kagglehub; Kaggle may require an account"
+    "Download the Human Action Recognition data set from Kaggle with kagglehub, or the pose model; Kaggle may require an account"
     p = parser(har_download, 'data',
-                '"$HOME/data"')
-    p.add_argument('dest', metavar='DIR', help='folder to create')
+               '"$HOME/data"', 'pose')
+    p.add_argument('dest', metavar='DIR',
+                   help='folder to create for the data set; or pose, for the pose model of MediaPipe (9 MB, into the cache folder)')
     a = p.parse_args(argv)
+    if a.dest == 'pose':
+        from har_fastai.pose.keypoints import download_pose
+        return print(download_pose())
     from har_fastai.data.tables import download_har
     print(download_har(a.dest))
 
@@ -398,3 +432,19 @@ def har_serve(argv=None):
         print(f'Listening on http://{host}:{sock.getsockname()[1]} (interface: /docs; stop with Ctrl-C)', flush=True)
         serve(app, sock, a.log)
     print('Stopped.', flush=True)
+
+# %% ../nbs/11_cli.ipynb #9c1f24b8
+@command
+def har_fuse(argv=None):
+    "Add poses, parts and objects to a trained model, and measure what they bring"
+    p = parser(har_fuse, 'runs/photos --data photos')
+    p.add_argument('run', metavar='RUN', help='folder of a run, or of a model')
+    p.add_argument('--data', required=True, metavar='DIR', help='folder or table of the images that it was trained on')
+    p.add_argument('--split', choices=['grouped', 'tail'], help='split of the images, for a model without split.csv')
+    p.add_argument('--seed', type=int, default=42, metavar='N', help='seed of the training')
+    _add_pose_model(p)
+    add_device(p)
+    a = p.parse_args(argv)
+    from har_fastai.fusion.fuse import fuse
+    fuse(a.run, a.data, a.split, a.pose_model, a.device, a.seed)
+    print(f'Fused model: {a.run}/fusion.json; use it with har_predict --model {a.run} --fusion')

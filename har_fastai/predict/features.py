@@ -23,7 +23,10 @@ class FeatureExtractor(Predictor):
     "Compute the inputs of a network's last layer; the arguments are those of `Predictor`"
     def __init__(self, folder=None, device='cpu', bs:int=32, half:bool|None=None):
         super().__init__(folder, device, bs, half)
-        replace_module(self.model, find_arch(self.card.arch).head, nn.Identity())
+        head = find_arch(self.card.arch).head
+        last = self.model.get_submodule(head)
+        self.last = getattr(last, 'head', last).float() # the last layer itself, for those who have features
+        replace_module(self.model, head, nn.Identity())
 
     @torch.inference_mode()
     def _compute(self, arrays, parallel):

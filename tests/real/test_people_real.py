@@ -1,0 +1,40 @@
+"Find people in the photographs in the folder HAR_DATA, and fuse a model, with the pose model HAR_POSE_MODEL"
+import json, os, shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from har_fastai.predict.base import shipped_model
+from helpers import DATA, REAL, run
+
+POSE = os.environ.get('HAR_POSE_MODEL', '')
+pytestmark = [*REAL, pytest.mark.skipif(not POSE or not Path(POSE).is_file(), reason='HAR_POSE_MODEL does not name the pose model')]
+
+
+def test_people_in_photographs(tmp_path):
+    photos = sorted((Path(DATA)/'train').iterdir())[:12]
+    broken = tmp_path/'broken.jpg'
+    broken.write_text('no image')
+    done = run('har_predict', *photos, broken, '--people', '--json', tmp_path/'people.json', '--drawings', tmp_path/'drawn')
+    assert done.returncode == 1 and done.stderr.count('\n') == 2, done.stderr # the note and the sentence
+    rows = [json.loads(line) for line in (tmp_path/'people.json').read_text().splitlines()]
+    assert len(rows) == 13 and rows[-1]['problem'] and not rows[-1]['people']
+    assert sum(len(r['people']) > 0 for r in rows) >= 8
+    assert all(0 <= v <= 1 for r in rows for p in r['people'] for v in p['box'])
+    assert len(list((tmp_path/'drawn').iterdir())) == 12
+
+
+def test_a_fused_model_of_photographs(tmp_path):
+    table = pd.read_csv(Path(DATA)/'Training_set.csv').groupby('label').head(7)
+    (tmp_path/'data'/'train').mkdir(parents=True)
+    for f in table.filename: shutil.copy(Path(DATA)/'train'/f, tmp_path/'data'/'train'/f)
+    table.to_csv(tmp_path/'data'/'Training_set.csv', index=False)
+    shutil.copytree(shipped_model('baseline'), tmp_path/'model')
+    done = run('har_fuse', tmp_path/'model', '--data', tmp_path/'data', '--split', 'grouped')
+    assert done.returncode == 0 and 'fused less alone' in done.stdout, done.stderr
+    info = json.loads((tmp_path/'model'/'fusion.json').read_text())
+    assert list(info['streams']) == ['image', 'pose', 'parts', 'objects'] and info['metrics']['test']['n'] >= 8
+    photo = tmp_path/'data'/'train'/table.filename.iloc[0]
+    done = run('har_predict', photo, '--model', tmp_path/'model', '--fusion', '--top', 15)
+    assert done.returncode == 0 and table.label.iloc[0] in done.stdout, done.stderr
