@@ -36,7 +36,7 @@ def test_the_weights_fit_the_architecture(tmp_path, arch):
     torch.manual_seed(0)
     plain, model = create_model(arch, 15), create_model(arch, 15, weights=tmp_path/'w.safetensors')
     saved, own = read_weights(tmp_path/'w.safetensors'), model.state_dict()
-    assert all(torch.equal(saved[k], own[k]) for k in saved) and len(own) - len(saved) == 2 # the last layer is new
+    assert all(torch.equal(saved[k], own[k]) for k in saved) and len(own) - len(saved) == 2 # the new last layer
     assert not torch.equal(next(plain.parameters()), next(model.parameters()))
 
 
