@@ -137,7 +137,7 @@ def result(a, tmp):
                 features=mean_logits(width), same_width=mean_logits(SMOOTHING), attention=lambda t, x, z: softmax(net(x, z)))
     found = {k: counts(test, f) for k, f in ways.items()}
     pick = np.random.default_rng(1).integers(0, len(test), (2000, len(test)))
-    out = dict(what='timelines of clips from features, against smoothed probabilities', model=a.model,
+    out = dict(what='clips: features, against smoothed probabilities', model=a.model,
                images='own' if a.data else 'drawn people in motion', clips=a.clips, train=a.train, frames=int(frames[1].sum()), fps=a.fps,
                noise=a.noise, drift=a.drift, seed=a.seed, width=SMOOTHING, least=MIN_DURATION, features_width=width)
     for k, s in found.items():

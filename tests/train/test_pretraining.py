@@ -41,6 +41,7 @@ def test_the_weights_fit_the_architecture(tmp_path, arch):
 
 
 def test_a_wrong_argument_is_one_sentence(tmp_path):
-    for args, words in ((('--arch', 'x'), 'unknown architecture'), (('--resume',), 'nothing to resume'), (('--epochs', 0), '--epochs is 0')):
+    for args, words in ((('--arch', 'x'), 'unknown architecture'), (('--resume',), 'nothing to resume'),
+                        (('--epochs', 0), '--epochs is 0')):
         done = call('har_pretrain', '--data', tmp_path, '--out', tmp_path/'w.safetensors', *args)
         assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
