@@ -129,7 +129,7 @@ def _pretrain_parser() -> argparse.ArgumentParser:
     add('--method', default='simclr', choices=registry_keys('train.pretraining', 'METHODS'), help='the loss')
     for name, kind, default, text in (('size', int, 64, 'side of the crops, px'), ('epochs', int, 50, 'number of epochs'),
                                       ('bs', int, 128, 'images per batch, each with two crops'),
-                                      ('lr', float, 2e-3, 'maximum learning rate'), ('seed', int, 42, 'seed of the split and of all draws')):
+                                      ('lr', float, 2e-3, 'maximum learning rate'), ('seed', int, 42, 'seed of split and draws')):
         add(f'--{name}', type=kind, default=default, metavar='N', help=text)
     add_device(p, None)
     add('--resume', action='store_true', help='continue from the checkpoint beside FILE')

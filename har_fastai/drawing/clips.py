@@ -54,12 +54,13 @@ def draw_clips(
 )->Path: # `dest`, with Clip_1.mp4, Clip_2.mp4, … and clips.csv, which has the columns filename and label
     "Draw clips of people doing the 15 actions"
     dest, labels = Path(dest), list(DRAWN_ACTIONS)
-    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())): raise HARError(f'{dest} is not empty: choose a new folder to draw into')
+    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())): raise HARError(f'{dest} is not empty: choose a new folder')
     if n < 1 or seconds <= 0: raise HARError(f'n ({n}) and seconds ({seconds:g}) must be above 0')
     if size < 16 or size % 2: raise HARError(f'size is {size} and must be an even number of at least 16 px')
     dest.mkdir(parents=True, exist_ok=True)
     rows = [(f'Clip_{i + 1}.mp4', labels[i % len(labels)]) for i in range(n)]
     for i, (name, label) in enumerate(progress(rows, comment='clips')):
-        write_clip(dest/name, draw_frames(label, int(np.random.SeedSequence([seed, i]).generate_state(1)[0]), round(seconds * rate), size, rate), rate)
+        own = int(np.random.SeedSequence([seed, i]).generate_state(1)[0])
+        write_clip(dest/name, draw_frames(label, own, round(seconds * rate), size, rate), rate)
     with write_atomic(dest/'clips.csv', 'w') as f: csv.writer(f, lineterminator='\n').writerows([('filename', 'label'), *rows])
     return dest

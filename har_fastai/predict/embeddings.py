@@ -26,7 +26,7 @@ __all__ = ['EMBEDDING_FORMATS', 'open_extractor', 'Embedding', 'embed', 'describ
 
 # %% ../../nbs/predict/11_embeddings.ipynb #35148e0f
 def open_extractor(
-    model:str|Path|None=None, # A run, a model of the package, or an architecture with pretrained weights; the default model of the package if None
+    model:str|Path|None=None, # A run, a model of the package, or an architecture with pretrained weights; None for the default model
     device='cpu' # Device of the network
 )->FeatureExtractor:
     "The network that computes features"

@@ -125,7 +125,7 @@ def _vicreg(n:int) -> tuple[nn.Module, nn.Module]:
     return loss.VICRegLoss(), heads.VICRegProjectionHead(n, 1024, 1024)
 
 # %% ../../nbs/train/07_pretraining.ipynb #4f8f07ab
-METHODS = dict(simclr=_simclr, barlow=_barlow, vicreg=_vicreg) # functions of the number of features that return a loss and a projection head
+METHODS = dict(simclr=_simclr, barlow=_barlow, vicreg=_vicreg) # functions of the number of features: loss and projection head
 
 # %% ../../nbs/train/07_pretraining.ipynb #f34155ac
 class Projected(nn.Module):
