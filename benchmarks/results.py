@@ -33,6 +33,9 @@ TITLES = {
     'kills of one run, and what became of it': 'Interruption and resumption of a run',
     'damaged images given to the opener': 'Fuzz test of open_image with damaged files',
     'timelines of clips, against single frames': 'Timelines of clips, compared with single frames',
+    'clips: features, against smoothed probabilities':
+        'Timelines of clips from features, compared with smoothed probabilities',
+    'training from scratch with and without pretraining': 'Training from scratch with and without pretraining',
     'peak memory of har_predict, many images / few': 'Peak memory of har_predict: many images / few',
     'what each part of a recipe gains': 'Ablation of a recipe',
     'the shape in which images are scored': 'Resize rules in evaluation',
@@ -41,6 +44,9 @@ TITLES = {
     'evaluation and report, over the forward passes alone': 'Time of evaluation and report / forward passes alone',
 } # headings in place of `what`
 LABELS = {
+    'features': 'averaged features, width chosen on training clips',
+    'same_width': 'averaged features, same width', 'features_width': 'width for features, seconds', 'without': 'from random weights',
+    'pretrained': 'from pretrained weights', 'pretrain_epochs': 'epochs without labels', 'unlabelled': 'images without a label',
     'float32_vs_frozen': 'PyTorch, float32', 'bfloat16_vs_frozen': 'PyTorch, bfloat16',
     'depthwise_vs_frozen': 'with own depthwise gradients', 'memory_vs_frozen': 'and memory reused',
     'alone': 'each model', 'valid_loss': 'validation loss',

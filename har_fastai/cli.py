@@ -319,9 +319,14 @@ def har_draw(argv=None):
     p.add_argument('--n', type=int, default=1500, help='number of labelled drawings')
     p.add_argument('--size', type=int, default=96, help='side of the drawings, px')
     p.add_argument('--seed', type=int, default=42, help='seed of the drawings')
+    p.add_argument('--clips', type=int, default=0, metavar='N', help='also draw N clips of moving people into DIR/clips')
     a = p.parse_args(argv)
+    if a.clips < 0: raise HARError(f'--clips is {a.clips} and must be 0 or more')
     from har_fastai.drawing.dataset import draw_har
     print(draw_har(a.dest, n=a.n, size=a.size, seed=a.seed))
+    if not a.clips: return
+    from har_fastai.drawing.clips import draw_clips
+    print(draw_clips(Path(a.dest)/'clips', a.clips, size=a.size, seed=a.seed))
 
 # %% ../nbs/11_cli.ipynb #a6746467
 @command

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from PIL import Image, ImageDraw
 from .files import HARError
+from .drawing.clips import write_clip
 
 # %% auto #0
-__all__ = ['SHAPES', 'error_message', 'temp_folder', 'draw_shapes', 'put_shapes', 'tiny_har', 'tiny_table', 'shake', 'write_clip',
+__all__ = ['SHAPES', 'error_message', 'temp_folder', 'draw_shapes', 'put_shapes', 'tiny_har', 'tiny_table', 'shake',
            'synth_har_learner']
 
 # %% ../nbs/90_testing.ipynb #d365081d
@@ -106,21 +107,6 @@ def shake(
         a = np.asarray(view, np.float32) * (.8 + .3 * light)
         frames.append((a + rng.normal(0, noise, a.shape)).clip(0, 255).astype(np.uint8))
     return frames
-
-# %% ../nbs/90_testing.ipynb #885e24c8
-def write_clip(
-    file:str|Path, # Destination; WebM by the extension .webm, else MPEG-4
-    frames:list[np.ndarray], # As `shake` returns them
-    rate:int=10 # Frames per second
-)->Path: # `file`
-    "Encode frames as a video clip"
-    import av
-    with av.open(str(file), 'w') as clip:
-        s = clip.add_stream('libvpx' if str(file).endswith('.webm') else 'mpeg4', rate=rate)
-        s.height, s.width = frames[0].shape[:2]; s.pix_fmt, s.bit_rate = 'yuv420p', 4_000_000
-        for f in frames: clip.mux(s.encode(av.VideoFrame.from_ndarray(f, format='rgb24')))
-        clip.mux(s.encode())
-    return Path(file)
 
 # %% ../nbs/90_testing.ipynb #9557dfcb
 def synth_har_learner(

@@ -13,7 +13,7 @@ LAYERS = ['files', 'command', 'images', 'figures', 'efficientnet_lite', 'models'
 APART = {'testing', 'docs'} # for tests and the site; no module that users call imports them
 PREDICTS = {'predict', 'explain', 'serve'} # must work without the training code
 FASTAI = {'data.augment', 'data.batch_augment', 'data.loaders', 'train.optim', 'train.callbacks', 'train.probe',
-          'train.learner', 'train.distillation', 'evaluate.interpretation', 'fusion.training', 'fusion.fuse', 'core'}
+          'train.learner', 'train.distillation', 'train.pretraining', 'evaluate.interpretation', 'fusion.training', 'fusion.fuse', 'core'}
 HEAVY = {'fastai', 'torchvision'}
 MAX_CELL, MAX_MODULE, MAX_LINE, MAX_FUNCTION = 80, 500, 140, 50 # lines, lines, columns, lines
 

@@ -33,7 +33,7 @@ def _calling(d:Drawing):
 # %% ../../nbs/drawing/02_dataset.ipynb #df6dda31
 def _clapping(d:Drawing):
     "Hands together in front of the chest, with lines that show the clap"
-    p, gap, ink = d.person(turn=d.u(0, .7)), d.u(0, .05), d.pick(WHITE, DARK, (250, 220, 90))
+    p, gap, ink = d.person(turn=d.u(0, .7)), d.u(0, .05) + abs(d.sway(.08)), d.pick(WHITE, DARK, (250, 220, 90))
     z = p.neck + p.right * (.02 + .16 * p.turn) - p.up * d.u(.06, .18)
     p.reach(FAR, z + .028 + gap, 1.2); p.reach(NEAR, z - .028 - gap, -1.2)
     paint_person(d.brush, p, d.pick('smile', 'laugh', 'open'), d.pick('open', 'arc'), behind=(), ahead=(FAR, NEAR))
@@ -51,7 +51,7 @@ _DANCES = ( # angles of legs and arms
 def _dancing(d:Drawing):
     "Arms raised, legs in one of six poses"
     legs, arms = d.pick(*_DANCES)
-    near = lambda angles, n: [a + d.u(-n, n) for a in angles]
+    near = lambda angles, n: [a + d.u(-n, n) + d.sway(n) for a in angles]
     p = d.person(legs=[near(l, 9) for l in legs], lean=d.u(-18, 18), tilt=d.u(-18, 18), turn=d.u(0, .4),
                  jump=d.u(0, .04))
     for i in (FAR, NEAR): p.swing(i, *near(arms[i], 16))
@@ -98,6 +98,7 @@ def _running(d:Drawing):
     legs = [(front, front - d.u(50, 95)), (-back, -back - d.u(25, 65))]
     arms = [(-d.u(35, 60), d.u(20, 60)), (d.u(25, 55), d.u(95, 140))]
     if d.maybe(.5): legs, arms = legs[::-1], arms[::-1]
+    legs, arms = d.alternate(legs), d.alternate(arms)
     p = d.person(legs=legs, lean=d.u(6, 20), tilt=d.u(-14, 0), turn=d.u(.8, 1), jump=d.u(0, .07))
     for i in (FAR, NEAR): p.swing(i, *arms[i])
     paint_person(d.brush, p, d.pick('open', 'flat', 'smile'))
@@ -149,7 +150,7 @@ def _hugging(d:Drawing):
 # %% ../../nbs/drawing/02_dataset.ipynb #8d10171f
 def _cycling(d:Drawing):
     "On a bicycle, with feet on the pedals and hands on the handlebars"
-    b, colour, crank = d.brush, d.colour(), .085 * unit(d.u(0, 180))
+    b, colour, crank = d.brush, d.colour(), .085 * unit(d.u(0, 180) - 400 * (d.t or 0))
     p = d.person(hip=-.13 + .62j, lean=d.u(18, 48), tilt=d.u(-30, -8), turn=d.u(.8, 1))
     if p.body.legs == 'skirt': p.body.legs = 'shorts'
     p.step(FAR, HUB - crank + .03j); p.step(NEAR, HUB + crank + .03j)
@@ -301,12 +302,13 @@ def _light(img:Image.Image, d:Drawing) -> Image.Image:
 def draw_action(
     label:str, # One of `DRAWN_ACTIONS`
     rng:np.random.Generator, # Source of all random draws; the same state gives the same image
-    size:int=160 # Side of the square image, in pixels
+    size:int=160, # Side of the square image, in pixels
+    t:float|None=None # Seconds since the start of a clip in which the limbs move; None for a still image
 )->Image.Image: # RGB
     "Draw a person doing an action"
     if label not in DRAWN_ACTIONS: raise HARError(f'there is no action {label!r}: choose one of {", ".join(DRAWN_ACTIONS)}')
     act, canvas = DRAWN_ACTIONS[label], 3 * size # drawn three times as large, then reduced, which smooths the edges
-    img, d = Image.new('RGB', (canvas, canvas)), Drawing(rng)
+    img, d = Image.new('RGB', (canvas, canvas)), Drawing(rng, t=t)
     d.brush = Brush(ImageDraw.Draw(img), *_camera(d, act.close, canvas), edge=canvas * .0045)
     paint_background(d, d.maybe(act.indoors))
     act.paint(d)

@@ -128,9 +128,10 @@ class Person:
         lean:float=0, # Angle of the trunk, in degrees to the right
         tilt:float=0, # Angle of the head against the trunk, in degrees to the right
         turn:float=.3, # From 0, facing the viewer, to 1, facing right
-        jump:float=0 # Height above the ground
+        jump:float=0, # Height above the ground
+        sway:Callable[[float], float]=lambda most: 0. # In a clip, a change of up to `most` at this moment
     ):
-        self.body, self.turn = body, turn
+        self.body, self.turn, self.sway = body, turn, sway
         s = body.height
         self.up = 1j * unit(-lean); self.right = self.up / 1j
         legs = [(*l, 1)[:3] for l in legs]
@@ -145,11 +146,13 @@ class Person:
 
     def swing(self, i:int, upper:float, fore:float):
         "Let arm `i` hang at two angles"
+        upper, fore = upper + self.sway(8), fore + self.sway(12)
         self.arms[i] = _chain(self.shoulders[i], .17 * self.body.height, upper, .16 * self.body.height, fore)
 
     def reach(self, i:int, target:complex, out:float|None=None):
         "Move hand `i` to `target`, with the elbow outward"
         out = (1, -1)[i] * (1 - .8 * self.turn) if out is None else out
+        target += complex(self.sway(.008), self.sway(.008))
         self.arms[i] = _bend(self.shoulders[i], target, .17 * self.body.height, .16 * self.body.height, out)
 
     def step(self, i:int, target:complex):

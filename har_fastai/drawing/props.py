@@ -4,7 +4,7 @@
 
 # %% ../../nbs/drawing/01_props.ipynb #916438dd
 from __future__ import annotations
-import colorsys
+import colorsys, copy, math
 import numpy as np
 from .people import Body, Brush, CIRCLE, DARK, Person, RING, WHITE, shade, unit
 
@@ -182,8 +182,22 @@ class Drawing:
     "The random generator and the brush of one image"
     def __init__(self,
         rng:np.random.Generator, # Source of all random draws
-        brush:Brush|None=None # What it is painted with
-    ): self.rng, self.brush = rng, brush
+        brush:Brush|None=None, # What it is painted with
+        t:float|None=None # Seconds since the start of a clip; None for a still image
+    ): self.rng, self.brush, self.t, self.motion = rng, brush, t, copy.deepcopy(rng) # the same phases in all frames of a clip
+
+    def sway(self, most:float) -> float:
+        "In a clip, a change of up to `most` at this moment, about once in a second; 0 in a still image"
+        if self.t is None: return 0.
+        rate, phase = self.motion.uniform(.6, 1.2), self.motion.uniform()
+        return most * math.sin(2 * math.pi * (rate * self.t + phase))
+
+    def alternate(self, pair:list, rate:float=1.3) -> list:
+        "In a clip, the angles of two limbs that change places `rate` times in a second; as they are in a still image"
+        if self.t is None: return pair
+        a, b = np.array(pair, dtype=float)
+        k = math.cos(2 * math.pi * rate * self.t)
+        return [*map(tuple, ((a + b) / 2 + k * (a - b) / 2, (a + b) / 2 - k * (a - b) / 2))]
 
     def u(self, lo:float, hi:float) -> float:
         "A uniform random number between `lo` and `hi`"
@@ -227,7 +241,8 @@ class Drawing:
         a = self.u(2, 14)
         legs = (a, self.u(-2, a)), (-self.u(2, 14), -self.u(-2, 8))
         body, pose = self.body(), dict(legs=legs, lean=self.u(-5, 6), tilt=self.u(-8, 8), turn=self.u(0, .8))
-        return Person(body, **{**pose, **kw})
+        pose |= kw
+        return Person(body, **{**pose, 'lean': pose['lean'] + self.sway(2), 'tilt': pose['tilt'] + self.sway(4), 'sway': self.sway})
 
     def idle(self, p:Person, i:int):
         "Let arm `i` hang, rest on the hip, or bend"

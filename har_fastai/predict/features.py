@@ -16,7 +16,7 @@ from ..models import find_arch
 from .predictor import Predictor, replace_module
 
 # %% auto #0
-__all__ = ['FeatureExtractor', 'cached_features']
+__all__ = ['FeatureExtractor', 'FeatureCache', 'cached_features']
 
 # %% ../../nbs/predict/09_features.ipynb #0f125b91
 class FeatureExtractor(Predictor):
@@ -52,24 +52,28 @@ class FeatureExtractor(Predictor):
 _MOST = 200_000 # images in a file, about 1 GB; files of more are not written
 _FILES = 6 # files that are kept, those used last
 
-def _load(file:Path) -> dict[bytes, np.ndarray]:
-    "Cached features by checksum; nothing where the file is missing or damaged"
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-    try: d = load_file(file)
-    except (OSError, SafetensorError): return {}
-    return dict(zip((s.tobytes() for s in d['sha256']), d['features'])) if set(d) == {'sha256', 'features'} else {}
+class FeatureCache(dict):
+    "The features of images by the SHA-256 of their files (as bytes), kept in one file for each network and preprocessing"
+    def __init__(self,
+        extractor:FeatureExtractor # Network and preprocessing
+    ):
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+        self.file = cache_folder()/'features'/f'{extractor.fingerprint()}.safetensors'
+        try: d = load_file(self.file)
+        except (OSError, SafetensorError): d = {} # missing or damaged
+        if set(d) == {'sha256', 'features'}: self.update(zip((s.tobytes() for s in d['sha256']), d['features']))
 
-def _store(file:Path, known:dict[bytes, np.ndarray]) -> None:
-    "Write cached features, and delete the files used longest ago; nothing where there is no room"
-    from safetensors.numpy import save
-    if len(known) > _MOST: return
-    names = np.frombuffer(b''.join(known), np.uint8).reshape(len(known), -1)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with write_atomic(file) as f: f.write(save(dict(sha256=names, features=np.stack([*known.values()]))))
-        for old in sorted(file.parent.glob('*.safetensors'), key=lambda p: p.stat().st_mtime)[:-_FILES]: old.unlink(missing_ok=True)
-    except OSError: pass
+    def save(self) -> None:
+        "Write the file, and delete those of other networks used longest ago; nothing where there is no room"
+        from safetensors.numpy import save
+        if not 0 < len(self) <= _MOST: return
+        names, folder = np.frombuffer(b''.join(self), np.uint8).reshape(len(self), -1), self.file.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with write_atomic(self.file) as f: f.write(save(dict(sha256=names, features=np.stack([*self.values()]))))
+            for old in sorted(folder.glob('*.safetensors'), key=lambda p: p.stat().st_mtime)[:-_FILES]: old.unlink(missing_ok=True)
+        except OSError: pass
 
 # %% ../../nbs/predict/09_features.ipynb #3b79fa25
 def cached_features(
@@ -78,12 +82,11 @@ def cached_features(
     images:Sequence # The images, as `Predictor.predict` accepts them
 )->np.ndarray: # float32 of shape (images, features)
     "The features of images, computed for those that are not in the cache; prints an estimate if that takes long"
-    file = cache_folder()/'features'/f'{extractor.fingerprint()}.safetensors'
-    known, names = _load(file), [bytes.fromhex(s) for s in sha256]
+    known, names = FeatureCache(extractor), [bytes.fromhex(s) for s in sha256]
     new = {s: image for s, image in zip(names, images) if s not in known}
     if new:
         known.update(zip(new, _timed_features(extractor, list(new.values()))))
-        _store(file, known)
+        known.save()
     return np.stack([known[s] for s in names])
 
 # %% ../../nbs/predict/09_features.ipynb #f711ea2f

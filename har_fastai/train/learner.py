@@ -75,6 +75,7 @@ class HARLearner(Learner):
         for cb in self.cbs: cb.run = True
 
     def _do_fit(self):
+        if self.first_epoch and hasattr(self, 'progress'): self.progress.mbar.update(0) # the bar of a resumed fit has to be started
         for epoch in range(self.first_epoch, self.n_epoch):
             self.epoch = epoch
             self._with_events(self._do_epoch, 'epoch', CancelEpochException)
