@@ -298,21 +298,25 @@ def har_draw(argv=None):
 def har_check(argv=None):
     "Open every image of a data set, and report classes, sizes, duplicates and problems"
     p = parser(har_check, 'photos',
-                'Training_set.csv --fix')
+                'Training_set.csv --fix', 'photos --fix --decisions decisions.csv')
     p.add_argument('data', metavar='DIR', help='folder or table of labelled images')
     add_layout(p)
     p.add_argument('--fix', action='store_true', help='write a copy of the table without unusable rows, beside the original')
+    p.add_argument('--decisions', metavar='FILE', help='with --fix: also relabel and leave out images as decided in the page of har_audit')
     p.add_argument('--json', metavar='FILE', help='write all findings to FILE')
     a = p.parse_args(argv)
-    from har_fastai.data.checks import check_data, fix_table, summarise_check
+    from har_fastai.data.checks import check_data, fix_table, read_decisions, summarise_check
+    if a.decisions and not a.fix: raise HARError('--decisions needs --fix, which writes the new table')
+    decisions = read_decisions(a.decisions) if a.decisions else None
     c = check_data(a.data, layout=a.layout)
     if len(c.df): print(summarise_check(c.df), end='\n\n')
     print(str(c))
     if a.json: _write_findings(c, a.json)
-    if a.fix and not c.lost and not c.stops: print('\nAll rows can be used, so no table is written')
+    if a.fix and not c.lost and not c.stops and decisions is None: print('\nAll rows can be used, so no table is written')
     elif a.fix:
-        to, kept, left_out = fix_table(c)
-        print(f'\n{to}: {plural(kept, "row")}, without the {left_out:,} that cannot be used; train with --data {to}')
+        to, kept, left_out = fix_table(c, decisions)
+        why = 'cannot be used' if decisions is None else 'cannot be used or are dropped'
+        print(f'\n{to}: {plural(kept, "row")}, without the {left_out:,} that {why}; train with --data {to}')
     elif c.stops: raise HARError(c.stops)
 
 # %% ../nbs/11_cli.ipynb #b1a35061
