@@ -356,21 +356,26 @@ def har_app(argv=None):
 # %% ../nbs/11_cli.ipynb #28032312
 @command
 def har_export(argv=None):
-    "Export a model, with a description of its preprocessing, as one file for other programs"
+    "Export a model as one file for other programs, with a description of its preprocessing, or as a web page"
     p = parser(har_export, '--format onnx --out model.onnx', 'runs/photos --format pt2 --out model.pt2',
-                '--format onnx --out int8.onnx --quantize "Human Action Recognition/train"')
+                '--format onnx --out int8.onnx --quantize "Human Action Recognition/train"', '--format web --out site')
     p.add_argument('run', metavar='RUN', nargs='?', help=f'folder of a run, or a model in the package: {SHIPPED_DEFAULT}')
-    p.add_argument('--format', required=True, metavar='onnx|pt2', help='onnx: for ONNX Runtime and other tools; pt2: for torch.export.load')
-    p.add_argument('--out', required=True, metavar='FILE', help='file to create; it must not exist')
+    p.add_argument('--format', required=True, metavar='onnx|pt2|web',
+                   help='onnx: for ONNX Runtime and other tools; pt2: for torch.export.load; web: a folder with a page that predicts in '
+                        'the browser, without a server')
+    p.add_argument('--out', required=True, metavar='FILE', help='file, or folder with web, to create; it must not exist')
     p.add_argument('--quantize', metavar='DATA',
                    help='write 8-bit integers: smaller and faster; DATA: folder, archive or table of training images, '
                         'of which up to 256 are used, half to calibrate and half to compare')
+    p.add_argument('--runtime', metavar='FILE', help='with web: the package onnxruntime-web of npm, if it cannot be downloaded')
     a = p.parse_args(argv)
-    if a.format not in ('onnx', 'pt2'): raise HARError(f'--format is {a.format!r} and must be onnx or pt2')
+    if a.format not in ('onnx', 'pt2', 'web'): raise HARError(f'--format is {a.format!r} and must be onnx, pt2 or web')
+    if a.runtime and a.format != 'web': raise HARError('--runtime is for web pages only: use --format web')
     if a.quantize is not None:
         if not a.quantize: raise HARError('--quantize is empty: give a folder, archive or table of images')
         if a.format != 'onnx': raise HARError('--quantize writes ONNX files only: use --format onnx')
         return _export_int8(a)
+    if a.format == 'web': return _export_web(a)
     from har_fastai.predict.export import export_onnx, export_pt2
     file = (export_onnx if a.format == 'onnx' else export_pt2)(a.run, a.out)
     print(f"{file}: {file.stat().st_size / 1e6:,.1f} MB; its predictions for drawings agree with the model's")
@@ -382,6 +387,14 @@ def _export_int8(a) -> None:
     file, agreement, n = export_int8(a.run, a.out, calibration_images(a.quantize))
     print(f'{file}: {file.stat().st_size / 1e6:,.1f} MB; it predicts the same class as the model for {agreement:.1%} of {n} other images '
           'of DATA; expect less on new images if the model was trained on these')
+
+# %% ../nbs/11_cli.ipynb #5b763b3e
+def _export_web(a) -> None:
+    "The part of `har_export` for a web page"
+    from har_fastai.predict.browser import export_web
+    folder = export_web(a.run, a.out, runtime=a.runtime)
+    size = sum(f.stat().st_size for f in folder.iterdir())
+    print(f'{folder}: {size / 1e6:,.1f} MB; publish it on any web server, or try it with python -m http.server --directory {folder}')
 
 # %% ../nbs/11_cli.ipynb #7cb02375
 @command

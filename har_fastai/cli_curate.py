@@ -11,7 +11,7 @@ from .files import HARError
 # %% auto #0
 __all__ = ['har_audit']
 
-# %% ../nbs/12_cli_curate.ipynb #1d19e9b5
+# %% ../nbs/12_cli_curate.ipynb #e96e2210
 @command
 def har_audit(argv=None):
     "Find wrong labels, copies, outliers, odd images and shortcuts in a data set, and show them in a web page"
@@ -32,4 +32,5 @@ def har_audit(argv=None):
     print(found)
     table = found.findings.drop(columns='path').assign(decision='', new_label='')
     with write_atomic(out/'findings.csv', 'w') as f: table.to_csv(f, index=False, float_format='%.4f', lineterminator='\n')
-    print(f'{audit_page(found, out/"index.html", a.most)}: open it in a browser to decide about the images; {out/"findings.csv"} has the same findings')
+    page = audit_page(found, out/'index.html', a.most)
+    print(f'{page}: open it in a browser to decide about the images; {out/"findings.csv"} has the same findings')

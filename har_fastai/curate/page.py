@@ -16,10 +16,10 @@ from ..images import ImageError, open_image
 from .audit import KINDS, Audit
 
 # %% auto #0
-__all__ = ['AUDIT_CSS', 'AUDIT_SCRIPT', 'AUDIT_TEMPLATE', 'NOTES', 'thumbnail', 'thumbnails', 'audit_page']
+__all__ = ['AUDIT_CSS', 'AUDIT_SCRIPT', 'AUDIT_TEMPLATE', 'NOTES', 'jpeg_thumbnail', 'thumbnails', 'audit_page']
 
-# %% ../../nbs/curate/02_page.ipynb #10559010
-def thumbnail(
+# %% ../../nbs/curate/02_page.ipynb #1904cb25
+def jpeg_thumbnail(
     path:str|Path, # An image file
     side:int=200, # Longer side, in pixels
     quality:int=72 # Of JPEG, 1–95
@@ -31,15 +31,16 @@ def thumbnail(
     img.save(out := io.BytesIO(), 'JPEG', quality=quality, optimize=True)
     return out.getvalue()
 
-# %% ../../nbs/curate/02_page.ipynb #8c2f0daf
+# %% ../../nbs/curate/02_page.ipynb #2fe09068
 def thumbnails(
     paths:Sequence[str], # Image files
-    side:int=200 # As for `thumbnail`
-)->list[bytes]: # As `thumbnail` returns them
+    side:int=200 # As for `jpeg_thumbnail`
+)->list[bytes]: # As `jpeg_thumbnail` returns them
     "Small copies of many images"
-    return list(progress(parallel_map(lambda some: [thumbnail(p, side) for p in some], list(paths)), total=len(paths), comment='thumbnails'))
+    made = parallel_map(lambda some: [jpeg_thumbnail(p, side) for p in some], list(paths))
+    return list(progress(made, total=len(paths), comment='thumbnails'))
 
-# %% ../../nbs/curate/02_page.ipynb #22e61ae2
+# %% ../../nbs/curate/02_page.ipynb #66fa712b
 AUDIT_CSS = """
 .bar { position: sticky; top: 0; z-index: 2; background: var(--har-paper); border-bottom: 1px solid var(--har-line); padding: .5rem 0; }
 .bar > div { max-width: 62rem; margin: 0 auto; padding: 0 1.2rem; display: flex; flex-wrap: wrap; gap: .4rem .8rem; align-items: center; }
@@ -58,10 +59,11 @@ button.save { background: var(--har-accent); color: var(--har-paper); border-col
 .item .acts button { flex: 1; padding: .3rem 0; }
 .item select { width: 100%; margin-top: .3rem; }
 .item.done { opacity: .6; }
+@media (pointer: coarse) { .keys { display: none; } }
 @media (max-width: 40rem) { .items { grid-template-columns: 1fr 1fr; gap: .6rem; } .item img { height: 7.5rem; } }
 """ # added to `PAGE_CSS`
 
-# %% ../../nbs/curate/02_page.ipynb #dc392529
+# %% ../../nbs/curate/02_page.ipynb #f6feceeb
 AUDIT_SCRIPT = """
 const D = JSON.parse(document.getElementById('data').textContent), key = 'har_audit ' + D.id
 const $ = (tag, attrs = {}, ...inner) => { const e = document.createElement(tag); for (const k in attrs) k in e ? e[k] = attrs[k] :
@@ -90,7 +92,7 @@ function build(it, i) {
   const act = (name, text) => $('button', {type: 'button', textContent: text, onclick: () => decide(i, name, pick.value)})
   const buttons = {keep: act('keep', 'Keep'), relabel: act('relabel', 'Relabel'), drop: act('drop', 'Drop')}
   pick.onchange = () => decide(i, 'relabel', pick.value)
-  const picture = it.image ? $('img', {src: 'data:image/jpeg;base64,' + it.image, alt: it.filename, loading: 'lazy'}) : $('div', {className: 'none'})
+  const picture = it.image ? $('img', {src: 'data:image/jpeg;base64,' + it.image, alt: it.filename}) : $('div', {className: 'none'})
   const label = $('p', {className: 'label'}, it.label, ...(it.suggestion ? [' \\u2192 ', $('b', {textContent: it.suggestion}), '?'] : []))
   const card = $('div', {className: 'item', tabIndex: 0, role: 'group', 'aria-label': it.filename + ', ' + it.label}, picture, label,
     $('p', {textContent: it.detail}), $('p', {textContent: it.filename}), $('div', {className: 'acts'}, ...Object.values(buttons)), pick)
@@ -117,31 +119,35 @@ document.getElementById('save').onclick = () => {
 document.getElementById('undo').onclick = undo
 """ # the behaviour of the page
 
-# %% ../../nbs/curate/02_page.ipynb #d684b666
+# %% ../../nbs/curate/02_page.ipynb #a37847fd
 AUDIT_TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title><style>{{ style }}</style></head>
 <body><header><h1>{{ title }}</h1><p class="sub">{{ subtitle }}</p>
-<div class="cards">{% for name, value in cards %}<div class="card"><span>{{ name }}</span><b>{{ value }}</b></div>{% endfor %}</div></header>
-<div class="bar"><div><p><span id="count" aria-live="polite"></span>. Keys: K keep, R relabel, D drop, Z undo, arrows to move</p>
+<div class="cards">{% for name, value in cards %}
+<div class="card"><span>{{ name }}</span><b>{{ value }}</b></div>{% endfor %}</div></header>
+<div class="bar"><div><p><span id="count" aria-live="polite"></span><span class="keys">. Keys: K keep, R relabel, D drop,
+Z undo, arrows to move</span></p>
 <button id="undo" type="button">Undo</button><button id="save" class="save" type="button">Save decisions.csv</button></div></div>
 <main>{% for kind, heading, n, note in kinds %}<section><h2>{{ heading }} ({{ n }})</h2>
 {% if note %}<p>{{ note }}</p>{% endif %}<div class="items" id="items-{{ kind }}"></div></section>{% endfor %}
 <section><h2>Classes that overlap</h2><p>Share of the images of one class that classifiers predict as the other.</p>
 <div class="scroll" tabindex="0">{{ overlap }}</div></section>
-<section><h2>Shortcuts</h2><p>How often properties that have nothing to do with the content predict the label, and a random guess. {{ verdict }}</p>
+<section><h2>Shortcuts</h2><p>How often properties that have nothing to do with the content predict the label, and a random guess.
+{{ verdict }}</p>
 <div class="scroll" tabindex="0">{{ shortcuts }}</div></section></main>
 <footer><p>Written by har_fastai {{ version }}. Decisions stay in this browser until they are saved. Write a table with them with
 <code>har_check DIR --fix --decisions decisions.csv</code>.</p></footer>
 <script type="application/json" id="data">{{ data }}</script><script>{{ script }}</script></body></html>
 """ # Jinja template
 
-# %% ../../nbs/curate/02_page.ipynb #888f2032
+# %% ../../nbs/curate/02_page.ipynb #c38e2f9b
 NOTES = dict(label='The label is improbable for a classifier that has not seen it; the surest first.',
              copy='Both images of a pair are listed; one of the labels is wrong, or the image belongs to both classes.',
-             outlier='Far from all other images in feature space.', flat='Nearly all of the image has one colour, or it shows lines of text.', size='Very small, or narrow.')
+             outlier='Far from all other images in feature space.',
+             flat='Nearly all of the image has one colour, or it shows lines of text.', size='Very small, or narrow.')
 
-# %% ../../nbs/curate/02_page.ipynb #239bb908
+# %% ../../nbs/curate/02_page.ipynb #b961bea2
 def audit_page(
     a:Audit, # Of `audit`
     file:str|Path, # The page to write
@@ -155,13 +161,16 @@ def audit_page(
     items = f.drop(columns=['path', 'score']).assign(image=[base64.b64encode(b).decode() for b in images]).to_dict('records')
     data = dict(id=f'{a.path.resolve()} {len(a.df)}', vocab=sorted(set(a.df.label)), items=items)
     n = a.findings.kind.value_counts()
-    kinds = [(k, what[0].upper() + what[1:], f'{n[k]:,}' + (f', {most:,} shown' if n[k] > most else ''), NOTES[k]) for k, what in KINDS.items() if k in n]
+    kinds = [(k, what[0].upper() + what[1:], f'{n[k]:,}' + (f', {most:,} shown' if n[k] > most else ''), NOTES[k])
+             for k, what in KINDS.items() if k in n]
     odd = ', '.join(a.shortcuts.index[a.shortcuts.shortcut])
     html = lambda t, form: Markup(t.to_html(border=0, index=form == 'row', float_format='{:.2f}'.format))
     page = Environment(autoescape=True).from_string(AUDIT_TEMPLATE).render(
-        title=f'Audit of {a.path.name}', subtitle=f'{plural(len(a.df), "image")} of {a.df.label.nunique()} classes', style=Markup(PAGE_CSS + AUDIT_CSS),
-        cards=[(KINDS[k], f'{n.get(k, 0):,}') for k in KINDS], kinds=kinds, overlap=html(a.overlap, ''), shortcuts=html(a.shortcuts, 'row'),
+        title=f'Audit of {a.path.name}', subtitle=f'{plural(len(a.df), "image")} of {a.df.label.nunique()} classes',
+        style=Markup(PAGE_CSS + AUDIT_CSS), version=__version__, script=Markup(AUDIT_SCRIPT),
+        cards=[(what, f'{n.get(k, 0):,}') for k, what in KINDS.items()], kinds=kinds, overlap=html(a.overlap, ''),
+        shortcuts=html(a.shortcuts, 'row'),
         verdict=f'A network could learn these in place of the content: {odd}.' if odd else 'None of them is a shortcut.',
-        version=__version__, data=Markup(json.dumps(data, ensure_ascii=False).replace('<', '\\u003c')), script=Markup(AUDIT_SCRIPT))
+        data=Markup(json.dumps(data, ensure_ascii=False).replace('<', '\\u003c')))
     with write_atomic(file, 'w') as out: out.write(page)
     return Path(file)

@@ -285,7 +285,8 @@ def read_decisions(
 )->pd.DataFrame: # One row per image: filename, decision, new_label
     "Read decisions about images, such as the page of `har_audit` saves"
     d = read_table(file, ['filename', 'decision'])
-    d = d.assign(decision=d.decision.str.lower().replace('', 'keep'), new_label=d.get('new_label', ''))[['filename', 'decision', 'new_label']]
+    d = d.assign(decision=d.decision.str.lower().replace('', 'keep'), new_label=d.get('new_label', ''))
+    d = d[['filename', 'decision', 'new_label']]
     d.loc[d.decision != 'relabel', 'new_label'] = ''
     d = d[~d.duplicated()]
     for bad, why in ((~d.decision.isin(DECISIONS), f'the decision must be {", ".join(DECISIONS[:2])} or {DECISIONS[2]}'),
