@@ -272,7 +272,7 @@ def _fixed_folders(c:CheckResult) -> tuple[pd.DataFrame, Path, int]:
 
 def _fixed_table(c:CheckResult) -> tuple[pd.DataFrame, Path, int]:
     "The new table for an old one, its file, and the number of rows of the old one"
-    raw, bad = read_table(c.table), c.faults[~c.faults.kept]
+    raw, bad = read_table(c.table), c.faults[~c.faults.kept.astype(bool)]
     rows = raw[~raw.index.isin(bad['where'])].assign(filename=lambda t: t.filename.str.replace('\\', '/'))
     return rows[rows.filename.map(lambda f: Path(f).as_posix()).isin(c.good.filename)], _free_name(c.table.parent, c.table.stem), len(raw)
 

@@ -50,13 +50,13 @@ def test_the_page_is_used_with_the_keyboard(audited, browser, tmp_path, capsys):
     data, out, names = audited
     page = browser.new_page(viewport=dict(width=390, height=800))
     errors = []
-    page.on('pageerror', errors.append)
+    page.on('pageerror', lambda e: errors.append(e))
     page.goto((out/'index.html').as_uri())
     assert page.evaluate('document.documentElement.scrollWidth') <= 390
     files = page.evaluate('D.items.map(i => i.filename)')
     copy = page.evaluate('D.items.findIndex(i => i.kind === "copy")')
     page.locator('.item').nth(copy).focus()
-    page.keyboard.press('d'); page.keyboard.press('z'); page.keyboard.press('r'); page.keyboard.press('k') # undone, relabelled, the next kept
+    for key in 'dzrk': page.keyboard.press(key) # dropped, undone, relabelled; the next one kept
     page.reload() # the decisions are kept
     assert page.inner_text('#count').startswith('2 of ')
     with page.expect_download() as d: page.click('#save')

@@ -57,7 +57,7 @@ def test_the_page_predicts_as_python_does_and_works_offline(tmp_path, serve, bro
     url, server = serve(site)
     context = browser.new_context(bypass_csp=True, viewport=dict(width=390, height=800)); page = context.new_page()
     asked, errors = [], []
-    page.on('request', lambda r: asked.append(r.url)); page.on('pageerror', errors.append)
+    page.on('request', lambda r: asked.append(r.url)); page.on('pageerror', lambda e: errors.append(e))
     page.goto(url)
     page.wait_for_function('document.getElementById("status").textContent.startsWith("Ready")', timeout=120_000)
     page.evaluate('navigator.serviceWorker.ready.then(() => null)')
@@ -80,7 +80,8 @@ def test_the_page_predicts_as_python_does_and_works_offline(tmp_path, serve, bro
 
 
 @pytest.mark.parametrize('argv, words', [
-    ('--format web --out DIR --runtime nowhere.tgz', 'nowhere.tgz cannot be read'), ('--format onnx --out x.onnx --runtime a.tgz', '--format web'),
+    ('--format web --out DIR --runtime nowhere.tgz', 'nowhere.tgz cannot be read'),
+    ('--format onnx --out x.onnx --runtime a.tgz', '--format web'),
     ('--format html --out x', 'onnx, pt2 or web'), ('--format web --out FULL', 'exists')])
 def test_mistakes_get_one_sentence(tmp_path, refuse, argv, words):
     (tmp_path/'full').mkdir(); (tmp_path/'full'/'a').write_text('')
