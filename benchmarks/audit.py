@@ -86,6 +86,6 @@ if __name__ == '__main__':
         features, draws = time.perf_counter() - start, [once(df, x, a.share, seed) for seed in range(a.seeds)]
     scores = [s for s, _ in draws]
     print(json.dumps(dict(what='audit: labels flipped at random', n=int((df.part == 'train').sum()), share=a.share, threshold=SUSPECT,
-                          networks=NETWORKS, seeds=a.seeds, **({} if a.seeds > 1 else scores[0]), draws=scores if a.seeds > 1 else [],
+                          networks=NETWORKS, seeds=a.seeds, **(dict(draws=scores) if a.seeds > 1 else scores[0]),
                           cleanlab=draws[0][1], seconds=dict(features=round(features), all=round(time.perf_counter() - start)),
                           cores=os.cpu_count())))

@@ -51,6 +51,6 @@ if __name__ == '__main__':
     curves = {k: [curve(z, y, train, test, a.steps, s, k == 'chosen') for s in range(a.seeds)] for k in ('random', 'chosen')}
     random, chosen = (np.mean(curves[k], 0) for k in ('random', 'chosen'))
     reached = {n: round(n / float(np.interp(f, np.maximum.accumulate(chosen), a.steps)), 2) for n, f in zip(a.steps[1:], random[1:])}
-    print(json.dumps(dict(what='labels to a macro-F1, random / chosen', n=len(test), seeds=a.seeds, steps=a.steps, ratio=reached,
+    print(json.dumps(dict(what='labels to a macro-F1, random / chosen', n=len(test), seeds=a.seeds, labels=a.steps, ratio=reached,
                           random=[round(float(v), 4) for v in random], chosen=[round(float(v), 4) for v in chosen],
                           seconds=round(time.perf_counter() - start), cores=os.cpu_count())))
