@@ -41,6 +41,9 @@ TITLES = {
     'the shape in which images are scored': 'Resize rules in evaluation',
     'photographs: trained with drawings - without': 'Training on drawings as well: scores on photographs',
     '8-bit integers against 32-bit numbers': '8-bit integers against 32-bit numbers, exported models',
+    'audit: labels flipped at random': 'Audit: training labels flipped at random',
+    'labels to a macro-F1, random / chosen': 'Choice of images to label: labels to a macro-F1, random / chosen',
+    'page in a browser against Python': 'The exported page in a browser, compared with Python',
     'evaluation and report, over the forward passes alone': 'Time of evaluation and report / forward passes alone',
 } # headings in place of `what`
 LABELS = {
@@ -54,6 +57,8 @@ LABELS = {
     'only_without': 'images that only the training without gets right',
     'other_seeds_without': 'macro-F1 minus that of other seeds without drawings', 'accuracy_with': 'accuracy with drawings',
     'difference_bootstrap': 'difference, bootstrap alone', 'same_class': 'share of equal predictions',
+    'same_unsure': 'share of equal verdicts on unsure',
+    'relabelled_right': 'share of right suggestions for flipped labels found',
     'agreement': 'share of equal predictions on training images', 'checked': 'training images compared',
     'per_class': 'images of each class', 'draws': 'random draws', 'similarity': 'by similarity', 'probability': 'by probability',
     'mirror': 'test-time augmentation', 'struck': 'interrupted in', 'least': 'minimum', 'most': 'maximum', 'n': 'images evaluated',

@@ -333,21 +333,25 @@ def har_draw(argv=None):
 def har_check(argv=None):
     "Open every image of a data set, and report classes, sizes, duplicates and problems"
     p = parser(har_check, 'photos',
-                'Training_set.csv --fix')
+                'Training_set.csv --fix', 'photos --fix --decisions decisions.csv')
     p.add_argument('data', metavar='DIR', help='folder or table of labelled images')
     add_layout(p)
     p.add_argument('--fix', action='store_true', help='write a copy of the table without unusable rows, beside the original')
+    p.add_argument('--decisions', metavar='FILE', help='with --fix: also relabel and leave out images as decided in the page of har_audit')
     p.add_argument('--json', metavar='FILE', help='write all findings to FILE')
     a = p.parse_args(argv)
-    from har_fastai.data.checks import check_data, fix_table, summarise_check
+    from har_fastai.data.checks import check_data, fix_table, read_decisions, summarise_check
+    if a.decisions and not a.fix: raise HARError('--decisions needs --fix, which writes the new table')
+    decisions = read_decisions(a.decisions) if a.decisions else None
     c = check_data(a.data, layout=a.layout)
     if len(c.df): print(summarise_check(c.df), end='\n\n')
     print(str(c))
     if a.json: _write_findings(c, a.json)
-    if a.fix and not c.lost and not c.stops: print('\nAll rows can be used, so no table is written')
+    if a.fix and not c.lost and not c.stops and decisions is None: print('\nAll rows can be used, so no table is written')
     elif a.fix:
-        to, kept, left_out = fix_table(c)
-        print(f'\n{to}: {plural(kept, "row")}, without the {left_out:,} that cannot be used; train with --data {to}')
+        to, kept, left_out = fix_table(c, decisions)
+        why = 'cannot be used' if decisions is None else 'cannot be used or are dropped'
+        print(f'\n{to}: {plural(kept, "row")}, without the {left_out:,} that {why}; train with --data {to}')
     elif c.stops: raise HARError(c.stops)
 
 # %% ../nbs/11_cli.ipynb #b1a35061
@@ -391,21 +395,26 @@ def har_app(argv=None):
 # %% ../nbs/11_cli.ipynb #28032312
 @command
 def har_export(argv=None):
-    "Export a model, with a description of its preprocessing, as one file for other programs"
+    "Export a model as one file for other programs, with a description of its preprocessing, or as a web page"
     p = parser(har_export, '--format onnx --out model.onnx', 'runs/photos --format pt2 --out model.pt2',
-                '--format onnx --out int8.onnx --quantize "Human Action Recognition/train"')
+                '--format onnx --out int8.onnx --quantize "Human Action Recognition/train"', '--format web --out site')
     p.add_argument('run', metavar='RUN', nargs='?', help=f'folder of a run, or a model in the package: {SHIPPED_DEFAULT}')
-    p.add_argument('--format', required=True, metavar='onnx|pt2', help='onnx: for ONNX Runtime and other tools; pt2: for torch.export.load')
-    p.add_argument('--out', required=True, metavar='FILE', help='file to create; it must not exist')
+    p.add_argument('--format', required=True, metavar='onnx|pt2|web',
+                   help='onnx: for ONNX Runtime and other tools; pt2: for torch.export.load; web: a folder with a page that predicts in '
+                        'the browser, without a server')
+    p.add_argument('--out', required=True, metavar='FILE', help='file, or folder with web, to create; it must not exist')
     p.add_argument('--quantize', metavar='DATA',
                    help='write 8-bit integers: smaller and faster; DATA: folder, archive or table of training images, '
                         'of which up to 256 are used, half to calibrate and half to compare')
+    p.add_argument('--runtime', metavar='FILE', help='with web: the package onnxruntime-web of npm, if it cannot be downloaded')
     a = p.parse_args(argv)
-    if a.format not in ('onnx', 'pt2'): raise HARError(f'--format is {a.format!r} and must be onnx or pt2')
+    if a.format not in ('onnx', 'pt2', 'web'): raise HARError(f'--format is {a.format!r} and must be onnx, pt2 or web')
+    if a.runtime and a.format != 'web': raise HARError('--runtime is for web pages only: use --format web')
     if a.quantize is not None:
         if not a.quantize: raise HARError('--quantize is empty: give a folder, archive or table of images')
         if a.format != 'onnx': raise HARError('--quantize writes ONNX files only: use --format onnx')
         return _export_int8(a)
+    if a.format == 'web': return _export_web(a)
     from har_fastai.predict.export import export_onnx, export_pt2
     file = (export_onnx if a.format == 'onnx' else export_pt2)(a.run, a.out)
     print(f"{file}: {file.stat().st_size / 1e6:,.1f} MB; its predictions for drawings agree with the model's")
@@ -417,6 +426,14 @@ def _export_int8(a) -> None:
     file, agreement, n = export_int8(a.run, a.out, calibration_images(a.quantize))
     print(f'{file}: {file.stat().st_size / 1e6:,.1f} MB; it predicts the same class as the model for {agreement:.1%} of {n} other images '
           'of DATA; expect less on new images if the model was trained on these')
+
+# %% ../nbs/11_cli.ipynb #5b763b3e
+def _export_web(a) -> None:
+    "The part of `har_export` for a web page"
+    from har_fastai.predict.browser import export_web
+    folder = export_web(a.run, a.out, runtime=a.runtime)
+    size = sum(f.stat().st_size for f in folder.iterdir())
+    print(f'{folder}: {size / 1e6:,.1f} MB; publish it on any web server, or try it with python -m http.server --directory {folder}')
 
 # %% ../nbs/11_cli.ipynb #7cb02375
 @command

@@ -16,8 +16,8 @@ from .duplicates import MAX_DISTANCE, _components, _require, duplicate_pairs, fi
 from .cache import CacheBuilder, ImageRecords, reduced
 
 # %% auto #0
-__all__ = ['FAULTS', 'has_extreme_shape', 'check_har', 'usable', 'summarise_check', 'fault_number', 'image_traits', 'CheckResult',
-           'check_data', 'fix_table']
+__all__ = ['FAULTS', 'DECISIONS', 'has_extreme_shape', 'check_har', 'usable', 'summarise_check', 'fault_number', 'image_traits',
+           'CheckResult', 'check_data', 'read_decisions', 'apply_decisions', 'fix_table']
 
 # %% ../../nbs/data/03_checks.ipynb #26c26d27
 def _check_image(
@@ -272,19 +272,56 @@ def _fixed_folders(c:CheckResult) -> tuple[pd.DataFrame, Path, int]:
 
 def _fixed_table(c:CheckResult) -> tuple[pd.DataFrame, Path, int]:
     "The new table for an old one, its file, and the number of rows of the old one"
-    raw, bad = read_table(c.table), c.faults[~c.faults.kept]
+    raw, bad = read_table(c.table), c.faults[~c.faults.kept.astype(bool)]
     rows = raw[~raw.index.isin(bad['where'])].assign(filename=lambda t: t.filename.str.replace('\\', '/'))
     return rows[rows.filename.map(lambda f: Path(f).as_posix()).isin(c.good.filename)], _free_name(c.table.parent, c.table.stem), len(raw)
 
+# %% ../../nbs/data/03_checks.ipynb #3b365b78
+DECISIONS = ('keep', 'relabel', 'drop') # values of the column decision; an empty cell is keep
+
+# %% ../../nbs/data/03_checks.ipynb #a511e8ad
+def read_decisions(
+    file:str|Path # A CSV file with the columns filename, decision and, to relabel, new_label
+)->pd.DataFrame: # One row per image: filename, decision, new_label
+    "Read decisions about images, such as the page of `har_audit` saves"
+    d = read_table(file, ['filename', 'decision'])
+    d = d.assign(decision=d.decision.str.lower().replace('', 'keep'), new_label=d.get('new_label', ''))
+    d = d[['filename', 'decision', 'new_label']]
+    d.loc[d.decision != 'relabel', 'new_label'] = ''
+    d = d[~d.duplicated()]
+    for bad, why in ((~d.decision.isin(DECISIONS), f'the decision must be {", ".join(DECISIONS[:2])} or {DECISIONS[2]}'),
+                     ((d.decision == 'relabel') & (d.new_label == ''), 'new_label is empty: fill in the new label'),
+                     (d.filename.duplicated(), 'the image has two decisions: keep one of them')):
+        if bad.any(): raise HARError(f'{file}, {d.index[bad][0]} ({d.filename[bad].iloc[0]}): {why}')
+    return d
+
+# %% ../../nbs/data/03_checks.ipynb #feb36c44
+def apply_decisions(
+    rows:pd.DataFrame, # Rows with filename and label
+    decisions:pd.DataFrame # Of `read_decisions`
+)->pd.DataFrame: # Without the rows to drop, and with the new labels; an error if fewer than two classes remain
+    "Relabel and leave out images as decided"
+    d, names = decisions.set_index('filename'), rows.filename.map(lambda f: Path(f).as_posix())
+    unknown = d.index.difference(names)
+    if len(unknown): raise HARError(f'the decisions name {plural(len(unknown), "image")} that the data set does not have, the first is '
+                                    f'{unknown[0]}: give the data set that was audited')
+    new = names.map(d.new_label.where(d.decision == 'relabel')).fillna(rows.label)
+    rows = rows.assign(label=new)[~names.isin(d.index[d.decision == 'drop'])]
+    if rows.label.nunique() < 2:
+        raise HARError(f'with these decisions the data set holds {plural(rows.label.nunique(), "label")}, and training needs two classes')
+    return rows
+
 # %% ../../nbs/data/03_checks.ipynb #0ddd5846
 def fix_table(
-    c:CheckResult # The result of `check_data`
+    c:CheckResult, # The result of `check_data`
+    decisions:pd.DataFrame|None=None # Of `read_decisions`: images to relabel or to leave out
 )->tuple[Path, int, int]: # The new table, its number of rows, and the number of rows left out
     "Write a table of the rows that can be used beside the old table"
     if c.good.label.nunique() < 2:
         raise HARError(f'{c.path} cannot be fixed: of {len(c.df):,} images {len(c.good):,} can be used, '
                        f'with {plural(c.good.label.nunique(), "label")}, and training needs two classes')
     rows, to, n = (_fixed_folders if c.table is None else _fixed_table)(c)
+    if decisions is not None: rows = apply_decisions(rows, decisions)
     try:
         with write_atomic(to, 'w') as f: rows.to_csv(f, index=False, lineterminator='\n')
     except OSError as e:
