@@ -8,12 +8,12 @@ import pytest
 from helpers import NBS, PACKAGE, ROOT
 
 # each layer imports only from earlier ones; within a package, modules import only from those with a lower number
-LAYERS = ['files', 'command', 'images', 'figures', 'efficientnet_lite', 'models', 'drawing', 'data', 'pose', 'train', 'predict',
+LAYERS = ['files', 'command', 'images', 'figures', 'efficientnet_lite', 'models', 'distributed', 'drawing', 'data', 'pose', 'train', 'predict',
           'evaluate', 'explain', 'report', 'serve', 'core', 'curate', 'scale', 'cli']
 APART = {'testing', 'docs'} # for tests and the site; no module that users call imports them
 PREDICTS = {'predict', 'explain', 'serve'} # must work without the training code
 FASTAI = {'data.augment', 'data.batch_augment', 'data.loaders', 'train.optim', 'train.callbacks', 'train.probe',
-          'train.learner', 'train.distillation', 'evaluate.interpretation', 'core'}
+          'train.learner', 'train.distillation', 'train.parallel', 'evaluate.interpretation', 'core'}
 HEAVY = {'fastai', 'torchvision'}
 MAX_CELL, MAX_MODULE, MAX_LINE, MAX_FUNCTION = 80, 500, 140, 50 # lines, lines, columns, lines
 

@@ -78,15 +78,16 @@ def label_refs(
     rows = [_row(p, i, top) for i, p in enumerate(found, first)]
     return import_arrow().Table.from_pylist(rows, part_schema(predictor.vocab, getattr(predictor, 'embeds', False)))
 
-# %% ../../nbs/scale/03_blocks.ipynb #23da5574
+# %% ../../nbs/scale/03_blocks.ipynb #6dcd0219
 def label_block(
     job:LabelJob, # An existing job
     predictor, # A predictor
     i:int # Number of the block
-)->dict: # block, images, errors, seconds
+)->dict: # block, images, errors, seconds, and seconds of processor time
     "Label the images of a block, and write its part"
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     table = label_refs(predictor, block_refs(job, i), i * job.info['block'], job.info['top'])
     write_part(job, i, table)
     errors = len(table) - table.column('error').null_count
-    return dict(block=i, images=len(table), errors=errors, seconds=time.perf_counter() - start)
+    return dict(block=i, images=len(table), errors=errors, seconds=time.perf_counter() - start,
+                cpu=time.process_time() - cpu)

@@ -54,7 +54,7 @@ def ray_session(
     finally:
         if begun: ray.shutdown()
 
-# %% ../../nbs/scale/04_cluster.ipynb #6982d5fd
+# %% ../../nbs/scale/04_cluster.ipynb #bda24319
 class BlockLabeller:
     "A worker: labels the blocks whose numbers it is given"
     def __init__(self,
@@ -72,7 +72,7 @@ class BlockLabeller:
 
     def label(self, i:int) -> dict:
         "The counts of a block, which is labelled unless its part exists"
-        if self.job.fs.exists(f'{self.job.root}/{part_name(i)}'): return dict(block=i, images=0, errors=0, seconds=0.)
+        if self.job.fs.exists(f'{self.job.root}/{part_name(i)}'): return dict(block=i, images=0, errors=0, seconds=0., cpu=0.)
         return label_block(self.job, self.predictor, i)
 
 # %% ../../nbs/scale/04_cluster.ipynb #e7ac3bb9
