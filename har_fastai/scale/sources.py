@@ -200,16 +200,15 @@ def list_images(
 # %% ../../nbs/scale/00_sources.ipynb #59faae3e
 FETCH = 8 # images that are fetched from an archive or an object store at the same time
 
-# %% ../../nbs/scale/00_sources.ipynb #021b9836
+# %% ../../nbs/scale/00_sources.ipynb #4a5c4d50
 def _fetch(ref:Ref):
     "An image as bytes, or a function that raises `ImageError`"
     try:
         if ref.size is not None and ref.size > MAX_ENTRY: raise OSError(f'it has more than {MAX_ENTRY / 1e6:.0f} MB')
         if is_address(ref.file) and ref.offset is None: return download_image(ref.file)
         fs, path = open_filesystem(ref.file)
-        start = ref.offset or 0
-        data = fs.cat_file(path, start, start + (MAX_ENTRY + 1 if ref.size is None else ref.size))
-        if len(data) > MAX_ENTRY: raise OSError(f'it has more than {MAX_ENTRY / 1e6:.0f} MB')
+        if ref.offset is None and (fs.size(path) or 0) > MAX_ENTRY: raise OSError(f'it has more than {MAX_ENTRY / 1e6:.0f} MB')
+        data = fs.cat_file(path) if ref.offset is None else fs.cat_file(path, ref.offset, ref.offset + ref.size)
         return partial(_decode, data, ref.path)
     except FileNotFoundError: return _failing(ref, 'there is no such file')
     except Exception as e: return _failing(ref, first_sentence(e)) # file systems raise errors of any type

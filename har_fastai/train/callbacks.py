@@ -239,7 +239,7 @@ class _DeviceSmoothLoss(AvgSmoothLoss):
     "fastai's smoothed loss, computed on the device"
     def accumulate(self, learn):
         self.count += 1
-        loss = learn.loss.detach().as_subclass(torch.Tensor).mean()
+        loss = sum_all(learn.loss.detach().as_subclass(torch.Tensor).mean()) / world_size()
         self.val = torch.lerp(loss, self.val.to(loss.device, non_blocking=True), self.beta)
 
 # %% ../../nbs/train/03_callbacks.ipynb #86ab6b8e
