@@ -1,7 +1,8 @@
 """har_label on Ray against har_predict in one process, the cost of scheduling and writing, and a simulation of larger clusters.
 
 Measured on the images of --data: images/s of the loop of `har_predict` (all cores, one process) and of `label_on_ray` with one worker
-for each core, both from the first result to the last, in turns. The overheads are measured without images or network: listing, reading
+for each core, both from the first result to the last, in turns; the processor
+time of an image depends less on other programs that run at the same time. The overheads are measured without images or network: listing, reading
 and writing of a block with constant probabilities, and Ray's scheduling of empty blocks. The simulation assumes that the storage keeps
 up: the workers label blocks of --block images, the driver lists the images first and hands out blocks at the measured rate.
 Prints one JSON line.
@@ -34,23 +35,23 @@ def steady(times:list[float], counts:list[int]) -> float:
     return sum(counts[1:]) / (times[-1] - times[0])
 
 
-def one_process(model:str, files:list[str]) -> float:
-    "Images/s of the loop of `har_predict`"
-    times = []
+def one_process(model:str, files:list[str]) -> tuple[float, float]:
+    "Images/s of the loop of `har_predict`, and seconds of processor time for each image"
+    times, cpu = [], time.process_time()
     for _ in predict_sources(open_predictor(model), find_sources(files)): times.append(time.perf_counter())
-    skip = len(times) // 10 # until the threads are at work
-    return steady(times[skip:], [1] * (len(times) - skip))
+    skip, cpu = len(times) // 10, time.process_time() - cpu # until the threads are at work
+    return steady(times[skip:], [1] * (len(times) - skip)), cpu / len(times)
 
 
-def on_ray(model:str, files:list[str], block:int, workers:int) -> float:
-    "Images/s of `label_on_ray`, after the first block of each worker"
+def on_ray(model:str, files:list[str], block:int, workers:int) -> tuple[float, float]:
+    "Images/s of `label_on_ray`, after the first block of each worker, and seconds of processor time of the workers for each image"
     with tempfile.TemporaryDirectory() as tmp:
         job = LabelJob(tmp)
         begin_job(job, (Ref(f, f) for f in files), block=block, top=3)
-        times, counts = [], []
+        times, counts, cpu = [], [], 0.
         for c in label_on_ray(job, range(job.blocks), pack_model(model), workers):
-            times.append(time.perf_counter()); counts.append(c['images'])
-        return steady(times[workers - 1:], counts[workers - 1:])
+            times.append(time.perf_counter()); counts.append(c['images']); cpu += c['cpu']
+        return steady(times[workers - 1:], counts[workers - 1:]), cpu / sum(counts)
 
 
 class Constant:
@@ -115,11 +116,13 @@ if __name__ == '__main__':
     with redirect_stdout(sys.stderr):
         rates = [(one_process(a.model, files), on_ray(a.model, files, 20, cores)) for _ in range(a.rounds)]
         cost = overheads(a.block)
-    one, ray_rate = (float(np.median(r)) for r in zip(*rates))
+    walls, cpus = ([[side[k] for side in r] for r in rates] for k in (0, 1))
+    (one, ray_rate), (one_cpu, ray_cpu) = (map(float, np.median(v, axis=0)) for v in (walls, cpus))
     sizes = [(n, w) for n in (10**6, 10**7, 10**8, 10**9) for w in (2, 16, 1024)]
-    table = [rounded(simulate(n, w, cores / ray_rate, cost, a.block)) for n, w in sizes]
-    knee = a.block / cost['scheduling'] / (ray_rate / cores)
+    table = [rounded(simulate(n, w, ray_cpu, cost, a.block)) for n, w in sizes]
+    knee = a.block / cost['scheduling'] * ray_cpu
     print(json.dumps(rounded(dict(
         what='labelling on Ray against har_predict in one process', model=a.model, images=len(files), cores=cores, rounds=a.rounds,
-        one_process_images_per_s=one, ray_images_per_s=ray_rate, ratio=float(np.median([b / x for x, b in rates])),
+        one_process_images_per_s=one, ray_images_per_s=ray_rate, ratio=float(np.median([b / x for x, b in walls])),
+        cpu_seconds_per_image=dict(one_process=one_cpu, ray=ray_cpu), cpu_ratio=one_cpu / ray_cpu,
         overhead_seconds=cost, block=a.block, workers_until_scheduling_bounds=knee)) | dict(simulated=table)))
