@@ -11,10 +11,11 @@ from .files import HARError, RunError, plural
 # %% auto #0
 __all__ = ['har_label', 'har_review', 'har_sweep']
 
-# %% ../nbs/13_cli_scale.ipynb #3ee0b346
+# %% ../nbs/13_cli_scale.ipynb #b27aa62e
 def _label_parser() -> argparse.ArgumentParser:
     "The options of `har_label`"
-    p = parser(har_label, 'photos --out labels', 's3://bucket/photos --out s3://bucket/labels --address auto', 'shards/*.tar --out labels --workers 16',
+    p = parser(har_label, 'photos --out labels', 's3://bucket/photos --out s3://bucket/labels --address auto',
+        'shards/*.tar --out labels --workers 16',
         note='The same command continues a job that was interrupted. The results are Parquet files, which pandas, DuckDB and Spark read: '
              'path, label, probability, top, probabilities, similarity, unsure, error. An image that cannot be read is a row with the '
              'reason. Exit code: 0 if the job is complete; 1 if a worker failed; 2 for invalid options.')
@@ -30,7 +31,8 @@ def _label_parser() -> argparse.ArgumentParser:
     add('--workers', type=int, metavar='N',
         help='number of workers of Ray, one process each; without Ray, number of threads (default: one process with all cores)')
     add('--address', metavar='ADDRESS', help='address of a running Ray, such as auto or ray://head:10001')
-    add('--cpus', type=float, default=1., metavar='N', help='CPUs for a worker; less than 1 where workers wait for an object store or a GPU')
+    add('--cpus', type=float, default=1., metavar='N',
+        help='CPUs for a worker; less than 1 where workers wait for an object store or a GPU')
     add('--gpus', type=float, default=0., metavar='N', help='GPUs for a worker, such as 0.5; with --device cuda')
     add_device(p)
     add('--retry', action='store_true', help='label the parts with images that could not be read again')
@@ -49,25 +51,27 @@ def har_label(argv=None):
     done = label_images(a.source, a.out, a.model, a.top, a.embeddings, a.block, a.workers, a.address, a.device, a.cpus, a.gpus, a.retry)
     print(done.describe(a.price), flush=True)
 
-# %% ../nbs/13_cli_scale.ipynb #a74ae63e
+# %% ../nbs/13_cli_scale.ipynb #e27a5675
 @command
 def har_review(argv=None):
     "Look at the least sure labels of har_label in a web page, correct them, and export the corrections"
     p = parser(har_review, 'labels', 'labels --export corrected', note='The exported table is data for har_train.')
     p.add_argument('dest', metavar='DEST', help='folder that har_label wrote')
     add_address(p, 8502)
-    p.add_argument('--export', metavar='DIR', help='write corrections.csv and the corrected images into a folder, and do not start the page')
+    p.add_argument('--export', metavar='DIR',
+                   help='write corrections.csv and the corrected images into a folder, and do not start the page')
     a = p.parse_args(argv)
     from har_fastai.scale.parts import LabelJob
     from har_fastai.scale.review import export_corrections, serve_review
     if a.export: print(export_corrections(LabelJob(a.dest), a.export))
     else: serve_review(a.dest, a.host, a.port)
 
-# %% ../nbs/13_cli_scale.ipynb #a046a02a
+# %% ../nbs/13_cli_scale.ipynb #b2231af6
 @command
 def har_sweep(argv=None):
     "Train recipes with several seeds on Ray, and compare them"
-    p = parser(har_sweep, 'probe finetune --data photos --out runs/sweep', 'finetune --data photos --seeds 1 2 3 4 5 --gpus 1 --address auto',
+    p = parser(har_sweep, 'probe finetune --data photos --out runs/sweep',
+               'finetune --data photos --seeds 1 2 3 4 5 --gpus 1 --address auto',
                note='The same command continues an interrupted sweep: finished runs are kept, others are resumed. The comparison is '
                     'comparison.html in the folder of the sweep.')
     add = p.add_argument
@@ -78,7 +82,8 @@ def har_sweep(argv=None):
     add('--cpus', type=float, default=1., metavar='N', help='CPUs of a run')
     add('--gpus', type=float, default=0., metavar='N', help='GPUs of a run')
     add('--address', metavar='ADDRESS', help='address of a running Ray, such as auto')
-    for name, kind, text in (('epochs', int, 'number of epochs'), ('size', int, "side of the network's input, px"), ('bs', int, 'batch size')):
+    for name, kind, text in (('epochs', int, 'number of epochs'), ('size', int, "side of the network's input, px"),
+                             ('bs', int, 'batch size')):
         add(f'--{name}', type=kind, metavar='N', help=f'{text} (default: from the recipe)')
     add_device(p, None)
     a = vars(p.parse_args(argv))

@@ -355,7 +355,7 @@ def train_baseline(
         df = main_first(lambda: reload_data(run, path) if resume else
                         prepare(path, split, recipe.seed, cache_side(recipe) if cached else None, layout, copies))
         learn = har_learner(recipe_dls(df, recipe, device, num_workers, cached), recipe, run, resume, weights)
-        if not resume and is_main(): _begin(run, recipe, df, learn.dls, path, layout, device, weights) # all arguments have been checked by now
+        if not resume and is_main(): _begin(run, recipe, df, learn.dls, path, layout, device, weights) # all has been checked by now
         with _keep_best(learn, run, df):
             probe = [FitProbe(probe_features(learn, df), recipe.architecture.head, recipe.weighted)] if recipe.probe else []
             teacher = [distillation(learn, df)] if recipe.teacher else []

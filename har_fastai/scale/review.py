@@ -14,14 +14,14 @@ from .parts import LabelJob, block_refs, done_blocks, read_parts
 from .label import count_labels
 
 # %% auto #0
-__all__ = ['ORDERS', 'CORRECTIONS', 'SCRIPT', 'select_rows', 'row_ref', 'row_image', 'read_corrections', 'add_corrections',
+__all__ = ['ORDERS', 'CORRECTIONS', 'SCRIPT', 'rows_to_review', 'row_ref', 'row_image', 'read_corrections', 'add_corrections',
            'export_corrections', 'count_table', 'review_page', 'serve_review']
 
 # %% ../../nbs/scale/06_review.ipynb #3f4a7359
 ORDERS = dict(unsure='probability', unlike='similarity') # order of the images: its column, of which small values come first
 
-# %% ../../nbs/scale/06_review.ipynb #3f1f83d9
-def select_rows(
+# %% ../../nbs/scale/06_review.ipynb #cfd457d6
+def rows_to_review(
     job:LabelJob, # A job with at least one part
     order:str='unsure', # A key of `ORDERS`, or 'errors' for images that could not be read
     n:int=60, # Maximum number of rows
@@ -138,12 +138,12 @@ def review_page(
         st.dataframe(counts.assign(**{'class': counts['class'].map(label_text)}), hide_index=True)
     with right: _review_images(job, kind, None if label == 'all' else label)
 
-# %% ../../nbs/scale/06_review.ipynb #dcadd655
+# %% ../../nbs/scale/06_review.ipynb #c7a00223
 def _review_images(job:LabelJob, kind:str, label:str|None) -> None:
     "The images of a page, with a menu of classes below each, and the buttons"
     import streamlit as st
     from har_fastai.serve.models import label_text
-    rows, known, vocab = select_rows(job, kind, 24, label), read_corrections(job), job.info['vocab']
+    rows, known, vocab = rows_to_review(job, kind, 24, label), read_corrections(job), job.info['vocab']
     if not len(rows): st.info('There are no such images.'); return
     if kind == 'errors': st.dataframe(rows[['path', 'error']], hide_index=True); return
     chosen = {}

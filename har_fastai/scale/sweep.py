@@ -63,13 +63,14 @@ def sweep(
     done = [sweep_folder(out, r, s) for r, s in product(recipes, seeds)]
     return [f for f in done if (f/'report.html').is_file()]
 
-# %% ../../nbs/scale/07_sweep.ipynb #818cec9e
+# %% ../../nbs/scale/07_sweep.ipynb #00744f45
 def _run_all(todo:list[tuple], data, out:Path, cpus:float, gpus:float, address:str|None, kwargs:dict) -> None:
     "Train runs on Ray Tune; a run that fails does not stop the others"
     os.environ.setdefault('RAY_AIR_NEW_OUTPUT', '0')
     with ray_session(None, address):
         try: from ray import tune
-        except ImportError as e: raise HARError(f'Ray Tune cannot be imported ({first_sentence(e)}): pip install "har_fastai[scale]"') from e
+        except ImportError as e:
+            raise HARError(f'Ray Tune cannot be imported ({first_sentence(e)}): pip install "har_fastai[scale]"') from e
         def trial(config):
             folder = train_one(data, out, *config['run'], **kwargs)
             tune.report(dict(folder=str(folder)))

@@ -35,7 +35,8 @@ class Losses(Callback):
         self.all.append(float(sum_all(self.loss.detach())) / world_size())
         self.rows.append(self.dls.train.batches[self.iter].tolist())
 cb, (data, out) = Losses(), sys.argv[1:]
-train_baseline(data, 'demo', out=out, device='cpu', size=32, bs=16, epochs=7, dropout=0., num_ops=2, erase=.25, faithfulness=0, cbs=[cb, Double()])
+train_baseline(data, 'demo', out=out, device='cpu', size=32, bs=16, epochs=7, dropout=0., num_ops=2, erase=.25, faithfulness=0,
+               cbs=[cb, Double()])
 json.dump([cb.all, cb.rows], open(f'{out}-{os.environ.get("RANK", 0)}.json', 'w'))
 '''
 
