@@ -5,7 +5,7 @@
 # %% ../nbs/10_core.ipynb #784e8ca6
 from __future__ import annotations
 import errno, re, warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import compress
 from pathlib import Path
 import numpy as np, pandas as pd, torch
@@ -14,6 +14,7 @@ from fastcore.foundation import L
 from .files import HARError, RunError, expand_home, lock_folder, plural, sha256_file, write_atomic, write_json
 from .efficientnet_lite import has_imagenet_weights
 from .models import find_arch, torch_device
+from .distributed import connected, from_main, is_main, main_first, share_of, world_size
 from .data.tables import read_har
 from .data.checks import check_har, usable
 from .data.splits import read_split, split_har, write_split
@@ -34,6 +35,7 @@ from .train.callbacks import Compile, TimeEstimate
 from .train.probe import FitProbe
 from .train.learner import HARLearner, har_learner
 from .train.distillation import Distillation, SoftLabels
+from .train.parallel import check_processes, parallel_cbs
 
 # %% auto #0
 __all__ = ['drawn_sample', 'prepare', 'reload_data', 'cache_side', 'recipe_dls', 'run_card', 'image_sources', 'training_means',
@@ -94,8 +96,15 @@ def recipe_dls(
     arch = recipe.architecture
     kw = dict(size=recipe.size, bs=recipe.bs, weighted=recipe.weighted, device=device, mean=arch.mean, std=arch.std,
               resize=recipe.resize_rule, **recipe.augment)
-    cache = cache_images(df.path, df.sha256, cache_side(recipe)) if cached else None
-    return cached_dls(df, cache, **kw) if cache else har_dls(df, num_workers=num_workers, **kw)
+    cache = main_first(lambda: cache_images(df.path, df.sha256, cache_side(recipe))) if cached else None
+    if cache: return _divisible(cached_dls(df, cache, **kw))
+    if world_size() > 1: raise HARError('several processes need cached images: leave out --cache no, or free space for the cache')
+    return har_dls(df, num_workers=num_workers, **kw)
+
+def _divisible(dls):
+    "The loaders, unless several processes cannot divide their batches"
+    share_of(dls.train.bs)
+    return dls
 
 # %% ../nbs/10_core.ipynb #f1a2b3c4
 def run_card(
@@ -191,7 +200,7 @@ def _keep_best(learn:HARLearner, run:Run, df:pd.DataFrame):
         lacking = _lacking(e)
         if not lacking and not isinstance(e, (RunError, OSError)): raise
         saved = learn.save_run.best_epoch is not None
-        if learn.failure and saved: finish(learn, run, df) # the fit has ended, with the best network loaded
+        if learn.failure and saved and is_main(): finish(learn, run, df) # the fit has ended, with the best network loaded
         how = ('start a new run, as this one would fail again' if learn.failure
                else f'continue from the last complete epoch with har_train --resume --out {run.path}')
         where = f'{run.path} keeps the best model so far; {how}' if saved else f'{run.path} holds no model yet'
@@ -277,7 +286,8 @@ def _begin(run:Run, recipe:Recipe, df:pd.DataFrame, dls, path, layout, device, w
     write_split(df, run.file('split.csv'))
     start = dict(weights=str(Path(weights).resolve()), weights_sha256=sha256_file(weights)) if weights else {}
     begin_run(run, recipe, data=str(expand_home(path).resolve()), layout=layout, split=df.attrs['split'], carved=df.attrs['carved'],
-              device=str(device), cached=isinstance(dls.train, CachedDL), num_workers=int(dls.train.fake_l.num_workers), **start)
+              device=str(device), cached=isinstance(dls.train, CachedDL), num_workers=int(dls.train.fake_l.num_workers),
+              processes=world_size(), **start)
 
 # %% ../nbs/10_core.ipynb #f1a2b3c7
 def probe_features(
@@ -290,7 +300,7 @@ def probe_features(
     train, sources = (df.part[used] == 'train').to_numpy(), list(compress(image_sources(learn, df), used))
     def features(model):
         extractor = FeatureExtractor((model, run_card(learn)), learn.dls.device)
-        x = cached_features(extractor, df.sha256[used], sources)
+        x = main_first(lambda: cached_features(extractor, df.sha256[used], sources))
         return x[train], y[train], x[~train], y[~train]
     return features
 
@@ -309,6 +319,7 @@ def distillation(
     return SoftLabels(probs, card.vocab, recipe.distill)
 
 # %% ../nbs/10_core.ipynb #ff471387
+@connected
 def train_baseline(
     path:str|Path|None=None, # Your images: a folder or table, see `read_har`; None for the synthetic sample
     recipe:str|Recipe|None=None, # A name in `RECIPES` or a `Recipe`; the default is that of `choose_recipe`
@@ -330,25 +341,26 @@ def train_baseline(
     "Train, evaluate and save a model"
     if resume:
         run, recipe, path = resume_run(out, path, [recipe, seed, weights, layout, copies, *changes.values()])
+        check_processes(run)
         cached = run.info.get('cached', run.info.get('packed', False)) # `packed` in older runs
         num_workers = run.info.get('num_workers') if num_workers is None else num_workers
         device, weights = same_device(run, device), initial_weights(run)
     else:
         device, recipe = torch_device(device), choose_recipe(recipe, path, weights, device, seed=seed, **changes)
-        run, path = run_folder(out, recipe), drawn_sample() if path is None else path
+        run, path = from_main(lambda: run_folder(out, recipe)), main_first(drawn_sample) if path is None else path
     if recipe.teacher: load_bundle(recipe.teacher) # an error before anything is written
     if recipe.soft_labels and not cached: raise HARError('soft labels need cached images: leave out --cache no')
-    with lock_folder(run.path):
-        if not resume and run.exists: raise HARError(f'{run.path} was just taken by another run: choose another --out')
-        df = (reload_data(run, path) if resume else
-              prepare(path, split, recipe.seed, cache_side(recipe) if cached else None, layout, copies))
+    with lock_folder(run.path) if is_main() else nullcontext():
+        if not resume and is_main() and run.exists: raise HARError(f'{run.path} was just taken by another run: choose another --out')
+        df = main_first(lambda: reload_data(run, path) if resume else
+                        prepare(path, split, recipe.seed, cache_side(recipe) if cached else None, layout, copies))
         learn = har_learner(recipe_dls(df, recipe, device, num_workers, cached), recipe, run, resume, weights)
-        if not resume: _begin(run, recipe, df, learn.dls, path, layout, device, weights) # all arguments have been checked by now
+        if not resume and is_main(): _begin(run, recipe, df, learn.dls, path, layout, device, weights) # all has been checked by now
         with _keep_best(learn, run, df):
             probe = [FitProbe(probe_features(learn, df), recipe.architecture.head, recipe.weighted)] if recipe.probe else []
             teacher = [distillation(learn, df)] if recipe.teacher else []
-            learn.fit_recipe(cbs=[TimeEstimate(recipe), *probe, *teacher, *([Compile()] if compile else []), *L(cbs)])
-            finish(learn, run, df, faithfulness)
+            learn.fit_recipe(cbs=[TimeEstimate(recipe), *probe, *teacher, *([Compile()] if compile else []), *parallel_cbs(), *L(cbs)])
+            if is_main(): finish(learn, run, df, faithfulness)
         print(f'Run folder: {run.path}', flush=True)
     learn.remove_cb(learn.save_run) # a further fit does not belong to this run
     return attach_run(learn, run)

@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np, torch, torch.nn.functional as F
 from fastai.torch_basics import DisplayedTransform, TensorImage
 from ..files import HARError
+from ..distributed import share_of, world_size
 
 # %% auto #0
 __all__ = ['OPS', 'random_crops', 'crop_resize', 'crop_resize_batch', 'op_levels', 'draw_ops', 'rand_augment', 'BatchRandAugment',
@@ -254,7 +255,9 @@ class BatchRandAugment(DisplayedTransform):
         self.num_ops,self.magnitude,self.flip,self.mode = num_ops,magnitude,flip,mode
     def encodes(self, x:TensorImage): # bytes, or floats of 0–1, which are rounded to bytes
         n, _, h, w = x.shape
-        draws = *draw_ops(n, self.num_ops, self.magnitude, h, w), torch.rand(n) < self.flip
+        mine = share_of(n := n * world_size()) # of several processes, each draws for the images of all
+        op, level = draw_ops(n, self.num_ops, self.magnitude, h, w)
+        draws = op[:, mine], level[:, mine], (torch.rand(n) < self.flip)[mine]
         if not x.is_floating_point(): return rand_augment(x, *draws, self.mode)
         return rand_augment(x.mul(255).round().to(torch.uint8), *draws, self.mode).to(x.dtype).div_(255)
 
@@ -303,7 +306,8 @@ class BatchErasing(DisplayedTransform):
         super().__init__()
         self.p,self.scale,self.ratio = p,scale,ratio
     def encodes(self, x:TensorImage):
-        boxes, plain = erasing_boxes(len(x), *x.shape[-2:], self.p, self.scale, self.ratio), x.as_subclass(torch.Tensor)
+        n, plain = len(x) * world_size(), x.as_subclass(torch.Tensor)
+        boxes = erasing_boxes(n, *x.shape[-2:], self.p, self.scale, self.ratio)[share_of(n)]
         (_erase_each if x.device.type == 'cpu' else _erase_all)(plain, boxes)
         return x
 

@@ -21,6 +21,7 @@ from fastcore.basics import chunked
 from PIL import Image
 from ..files import HARError, prefetch_map
 from ..images import IMAGENET_MEAN, IMAGENET_STD, eval_shape, open_image, resize_image
+from ..distributed import rank, share_of, world_size
 from .cache import ImageCache
 from .augment import eval_tfms, tensor_tfms, train_tfms
 from .batch_augment import batch_tfms, crop_resize, crop_resize_batch, random_crops
@@ -202,20 +203,22 @@ class CachedDL(WeightedDL):
     def create_batches(self, samps):
         samps = list(islice(samps, self.n)) # `show_batch(unique=True)` repeats one image endlessly
         if not self.dataset.split_idx: return self.crop_all([torch.tensor(idxs) for idxs in chunked(samps, self.bs, self.drop_last)])
-        return map(self.valid_batch, (idxs for _, same in groupby(samps, self.shape) for idxs in chunked(list(same), self.bs)))
+        batches = (idxs for _, same in groupby(samps, self.shape) for idxs in chunked(list(same), self.bs))
+        return map(self.valid_batch, islice(batches, rank(), None, world_size())) # of several processes, each has every k-th batch
 
     def __iter__(self):
         for x, y in super().__iter__():
             if self.pixels is None: yield x, y
-            else: yield from zip(x.split(self.bs), y.split(self.bs)) # several batches were augmented together
+            else: yield from zip(x.split(n := self.bs // world_size()), y.split(n)) # several batches were augmented together
 
     def pair(self, x, idxs): return TensorImage(x), TensorCategory(self.y[idxs])
 
     def crop_all(self, batches):
         "Batches of training images, each cropped at random and resized to a square; all crops are drawn before the first is made"
-        self.batches = batches # row numbers of the images in each batch of this epoch
         idxs = torch.cat(batches) if batches else torch.empty(0, dtype=torch.long)
         boxes = random_crops(self.height[idxs], self.width[idxs], self.crop_scale).split([len(b) for b in batches])
+        batches, boxes = ([b[share_of(len(b))] for b in bs] for bs in (batches, boxes)) # of several processes, each has a part
+        self.batches = batches # row numbers of the images in each batch of this epoch
         def on_gpu(i, b):
             i, b = torch.cat(i), torch.cat(b)
             return self.pair(crop_resize_batch(self.pixels, self.start[i] // 3, self.width[i], b, self.size), i)

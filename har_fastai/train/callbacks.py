@@ -17,6 +17,7 @@ from fastai.torch_core import find_bs, set_seed, to_float
 from fastai.imports import noop
 from ..files import HARError, plural, first_sentence, write_atomic
 from ..models import native_bf16, save_weights
+from ..distributed import barrier, is_main, sum_all, sum_found, world_size
 from .recipes import Recipe
 from .runs import Run, machine
 
@@ -125,9 +126,12 @@ class SaveRun(TrackerCallback):
         values = {k: math.nan if v is None else float(v) for k, v in zip(self.columns(), self.recorder.values[-1])}
         lr, seconds = float(self.opt.hypers[-1]['lr']), round(time.perf_counter() - self.start, 2)
         self.rows.append(dict(epoch=self.epoch, **values, lr=lr, seconds=seconds))
-        if self.new_best:
-            self.best_epoch = self.epoch
-            save_weights(self.learn.scored, self.best_file)
+        if self.new_best: self.best_epoch = self.epoch
+        if is_main(): self.write()
+
+    def write(self):
+        "Write best weights, history and checkpoint; of several processes, the first one does"
+        if self.new_best: save_weights(self.learn.scored, self.best_file)
         with write_atomic(self.folder.file('history.csv'), 'w') as f:
             pd.DataFrame(self.rows).to_csv(f, index=False, lineterminator='\n')
         smooth = self.recorder.smooth_loss
@@ -141,6 +145,7 @@ class SaveRun(TrackerCallback):
     def load_best(self):
         "Load the best weights so far into the model"
         from safetensors.torch import load_file
+        barrier() # until the first process has written them
         if self.best_epoch is not None: self.model.load_state_dict(load_file(self.best_file))
 
 # %% ../../nbs/train/03_callbacks.ipynb #9a14c78e
@@ -181,7 +186,7 @@ class StopOnNaN(Callback):
     order, run_valid = -9, False
     def after_batch(self): # a GPU is checked every 50 steps only, because each check makes it wait
         if self.loss.device.type != 'cpu' and self.iter % 50 and self.iter + 1 < self.n_iter: return
-        if torch.isfinite(self.loss): return
+        if torch.isfinite(sum_all(self.loss.detach())): return # all processes stop together
         kept = getattr(getattr(self.learn, 'save_run', None), 'best_epoch', None)
         saved = f'the best network so far, of epoch {kept + 1}, is kept' if kept is not None else 'there is no earlier network to keep'
         self.learn.failure = f'the loss became {self.loss.item()} in epoch {self.epoch + 1}: try a lower learning rate; {saved}'
@@ -199,9 +204,9 @@ class ConfusionMetric(Metric):
         self.counts.index_add_(0, at, torch.ones_like(at))
     @property
     def value(self):
-        if self.counts is None: return None
-        n = round(len(self.counts)**.5)
-        return self.score(self.counts.view(n, n).cpu().double())
+        if (counts := sum_found(self.counts)) is None: return None
+        n = round(len(counts)**.5)
+        return self.score(counts.view(n, n).cpu().double())
 
 # %% ../../nbs/train/03_callbacks.ipynb #c34cf771
 class Accuracy(ConfusionMetric):
@@ -224,12 +229,17 @@ class _DeviceLoss(AvgLoss):
         bs = find_bs(learn.yb)
         self.total += learn.loss.detach().as_subclass(torch.Tensor).mean() * bs
         self.count += bs
+    @property
+    def value(self):
+        if world_size() == 1: return super().value
+        total, count = sum_found(torch.tensor([float(self.total), self.count], dtype=torch.float64)).tolist()
+        return torch.tensor(total / count) if count else None
 
 class _DeviceSmoothLoss(AvgSmoothLoss):
     "fastai's smoothed loss, computed on the device"
     def accumulate(self, learn):
         self.count += 1
-        loss = learn.loss.detach().as_subclass(torch.Tensor).mean()
+        loss = sum_all(learn.loss.detach().as_subclass(torch.Tensor).mean()) / world_size()
         self.val = torch.lerp(loss, self.val.to(loss.device, non_blocking=True), self.beta)
 
 # %% ../../nbs/train/03_callbacks.ipynb #86ab6b8e
