@@ -68,7 +68,7 @@ if __name__ == '__main__':
         for seed in a.seeds:
             rows.append(measure(streams, people, y, part, names.split(), seed, vocab))
             print({k: v if isinstance(v, (str, int)) else np.round(v, 4) for k, v in rows[-1].items()}, file=sys.stderr, flush=True)
-    print(json.dumps(dict(benchmark='fusion', model=extractor.image.card.arch, n=int(test.sum()), seeds=a.seeds,
+    print(json.dumps(dict(what='poses, parts and objects added to an image network', model=a.model, n=int(test.sum()), seeds=a.seeds,
                           person_found=float((streams['pose'][:, 0] > 0).mean()),
                           image=f1(y[test], streams['image'][test, 1:].argmax(1), len(vocab)), rows=rows,
                           seconds=round(time.perf_counter() - start))))

@@ -50,7 +50,8 @@ def sweep(
     cpus:float=1., # CPUs of a run
     gpus:float=0., # GPUs of a run
     address:str|None=None, # As for `ray_session`
-    **kwargs # Other arguments of `train_baseline`, such as epochs or split
+    split:str='tail', # As for `train_baseline`; with 'grouped' the runs of different seeds have different test images
+    **kwargs # Other arguments of `train_baseline`, such as epochs
 )->list[Path]: # The folders of the runs that are finished
     "Train recipes with several seeds on Ray Tune; the same call continues an interrupted sweep"
     from har_fastai.train.recipes import find_recipe
@@ -59,7 +60,7 @@ def sweep(
     out, data = Path(out).expanduser().resolve(), data and str(Path(data).expanduser().resolve())
     out.mkdir(parents=True, exist_ok=True)
     todo = [(r, s) for r, s in product(recipes, seeds) if not (sweep_folder(out, r, s)/'report.html').is_file()]
-    if todo: _run_all(todo, data, out, cpus, gpus, address, kwargs)
+    if todo: _run_all(todo, data, out, cpus, gpus, address, dict(split=split, **kwargs))
     done = [sweep_folder(out, r, s) for r, s in product(recipes, seeds)]
     return [f for f in done if (f/'report.html').is_file()]
 
