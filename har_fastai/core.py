@@ -101,6 +101,7 @@ def recipe_dls(
     if world_size() > 1: raise HARError('several processes need cached images: leave out --cache no, or free space for the cache')
     return har_dls(df, num_workers=num_workers, **kw)
 
+# %% ../nbs/10_core.ipynb #7e2d92f2
 def _divisible(dls):
     "The loaders, unless several processes cannot divide their batches"
     share_of(dls.train.bs)

@@ -21,14 +21,17 @@ def is_connected() -> bool:
     "Whether this process is one of several that are connected"
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
+# %% ../nbs/06_distributed.ipynb #a839313f
 def rank() -> int:
     "The number of this process, from 0"
     return torch.distributed.get_rank() if is_connected() else 0
 
+# %% ../nbs/06_distributed.ipynb #b1c8a101
 def world_size() -> int:
     "The number of processes that train one model"
     return torch.distributed.get_world_size() if is_connected() else 1
 
+# %% ../nbs/06_distributed.ipynb #d926b19a
 def is_main() -> bool:
     "Whether this process writes files: the first one"
     return rank() == 0

@@ -144,6 +144,7 @@ def write_embeddings(
     if suffix == '.parquet': _pyarrow() # an error before anything is computed
     return _written(embeddings, file, network, EMBEDDING_FORMATS[suffix])
 
+# %% ../../nbs/predict/11_embeddings.ipynb #3057fc70
 def _written(embeddings, file, network, write):
     with write_atomic(file) as f:
         yield from write(f, network, embeddings)

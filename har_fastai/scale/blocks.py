@@ -49,6 +49,7 @@ def unpack_model(
         if isinstance(predictor, OnnxPredictor): _open_sessions(predictor, threads)
         return predictor
 
+# %% ../../nbs/scale/03_blocks.ipynb #9c0bd5b8
 def _open_sessions(predictor:OnnxPredictor, threads:int|None) -> None:
     "Open the model for a number of threads, while its files exist"
     if threads and threads != predictor._threads:

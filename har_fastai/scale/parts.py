@@ -74,6 +74,7 @@ class LabelJob:
 # %% ../../nbs/scale/01_parts.ipynb #3e719e5a
 def manifest_name(i:int) -> str: return f'_manifest/{i:06d}.parquet'
 
+# %% ../../nbs/scale/01_parts.ipynb #80674560
 def part_name(i:int) -> str: return f'part-{i:07d}.parquet'
 
 # %% ../../nbs/scale/01_parts.ipynb #67beea1a

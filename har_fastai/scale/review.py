@@ -55,6 +55,7 @@ def row_image(
     image, = open_refs([row_ref(job, row)])
     return open_image(image) if not callable(image) else _opened(image())
 
+# %% ../../nbs/scale/06_review.ipynb #aa2ea523
 def _opened(image): return image if hasattr(image, 'size') else open_image(image)
 
 # %% ../../nbs/scale/06_review.ipynb #ed312451
@@ -96,6 +97,7 @@ def export_corrections(
         w.writerows((_save_image(job, row, out), label) for row, label in sorted(known.items()))
     return out/'corrections.csv'
 
+# %% ../../nbs/scale/06_review.ipynb #d10380b9
 def _save_image(job:LabelJob, row:int, out:Path) -> str:
     "Save an image in `out`: a copy of its file, or a PNG if it is in an archive or an object store; returns its name"
     ref = row_ref(job, row)

@@ -258,6 +258,7 @@ def open_refs(
             with ThreadPoolExecutor(FETCH) as pool: yield from prefetch_map(lambda rs: [_fetch(rs[0])], some, pool, 1, 2 * FETCH)
         else: yield from _rows_or_errors(list(some))
 
+# %% ../../nbs/scale/00_sources.ipynb #467cee19
 def _rows_or_errors(refs:list[Ref]) -> Iterator:
     "The images of `_parquet_rows`; those that follow an error are errors"
     rows, images = sorted(refs, key=lambda r: r.offset), None
