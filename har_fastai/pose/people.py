@@ -96,7 +96,7 @@ def _pixels(box:tuple, size:tuple[int, int]) -> tuple[int, int, int, int]:
 # %% ../../nbs/pose/04_people.ipynb #aed2a047
 def draw_predictions(
     image:Image.Image, # RGB image
-    people:list[PersonPrediction] # From `PeoplePredictor.predict`
+    people:list[PersonPrediction] # From a `PeoplePredictor`
 )->Image.Image: # A new image
     "Draw the boxes of people with their actions"
     def text(n, p): return f'{n} unsure' if p.unsure else f'{n} {p.label.replace("_", " ")}, {p.probability:.0%}'.replace('%', ' %')
@@ -104,7 +104,7 @@ def draw_predictions(
 
 # %% ../../nbs/pose/04_people.ipynb #bc481b01
 def write_people(
-    results:Iterable[tuple], # From `PeoplePredictor.predict_sources`
+    results:Iterable[tuple], # What a `PeoplePredictor` yields for `images`
     images:Iterable[Source], # The same images, to draw on
     top:int=1, # Number of classes to write for each image and person
     json_file:str|None=None, # JSON lines; `-` is standard output, to which nothing else is then printed
