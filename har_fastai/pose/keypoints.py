@@ -205,7 +205,7 @@ def _open_landmarker(file:Path, most:int, least:float):
 def cached_poses(
     detector:PoseDetector, # Model and settings
     sha256:Sequence[str], # Checksums of the image files
-    images:Sequence # The images, as `PoseDetector.detect` accepts them
+    images:Sequence # The images, as a `PoseDetector` accepts them
 )->list[np.ndarray]: # For each image an array of shape (people, 33, 4)
     "The poses in images, computed for those that are not in the cache; prints an estimate if that takes long"
     file = cache_folder()/'poses'/f'{detector.fingerprint()}.safetensors'
