@@ -73,7 +73,7 @@ def _finish(folder:Path, extractor:StreamExtractor, head, df:pd.DataFrame, strea
     save_fusion(folder, head, extractor.parts.finder, info)
     predictor = FusionPredictor(folder, detector=extractor.detector)
     vectors = list(np.concatenate([streams[k] for k in head.streams], 1))
-    preds = predict_parts(predictor, df.assign(sha256=df.sha256), vectors)
+    preds = predict_parts(predictor, df, vectors)
     vocab = predictor.vocab
     scores = {part: score(p, vocab, predictor.card.temperature) for part, p in preds.items()}
     info.update(temperature=predictor.card.temperature, unsure=fit_unsure(preds['valid'], vocab), metrics=scores)

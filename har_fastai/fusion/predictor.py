@@ -124,7 +124,7 @@ class FusionPredictor(BasePredictor):
     def explain(self,
         src # An image, as `predict` accepts it
     )->FusionExplanation:
-        "Predict an image, and tell how much each stream contributed"
+        "Predict an image, with the contribution of each stream"
         image = open_image(as_image(src))
         poses = self.extractor.detector.detect(image)
         streams = self.extractor.streams(image, poses)
