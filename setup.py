@@ -9,7 +9,7 @@ here = Path(__file__).parent
 config = ConfigParser(delimiters=['='])
 config.read(here/'settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
-extras = 'dev', 'download', 'zoo', 'onnx', 'hub', 'serve', 'video', 'heic', 'app', 'pretrained', 'pose', 'embed', 'pretrain', 'scale'
+extras = 'dev', 'download', 'zoo', 'onnx', 'hub', 'serve', 'video', 'heic', 'app', 'pretrained', 'pose', 'embed', 'pretrain', 'track', 'scale'
 
 
 def words(key):

@@ -17,6 +17,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
 root = Path(__file__).resolve().parent.parent
+os.environ['PYTHONWARNINGS'] = 'ignore:`torch.jit.script` is deprecated:FutureWarning' # raised when fastai is imported
 settings = ConfigParser(delimiters=['='])
 settings.read(root/'settings.ini', encoding='utf-8')
 SKIP = r'eval:\s*false|' + '|'.join(settings['DEFAULT']['tst_flags'].split()) # directives of cells that are not executed

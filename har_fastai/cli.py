@@ -56,6 +56,7 @@ def _train_parser() -> argparse.ArgumentParser:
         help='decode every image once, into a cache, and augment whole batches; no: decode images in every epoch')
     add_former(p, '--packed', 'cache', choices=['yes', 'no'])
     add('--compile', action='store_true', help='compile the network with PyTorch; pays off for long runs on a GPU')
+    add('--log', choices=('tensorboard', 'wandb'), help='log the training to a tracker (pip install "har_fastai[track]")')
     add_faithfulness(p)
     add('--resume', action='store_true', help='resume the run in --out')
     return p

@@ -19,7 +19,7 @@ from .data.tables import read_har
 from .data.checks import check_har, usable
 from .data.splits import read_split, split_har, write_split
 from .data.cache import cache_images
-from .data.loaders import CachedDL, cached_dls, har_dls
+from .data.loaders import CachedDL, cached_dls, har_dls, to_main_memory
 from .drawing.dataset import cached_sample
 from .evaluate.metrics import classification_table
 from .evaluate.scoring import class_indices, format_score, portable_columns, predict_parts, score_with_seen
@@ -36,6 +36,7 @@ from .train.probe import FitProbe
 from .train.learner import HARLearner, har_learner
 from .train.distillation import Distillation, SoftLabels
 from .train.parallel import check_processes, parallel_cbs
+from .train.tracking import check_tracker, tracking
 
 # %% auto #0
 __all__ = ['drawn_sample', 'prepare', 'reload_data', 'cache_side', 'recipe_dls', 'run_card', 'image_sources', 'training_means',
@@ -319,6 +320,28 @@ def distillation(
     probs = Predictor((model, card), learn.dls.device).probs(compress(image_sources(learn, df), train))
     return SoftLabels(probs, card.vocab, recipe.distill)
 
+# %% ../nbs/10_core.ipynb #d4ebe74b
+def _fit(learn:HARLearner, df:pd.DataFrame, cbs:list) -> None:
+    "Fit a learner with the callbacks of its recipe and others"
+    recipe = learn.recipe
+    probe = [FitProbe(probe_features(learn, df), recipe.architecture.head, recipe.weighted)] if recipe.probe else []
+    teacher = [distillation(learn, df)] if recipe.teacher else []
+    learn.fit_recipe(cbs=[TimeEstimate(recipe), *probe, *teacher, *parallel_cbs(), *cbs])
+
+# %% ../nbs/10_core.ipynb #82eaaf44
+def _fit_run(learn:HARLearner, run:Run, df:pd.DataFrame, faithfulness:int|None, cbs:list) -> HARLearner:
+    "Fit, evaluate and save; returns the learner, a new one if the images had to leave the GPU"
+    with _keep_best(learn, run, df):
+        try: _fit(learn, df, cbs)
+        except torch.cuda.OutOfMemoryError:
+            if world_size() > 1 or not to_main_memory(learn.dls): raise
+        else:
+            if is_main(): finish(learn, run, df, faithfulness)
+            return learn
+    print('The GPU ran out of memory: the images move to main memory, and training goes on from the last complete epoch.', flush=True)
+    learn = har_learner(learn.dls, learn.recipe, run, resume=True, weights=initial_weights(run))
+    return _fit_run(learn, run, df, faithfulness, cbs)
+
 # %% ../nbs/10_core.ipynb #ff471387
 @connected
 def train_baseline(
@@ -334,6 +357,7 @@ def train_baseline(
     weights:str|Path|None=None, # A weights file to start from
     resume:bool=False, # Resume the run in `out`, with its own recipe and split?
     cbs=None, # More callbacks for the fit
+    log:str|None=None, # Log the training to a tracker, 'tensorboard' or 'wandb', see `tracking`?
     faithfulness:int|None=None, # Number of images for the faithfulness test of the heat-maps, 0 for none; see `write_report`
     layout:str|None=None, # 'classes': the folders of `path` are classes even if they hold only folders, see `read_har`
     copies:str|None=None, # Which images count as copies, which stay in one part: 'near', 'exact' or 'none', see `split_har`
@@ -350,6 +374,7 @@ def train_baseline(
         device, recipe = torch_device(device), choose_recipe(recipe, path, weights, device, seed=seed, **changes)
         run, path = from_main(lambda: run_folder(out, recipe)), main_first(drawn_sample) if path is None else path
     if recipe.teacher: load_bundle(recipe.teacher) # an error before anything is written
+    check_tracker(log)
     if recipe.soft_labels and not cached: raise HARError('soft labels need cached images: leave out --cache no')
     with lock_folder(run.path) if is_main() else nullcontext():
         if not resume and is_main() and run.exists: raise HARError(f'{run.path} was just taken by another run: choose another --out')
@@ -357,11 +382,8 @@ def train_baseline(
                         prepare(path, split, recipe.seed, cache_side(recipe) if cached else None, layout, copies))
         learn = har_learner(recipe_dls(df, recipe, device, num_workers, cached), recipe, run, resume, weights)
         if not resume and is_main(): _begin(run, recipe, df, learn.dls, path, layout, device, weights) # all has been checked by now
-        with _keep_best(learn, run, df):
-            probe = [FitProbe(probe_features(learn, df), recipe.architecture.head, recipe.weighted)] if recipe.probe else []
-            teacher = [distillation(learn, df)] if recipe.teacher else []
-            learn.fit_recipe(cbs=[TimeEstimate(recipe), *probe, *teacher, *([Compile()] if compile else []), *parallel_cbs(), *L(cbs)])
-            if is_main(): finish(learn, run, df, faithfulness)
+        with tracking(log, run) as more:
+            learn = _fit_run(learn, run, df, faithfulness, [*([Compile()] if compile else []), *more, *L(cbs)])
         print(f'Run folder: {run.path}', flush=True)
     learn.remove_cb(learn.save_run) # a further fit does not belong to this run
     return attach_run(learn, run)

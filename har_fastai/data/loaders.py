@@ -28,7 +28,7 @@ from .batch_augment import batch_tfms, crop_resize, crop_resize_batch, random_cr
 
 # %% auto #0
 __all__ = ['HARImage', 'part_splitter', 'har_block', 'class_weights', 'check_weights', 'har_dls', 'fits', 'CachedDL',
-           'NormalizeBytes', 'cached_dls']
+           'NormalizeBytes', 'cached_dls', 'to_main_memory']
 
 # %% ../../nbs/data/07_loaders.ipynb #a2e3ebe4
 class HARImage(PILImage):
@@ -279,3 +279,12 @@ def _on_gpu(cache:ImageCache, device) -> torch.Tensor|None:
         except torch.cuda.OutOfMemoryError: pass
     if device.type == 'cuda':
         print(f'The GPU has too little free memory for {cache.nbytes / 1e6:,.0f} MB of images: they stay in main memory.', flush=True)
+
+# %% ../../nbs/data/07_loaders.ipynb #b30a651e
+def to_main_memory(
+    dls:DataLoaders # Loaders from `cached_dls`, changed in place
+)->bool: # Whether images were on the GPU
+    "Release the decoded images on the GPU; the loaders crop those in main memory from now on"
+    held = [dl for dl in dls.loaders if getattr(dl, 'pixels', None) is not None]
+    for dl in held: dl.pixels, dl.ready = None, {}
+    return bool(held)

@@ -5,7 +5,7 @@
 # %% ../../nbs/train/04_probe.ipynb #c5eb3b86
 from __future__ import annotations
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import numpy as np, pandas as pd, torch
 from fastai.callback.core import Callback
 from torch import nn
@@ -23,13 +23,15 @@ def fit_linear(
     x_valid:np.ndarray|None=None, # Features of the validation images
     y_valid:np.ndarray|None=None, # Their classes
     n_classes:int|None=None, # Number of classes; the largest index in `y` plus 1 where None
-    balanced:bool=False # Give all classes the same total weight?
+    balanced:bool=False, # Give all classes the same total weight?
+    strengths:Sequence[float]|None=None # Values of scikit-learn's C to choose from; without validation images, the first is used
 )->tuple[np.ndarray, np.ndarray, pd.DataFrame]: # Weights (classes, features), biases (classes,), and a table: strength, valid_loss
     "Fit a linear classifier by multinomial logistic regression; its regularisation is chosen on the validation images"
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
     n_classes, mean, std = n_classes or int(y.max()) + 1, x.mean(0), x.std(0) + 1e-3
-    strengths = STRENGTHS if x_valid is not None and len(x_valid) else (3e-3,)
+    valid = x_valid is not None and len(x_valid)
+    strengths = (strengths or (STRENGTHS if valid else (3e-3,)))[:None if valid else 1]
     model, rows, best = LogisticRegression(max_iter=300, warm_start=True, class_weight='balanced' if balanced else None), [], None
     for c in strengths:
         with warnings.catch_warnings():
@@ -37,7 +39,7 @@ def fit_linear(
             model.set_params(C=c).fit((x - mean) / std, y)
         weight, bias = _all_classes(model, n_classes)
         weight, bias = (weight / std).astype(np.float32), (bias - (weight / std) @ mean).astype(np.float32)
-        loss = log_loss(y_valid, _softmax(x_valid @ weight.T + bias), labels=range(n_classes)) if len(strengths) > 1 else np.nan
+        loss = log_loss(y_valid, _softmax(x_valid @ weight.T + bias), labels=range(n_classes)) if valid else np.nan
         rows.append(dict(strength=c, valid_loss=loss))
         if best is None or loss < best[0]: best = loss, weight, bias
         elif loss > 1.2 * best[0]: break # weaker regularisation is slower to fit, and no better from here on

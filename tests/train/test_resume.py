@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from har_fastai import cli
 from har_fastai.core import train_baseline
+from har_fastai.data import loaders
 from har_fastai.data.loaders import CachedDL
 from har_fastai.drawing.dataset import draw_har
 from har_fastai.files import RunError, lock_folder
@@ -201,3 +202,21 @@ def test_other_errors_are_not_hidden(tmp_path):
     with pytest.raises(RuntimeError, match='a fault of a callback') as e:
         train_baseline(tiny_har(150), 'demo', size=32, epochs=1, out=tmp_path/'run', cbs=Fail(), device='cpu', faithfulness=0)
     assert not isinstance(e.value, RunError)
+
+
+def test_images_leave_a_gpu_that_runs_out_of_memory(tmp_path, monkeypatch, capsys):
+    "Training goes on from the last complete epoch; the second time, one sentence says what to change"
+    class Full(Callback):
+        def __init__(self, times): self.times = times
+        def before_batch(self):
+            if self.training and self.epoch == 1 and self.times:
+                self.times -= 1
+                raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 20 GiB.')
+    monkeypatch.setattr(loaders, '_on_gpu', lambda cache, device: torch.from_numpy(cache.pixels).view(-1, 3)) # as if it were there
+    kw = dict(size=32, epochs=3, device='cpu', faithfulness=0)
+    learn = train_baseline(tiny_har(150), 'demo', out=tmp_path/'run', cbs=Full(1), **kw)
+    assert learn.dls.train.pixels is None and list(learn.run.history.index) == [0, 1, 2]
+    assert capsys.readouterr().out.count('the images move to main memory') == 1
+    with pytest.raises(RunError, match='too little memory: use a smaller --bs or --size.*keeps the best model so far'):
+        train_baseline(tiny_har(150), 'demo', out=tmp_path/'again', cbs=Full(2), **kw)
+    assert capsys.readouterr().out.count('the images move to main memory') == 1
