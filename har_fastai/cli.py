@@ -192,6 +192,11 @@ def _add_pose_model(p:argparse.ArgumentParser) -> None:
     "Add --pose-model"
     p.add_argument('--pose-model', metavar='FILE', help='the pose model (default: that of har_download pose)')
 
+def _add_people(p:argparse.ArgumentParser) -> None:
+    "Add --people and --pose-model"
+    p.add_argument('--people', action='store_true', help='predict each person too (needs har_download pose)')
+    _add_pose_model(p)
+
 def _fused(a:argparse.Namespace):
     "The predictor of a fused model"
     from har_fastai.fusion.predictor import FusionPredictor
@@ -389,9 +394,10 @@ def har_app(argv=None):
     p.add_argument('runs', nargs='*', metavar='RUN', help=f'folders of runs, or names of models in the package: {SHIPPED_DEFAULT}')
     add_address(p, 8501)
     add_device(p)
+    _add_people(p)
     a = p.parse_args(argv)
     from har_fastai.serve.web import serve_app
-    serve_app(a.runs, a.host, a.port, a.device)
+    serve_app(a.runs, a.host, a.port, a.device, a.pose_model or a.people)
 
 # %% ../nbs/11_cli.ipynb #28032312
 @command
@@ -445,13 +451,14 @@ def har_serve(argv=None):
     p.add_argument('run', metavar='RUN', nargs='?', help=f'folder of a run, or a model in the package: {SHIPPED_DEFAULT}')
     add_address(p, 8000, ', 0 for any free one')
     add_device(p)
+    _add_people(p)
     p.add_argument('--log', action='store_true', help='print a line for each request')
     p.add_argument('--cors', metavar='ORIGIN', action='append', default=[],
                    help='web page that may use the service, such as https://example.org, or "*" for all; may be repeated (default: none)')
     a = p.parse_args(argv)
     from har_fastai.serve.service import listen, make_service, serve
     with listen(a.host, a.port) as sock:
-        app, host = make_service(a.run, a.device, origins=a.cors), f'[{a.host}]' if ':' in a.host else a.host
+        app, host = make_service(a.run, a.device, origins=a.cors, people=a.pose_model or a.people), f'[{a.host}]' if ':' in a.host else a.host
         print(f'Listening on http://{host}:{sock.getsockname()[1]} (interface: /docs; stop with Ctrl-C)', flush=True)
         serve(app, sock, a.log)
     print('Stopped.', flush=True)

@@ -46,6 +46,7 @@ table.har-bars td:last-child { width: 1%; white-space: nowrap; text-align: right
 table.har-bars span { display: block; height: .75rem; min-width: 2px; border-radius: .2rem; background: var(--har-accent); opacity: .62; }
 table.har-bars tbody tr:first-child span { opacity: 1; }
 table.har-bars tbody tr:first-child :is(th, td) { font-weight: 600; }
+ol.har-people { margin: .6rem 0 0; padding-left: 1.6rem; line-height: 1.6; }
 figure.har-figure { margin: 0; }
 figure.har-figure img { display: block; width: 100%; max-height: 24rem; object-fit: contain; object-position: left top;
   border-radius: .4rem; }

@@ -20,7 +20,7 @@ from ..predict.inputs import Source, display_name
 from ..predict.outputs import Prediction, open_output
 
 # %% auto #0
-__all__ = ['person_boxes', 'PersonPrediction', 'PeoplePredictor', 'draw_predictions', 'write_people']
+__all__ = ['person_boxes', 'PersonPrediction', 'open_detector', 'PeoplePredictor', 'draw_predictions', 'write_people']
 
 # %% ../../nbs/pose/04_people.ipynb #fe85d549
 def _overlap(a:tuple, b:tuple) -> float:
@@ -57,6 +57,19 @@ class PersonPrediction:
         p = self.prediction
         return dict(box=[round(v, 4) for v in self.box], label=p.label, certainty=p.certainty, unsure=p.unsure or None,
                     probabilities={label: round(v, 6) for label, v in p.top(k)})
+
+    def http_dict(self, k:int=5) -> dict:
+        "The fields of a person that the HTTP service returns, with the `k` most probable classes"
+        p = self.prediction.http_dict(k)
+        return dict(box=[round(v, 4) for v in self.box], **{f: p[f] for f in ('label', 'probability', 'top', 'certainty', 'unsure', 'candidates')})
+
+# %% ../../nbs/pose/04_people.ipynb #e9a24fa1
+def open_detector(
+    people:bool|str|Path|PoseDetector # True for the pose model of `har_download pose`, its file, or a detector; False for none
+)->PoseDetector|None:
+    "The detector of an app or a service that may predict people"
+    if not people or hasattr(people, 'detect'): return people or None
+    return PoseDetector(None if people is True else people)
 
 # %% ../../nbs/pose/04_people.ipynb #2f732a57
 class PeoplePredictor:

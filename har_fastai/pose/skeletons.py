@@ -48,6 +48,13 @@ def _enlarge(image:Image.Image, side:int) -> Image.Image:
     factor = max(1., side / max(image.size))
     return image.resize(tuple(round(s * factor) for s in image.size), Image.Resampling.BICUBIC) if factor > 1 else image.copy()
 
+# %% ../../nbs/pose/02_skeletons.ipynb #2b20be12
+def _free_place(x:float, top:float, bottom:float, size:tuple, height:float, taken:list) -> tuple[float, float]:
+    "Where a label of a box hides no other one: at its upper edge, above it, or further down in it"
+    def hides(y): return any(x < r and l < x + size[0] and y < b and t < y + size[1] for l, t, r, b in taken)
+    places = [top, top - size[1], *np.arange(top, bottom - size[1], size[1])]
+    return x, next((y for y in places if 0 <= y <= height - size[1] and not hides(y)), max(0, top))
+
 # %% ../../nbs/pose/02_skeletons.ipynb #b9b54a11
 def draw_boxes(
     image:Image.Image, # RGB image
@@ -59,13 +66,17 @@ def draw_boxes(
     image = _enlarge(image, side)
     draw, (w, h) = ImageDraw.Draw(image), image.size
     font = ImageFont.load_default(max(12, round(max(w, h) / 32)))
-    for i, ((x0, y0, x1, y1), label) in enumerate(zip(boxes, labels)):
-        colour = BOX_COLOURS[i % len(BOX_COLOURS)]
+    colours = [BOX_COLOURS[i % len(BOX_COLOURS)] for i in range(len(boxes))]
+    for (x0, y0, x1, y1), colour in zip(boxes, colours):
         draw.rectangle((x0 * w, y0 * h, x1 * w - 1, y1 * h - 1), outline=colour, width=max(2, round(max(w, h) / 200)))
-        left, top, right, bottom = draw.textbbox((x0 * w + 4, y0 * h + 2), label, font=font)
-        shift = min(0, w - 4 - right) # a label stays within the image
-        draw.rectangle((left - 4 + shift, top - 3, right + 4 + shift, bottom + 3), fill=colour)
-        draw.text((x0 * w + 4 + shift, y0 * h + 2), label, fill=(255, 255, 255), font=font)
+    taken = []
+    for (x0, y0, _, y1), label, colour in zip(boxes, labels, colours): # over all boxes
+        left, top, right, bottom = draw.textbbox((0, 0), label, font=font, anchor='lt')
+        size = right + 8, bottom + 6
+        x, y = _free_place(min(max(x0 * w, 0), w - size[0]), y0 * h, y1 * h, size, h, taken)
+        taken.append((x, y, x + size[0], y + size[1]))
+        draw.rectangle(taken[-1], fill=colour)
+        draw.text((x + 4, y + 3), label, fill=(255, 255, 255), font=font, anchor='lt')
     return image
 
 # %% ../../nbs/pose/02_skeletons.ipynb #39d182da

@@ -19,13 +19,14 @@ from ..explain.gradcam import Explainer, Explanation, overlay
 from ..predict.bundle import Card, read_card
 from ..predict.base import UNLIKE, find_model
 from ..predict.outputs import Prediction
+from ..pose.people import PeoplePredictor, PersonPrediction, draw_predictions, open_detector
 from ..report.compare import run_names
 from .batching import BatchQueue
 
 # %% auto #0
 __all__ = ['MAX_BYTES', 'MAX_IMAGES', 'DISPLAY_SIZE', 'APP_STYLE', 'open_upload', 'app_queue', 'LRUCache', 'label_text',
            'percent', 'heatmap_caption', 'Models', 'example_images', 'model_summary', 'bars_html', 'headline_html',
-           'predictions_csv', 'figure_html']
+           'people_html', 'predictions_csv', 'figure_html']
 
 # %% ../../nbs/serve/01_models.ipynb #b8f90270
 MAX_BYTES, MAX_IMAGES = 20_000_000, 12 # size of an uploaded file; images in a request
@@ -103,13 +104,14 @@ class Models:
     def __init__(self,
         runs=None, # Folders of runs; the default model if None or empty
         device='cpu', # Device of the networks; None for the fastest available
-        queue:BatchQueue|None=None # From `app_queue`; a new one if None
+        queue:BatchQueue|None=None, # From `app_queue`; a new one if None
+        people:bool|str|Path=False # Predict each person too? As for `open_detector`
     ):
         folders = [find_model(r).absolute() for r in runs or [None]] # the working directory may change before a model is loaded
         self.folders = dict(zip(run_names(folders), folders))
         self.cards = {name: read_card(f) for name, f in self.folders.items()}
         self.device,self.queue,self._loaded = torch_device(device),queue or app_queue(),{}
-        self._predictions,self._heatmaps = LRUCache(64),LRUCache(128)
+        self._predictions,self._heatmaps,self._people,self.detector = LRUCache(64),LRUCache(128),LRUCache(64),open_detector(people)
 
     def _explainer(self, model:str) -> Explainer:
         "A model, loaded when it is first needed, in the thread of the queue"
@@ -150,6 +152,22 @@ class Models:
         e = self._explainer(model).explain(image, cls)
         image.thumbnail(DISPLAY_SIZE)
         return self._heatmaps.put(key, (overlay(image, e.map), heatmap_caption(e)))
+
+    def people(self,
+        data:bytes, # An uploaded file
+        name:str, # Name of the file
+        model:str # Name of the model
+    )->tuple[Image.Image, list[PersonPrediction]]: # The image at `DISPLAY_SIZE` with boxes; its people, the largest first
+        "Predict each person in an uploaded image, if the app does so; errors as for `predict`"
+        key = hashlib.sha256(data).hexdigest(), model
+        return self._people.get(key) or self.queue.run(partial(self._predict_people, key, data, name, model))
+
+    def _predict_people(self, key:tuple, data:bytes, name:str, model:str) -> tuple[Image.Image, list[PersonPrediction]]:
+        "Find and predict people, in the thread of the queue"
+        image = open_upload(data, name)
+        _, people = PeoplePredictor(self._explainer(model), self.detector).predict(image, name)
+        image.thumbnail(DISPLAY_SIZE)
+        return self._people.put(key, (draw_predictions(image, people), people))
 
 # %% ../../nbs/serve/01_models.ipynb #3870ac51
 def example_images() -> dict[str, Path]: # By class
@@ -206,6 +224,17 @@ def headline_html(
     if p.unsure == UNLIKE: note = 'This image is unlike the images that the model was trained on.'
     elif p.unsure: note = f'The probability is too low for a decision. {note}'
     return f'<p class="har-label">{escape(label)}</p><p class="har-note">{note}</p>'
+
+# %% ../../nbs/serve/01_models.ipynb #a44ed5c6
+def people_html(
+    people:list[PersonPrediction] # From `Models.people`
+)->str: # HTML, for a page with `APP_STYLE`
+    "The action of each person as a list"
+    if not people: return '<p class="har-note">No person was found. People who are small, hidden or in unusual poses are often missed.</p>'
+    def text(p):
+        label = escape(label_text(p.label))
+        return f'unsure, perhaps {label}' if p.unsure else f'<b>{label}</b>, {percent(p.probability)}'
+    return f'<ol class="har-people">{"".join(f"<li>{text(p.prediction)}</li>" for p in people)}</ol>'
 
 # %% ../../nbs/serve/01_models.ipynb #deb0f60e
 def predictions_csv(

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..files import HARError
 from ..images import find_images
 from .models import (APP_STYLE, Models, model_summary, bars_html, example_images, figure_html, headline_html,
-                                     label_text, percent)
+                                     label_text, people_html, percent)
 
 # %% auto #0
 __all__ = ['image_choices', 'AppWidgets', 'ActionApp']
@@ -37,9 +37,9 @@ class AppWidgets:
         self.model = w.Dropdown(options=list(self.models.cards), description='Model:', style=style, layout=wide)
         self.cls = w.Dropdown(options=[], description='Heat-map for:', style=style, layout=w.Layout(**hidden))
         self.bar = w.IntProgress(min=0, max=3, layout=w.Layout(height='.4rem', **hidden))
-        self.note, self.about, self.image, self.prediction, self.heatmap = (w.HTML() for _ in range(5))
+        self.note, self.about, self.image, self.prediction, self.heatmap, self.people = (w.HTML() for _ in range(6))
         results = (self._column(self.image), self._column(self.prediction), self._column(self.cls, self.heatmap))
-        rows = [self._row(self.upload, self.pick, self.model), self.about, self.bar, self.note, self._row(*results, align='flex-start')]
+        rows = [self._row(self.upload, self.pick, self.model), self.about, self.bar, self.note, self._row(*results, align='flex-start'), self.people]
         self.box = w.VBox([w.HTML(APP_STYLE), *rows], layout=w.Layout(max_width='66rem'))
 
     def _row(self, *parts, align='center'):
@@ -73,9 +73,10 @@ class ActionApp(AppWidgets):
         runs=None, # Folders of runs; the default model if None
         images=None, # Images to choose from, or folders of them; drawings of the 15 actions if None
         device='cpu', # Device of the networks; None for the fastest available
-        top:int=5 # Number of classes to show
+        top:int=5, # Number of classes to show
+        people:bool|str|Path=False # Predict each person too? As for `Models`
     ):
-        self.models = Models([runs] if isinstance(runs, (str, Path)) else runs, device)
+        self.models = Models([runs] if isinstance(runs, (str, Path)) else runs, device, people=people)
         self.top,self.data,self.name,self._updating = top,None,'',False
         self._make(image_choices(images))
         handlers = ((self.upload, self._on_upload), (self.pick, self._on_pick), (self.model, self._on_model), (self.cls, self._explain))
@@ -101,7 +102,7 @@ class ActionApp(AppWidgets):
     def _predict(self, data:bytes, name:str):
         "Predict an image, then explain the prediction"
         self.data,self.name = data,name
-        for part in (self.image, self.prediction, self.heatmap): part.value = ''
+        for part in (self.image, self.prediction, self.heatmap, self.people): part.value = ''
         self.cls.layout.visibility = 'hidden'
         self._step(1, f'Predicting {name} …')
         try: image, predictions = self.models.predict(data, name, [self.model.value])
@@ -114,6 +115,15 @@ class ActionApp(AppWidgets):
         self.cls.value = p.label
         self._updating = False
         self._explain()
+        if self.models.detector: self._find_people()
+
+    def _find_people(self):
+        "Show what each person does"
+        self._step(2, f'Finding people in {self.name} …')
+        try: boxes, people = self.models.people(self.data, self.name, self.model.value)
+        except HARError as e: return self._fail(e)
+        self.people.value = (figure_html(boxes, f'{self.name} with a box for each person') if people else '') + people_html(people)
+        self._step(3, '')
 
     def _explain(self, change=None):
         "Show the heat-map of the chosen class"

@@ -17,21 +17,22 @@ from ..predict.outputs import Prediction
 from ..report.compare import compare, comparison_page
 from .batching import Refused
 from .models import (APP_STYLE, MAX_BYTES, MAX_IMAGES, Models, model_summary, bars_html, example_images,
-                                     figure_html, headline_html, label_text, percent, predictions_csv)
+                                     figure_html, headline_html, label_text, people_html, percent, predictions_csv)
 
 # %% auto #0
 __all__ = ['FRAME', 'FRAME_HEAD', 'ALL', 'LAYOUT_STYLE', 'LAUNCHER', 'OPTIONS', 'app_models', 'escape_markdown', 'sandboxed',
-           'take_images', 'choose_models', 'show_heatmap', 'show_prediction', 'show_image', 'predict_page',
-           'report_page', 'compare_page', 'app_icon', 'app_page', 'check_port', 'serve_app']
+           'take_images', 'choose_models', 'show_heatmap', 'show_prediction', 'show_people', 'show_image',
+           'predict_page', 'report_page', 'compare_page', 'app_icon', 'app_page', 'check_port', 'serve_app']
 
 # %% ../../nbs/serve/03_web.ipynb #4bd0c365
 @lru_cache(maxsize=1)
 def app_models(
     runs:tuple[str, ...]=(), # Folders of runs; the default model if empty
-    device='cpu' # Device of the networks
+    device='cpu', # Device of the networks
+    people:bool|str=False # Predict each person too? As for `Models`
 )->Models:
     "The models of the app in this process"
-    return Models(runs, device)
+    return Models(runs, device, people=people)
 
 # %% ../../nbs/serve/03_web.ipynb #b609dbbe
 def escape_markdown(
@@ -140,6 +141,20 @@ def show_prediction(
     named = f'<p class="har-note"><b>{escape(model)}</b></p>' if model else ''
     st.html(named + headline_html(p) + bars_html(p, k))
 
+# %% ../../nbs/serve/03_web.ipynb #fb1a8e21
+def show_people(
+    models:Models, # Models of the app
+    model:str, # Name of the model
+    data:bytes, # The image file
+    name:str # Name of the image
+)->None:
+    "Show an image with a box for each person, and what each of them does"
+    import streamlit as st
+    with st.spinner('Finding people …'): boxes, people = models.people(data, name, model)
+    with st.container(key=f'people-{zlib.crc32(data):x}-{model}'):
+        shown = figure_html(boxes, f'The image {name} with a box for each person') if people else ''
+        st.html(f'<h2 class="har-h2">Each person</h2><div class="har-pair">{shown}{people_html(people)}</div>')
+
 # %% ../../nbs/serve/03_web.ipynb #f07c3337
 def show_image(
     models:Models, # Models of the app
@@ -158,6 +173,7 @@ def show_image(
         with left: st.html(shown)
         with middle: show_prediction(p, k)
         with right: show_heatmap(models, chosen[0], data, name, p.top(k), key)
+        if models.detector: show_people(models, chosen[0], data, name)
         return {chosen[0]: p}
     cells = [None, *chosen] # the image, then the models, three in a row
     for i in range(0, len(cells), 3):
@@ -166,6 +182,7 @@ def show_image(
                 if m is None: st.html(shown); continue
                 show_prediction(predictions[m], k, m)
                 show_heatmap(models, m, data, name, predictions[m].top(k), f'{key}-{m}')
+                if models.detector: show_people(models, m, data, name)
     return {m: predictions[m] for m in chosen}
 
 # %% ../../nbs/serve/03_web.ipynb #a5b7195c
@@ -277,18 +294,21 @@ LAYOUT_STYLE = """<style>
 .har-empty { opacity: .78; padding: 1.6rem 0 1rem; }
 .har-foot { font-size: .86rem; line-height: 1.5; opacity: .78; max-width: 46rem; margin: 2.5rem 0 0; }
 .har-h2 { font-size: 1.25rem; margin: 1rem 0 .4rem; }
+.har-pair { display: flex; flex-wrap: wrap; gap: 0 1.5rem; }
+.har-pair > figure { flex: 2 1 18rem; } .har-pair > :not(figure) { flex: 1 1 12rem; }
 </style>""" # styles of the elements of Streamlit
 
 # %% ../../nbs/serve/03_web.ipynb #1df199bb
 def app_page(
     runs:tuple[str, ...]=(), # Folders of runs
-    device='cpu' # Device of the networks
+    device='cpu', # Device of the networks
+    people:bool|str=False # Predict each person too? As for `Models`
 )->None:
     "The web app: its pages and the navigation"
     import streamlit as st
     no_menu = {'Get help': None, 'Report a bug': None, 'About': None}
     st.set_page_config('What is the person doing?', app_icon(), 'wide', menu_items=no_menu)
-    models = app_models(tuple(runs), device)
+    models = app_models(tuple(runs), device, people)
     def predict(): predict_page(models)
     def report(): report_page(models)
     def comparison(): compare_page(models)
@@ -301,7 +321,7 @@ def app_page(
     page.run()
 
 # %% ../../nbs/serve/03_web.ipynb #c7e42366
-LAUNCHER = 'from har_fastai.serve.web import app_page\napp_page({runs!r}, {device!r})\n' # script of the app, because Streamlit runs scripts
+LAUNCHER = 'from har_fastai.serve.web import app_page\napp_page({runs!r}, {device!r}, {people!r})\n' # script of the app, because Streamlit runs scripts
 
 # %% ../../nbs/serve/03_web.ipynb #3e353890
 OPTIONS = {
@@ -330,18 +350,20 @@ def serve_app(
     runs=(), # Folders of runs, beside which the default model is shown
     host:str='127.0.0.1', # Address to listen on: 127.0.0.1 for this computer only, 0.0.0.0 for all network interfaces
     port:int=8501, # Port to listen on
-    device='cpu' # Device of the networks
+    device='cpu', # Device of the networks
+    people:bool|str|Path=False # Predict each person too? As for `Models`
 )->None:
     "Serve the web app until it is interrupted"
     if importlib.util.find_spec('streamlit') is None: raise HARError('the web app needs Streamlit: pip install "har_fastai[app]"')
     runs = (str(runs),) if isinstance(runs, (str, Path)) else tuple(map(str, runs))
     if runs and not set(runs) & set(SHIPPED): runs += (next(iter(SHIPPED)),) # to compare with
-    Models(runs, device) # raises an error in the terminal if a folder has no model
+    people = people if isinstance(people, bool) else str(Path(people).absolute())
+    Models(runs, device, people=people) # raises an error in the terminal if a folder has no model
     check_port(host, port)
     from streamlit.web.cli import main
     options = {**OPTIONS, 'server.address': host, 'server.port': port}
     flags = [f'--{k}={str(v).lower() if isinstance(v, bool) else v}' for k, v in options.items()]
     with tempfile.TemporaryDirectory(prefix='har_app_') as folder:
-        (script := Path(folder)/'har_app.py').write_text(LAUNCHER.format(runs=runs, device=device and str(device)), encoding='utf-8')
+        (script := Path(folder)/'har_app.py').write_text(LAUNCHER.format(runs=runs, device=device and str(device), people=people), encoding='utf-8')
         print(f'The app is at http://{f"[{host}]" if ":" in host else host}:{port} (stop it with Ctrl+C)', flush=True)
         main(['run', str(script), *flags], standalone_mode=False)

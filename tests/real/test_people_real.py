@@ -6,6 +6,8 @@ import pandas as pd
 import pytest
 
 from har_fastai.predict.base import shipped_model
+from har_fastai.serve.models import Models
+from har_fastai.serve.service import make_service
 from helpers import DATA, REAL, run
 
 POSE = os.environ.get('HAR_POSE_MODEL', '')
@@ -23,6 +25,19 @@ def test_people_in_photographs(tmp_path):
     assert sum(len(r['people']) > 0 for r in rows) >= 8
     assert all(0 <= v <= 1 for r in rows for p in r['people'] for v in p['box'])
     assert len(list((tmp_path/'drawn').iterdir())) == 12
+
+
+def test_people_in_the_app_and_the_service():
+    "The same boxes and labels as from the command"
+    testclient = pytest.importorskip('starlette.testclient')
+    models = Models(people=True)
+    photos = [p.read_bytes() for p in sorted((Path(DATA)/'train').iterdir())[:6]]
+    shown = [models.people(p, '', 'lite2')[1] for p in photos]
+    with testclient.TestClient(make_service(people=True)) as client:
+        rows = client.post('/people', files=[('files', (str(i), p)) for i, p in enumerate(photos)]).json()['predictions']
+    found = [[(p['label'], p['box']) for p in r['people']] for r in rows]
+    assert found == [[(p.prediction.label, [round(v, 4) for v in p.box]) for p in people] for people in shown]
+    assert sum(map(bool, found)) >= 4
 
 
 def test_a_fused_model_of_photographs(tmp_path):

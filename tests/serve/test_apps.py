@@ -51,7 +51,7 @@ def expected(runs, files):
 # ---- the browser app in Streamlit's own test harness ----
 
 def app(*runs) -> AppTest:
-    return AppTest.from_string(LAUNCHER.format(runs=tuple(map(str, runs)), device='cpu'), default_timeout=60).run()
+    return AppTest.from_string(LAUNCHER.format(runs=tuple(map(str, runs)), device='cpu', people=False), default_timeout=60).run()
 
 
 def html(at) -> str: return ' '.join(h.value for h in at.get('html'))
