@@ -7,7 +7,7 @@ __all__ = ['CLASS_KEYS', 'UNUSABLE', 'IMAGE_ORDERS', 'CHOSEN', 'class_name', 'cl
            'table_name', 'named_images', 'read_labels', 'labels_csv', 'Decision', 'LabelTable', 'open_labels',
            'Suggester', 'order_images']
 
-# %% ../../nbs/curate/05_labelling.ipynb #00358b6f
+# %% ../../nbs/curate/05_labelling.ipynb #fb40f7c0
 import csv, hashlib, io, json, os, re, string, threading, time, unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,24 +18,25 @@ from ..files import HARError, RunError, expand_home, natural_key, plural, progre
 from ..images import find_images
 from ..predict.predictor import Predictor
 
-# %% ../../nbs/curate/05_labelling.ipynb #bd9266e6
+# %% ../../nbs/curate/05_labelling.ipynb #a2aab728
 def class_name(
     text:str, # As typed
     known:Sequence[str]=() # Classes that exist; one that differs in upper and lower case only is refused
 )->str: # Without outer and double spaces, in Unicode's form NFC
     "The name of a class, or an error if it cannot be one"
     name = ' '.join(unicodedata.normalize('NFC', str(text)).split())
+    if name in known: return name
     if not name: raise HARError('the name of the class is empty: type a name')
     if len(name) > 100: raise HARError(f'the name of the class has {len(name)} characters and the limit is 100')
     if name.lower() == 'nan' or not name.isprintable(): raise HARError(f'{name!r} cannot be the name of a class: choose another name')
     for k in known:
-        if k != name and k.casefold() == name.casefold(): raise HARError(f'there is the class {k} already: {name} differs in case only')
+        if k.casefold() == name.casefold(): raise HARError(f'there is the class {k} already: {name} differs in case only')
     return name
 
-# %% ../../nbs/curate/05_labelling.ipynb #ef0ec0bf
+# %% ../../nbs/curate/05_labelling.ipynb #9be904bf
 CLASS_KEYS = string.ascii_lowercase + '1234567890' # the keys that a class can have; all others are free for commands
 
-# %% ../../nbs/curate/05_labelling.ipynb #7be62f29
+# %% ../../nbs/curate/05_labelling.ipynb #24856b81
 def class_keys(
     classes:Sequence[str], # All classes
     known:dict[str, str]|None=None # Key by class of those that have one
@@ -52,7 +53,7 @@ def class_keys(
             if key: keys[c] = key
     return {c: keys.get(c, '') for c in classes}
 
-# %% ../../nbs/curate/05_labelling.ipynb #58ae42fb
+# %% ../../nbs/curate/05_labelling.ipynb #4cc31611
 def table_roots(
     file:Path # A table, which need not exist
 )->list[Path]: # Resolved; the usual one first
@@ -60,7 +61,7 @@ def table_roots(
     here = Path(file).absolute().parent.resolve()
     return [here, here/('test' if file.name.lower().startswith('test') else 'train'), here/'images']
 
-# %% ../../nbs/curate/05_labelling.ipynb #c89fed12
+# %% ../../nbs/curate/05_labelling.ipynb #ebf646bb
 def table_root(
     file:Path, # A table
     folder:str|os.PathLike, # The folder of the images
@@ -76,7 +77,7 @@ def table_root(
         raise HARError(f'{file} cannot be the table of {folder} ({why}): choose a table in this folder, or in one above it')
     return root
 
-# %% ../../nbs/curate/05_labelling.ipynb #151c2d98
+# %% ../../nbs/curate/05_labelling.ipynb #9bc6bda8
 def table_name(
     path:Path, # An image
     root:Path # The resolved folder to which names are relative
@@ -88,7 +89,7 @@ def table_name(
     same = PurePosixPath(text.replace('\\', '/').strip()).as_posix() == name and name.lower() != 'nan'
     return name if same and name.isprintable() else ''
 
-# %% ../../nbs/curate/05_labelling.ipynb #6677351b
+# %% ../../nbs/curate/05_labelling.ipynb #48631280
 def named_images(
     folder:str|os.PathLike, # Searched as by `find_images`
     root:Path # The resolved folder to which names are relative
@@ -97,7 +98,7 @@ def named_images(
     found = [(table_name(p, root), p) for p in find_images(folder)]
     return {n: p for n, p in found if n}, [p for n, p in found if not n]
 
-# %% ../../nbs/curate/05_labelling.ipynb #3cb7eea1
+# %% ../../nbs/curate/05_labelling.ipynb #1c54f365
 def read_labels(
     file:Path # A CSV file with the columns filename and label; it need not exist
 )->dict[str, str]: # Label by filename, in the order of the table
@@ -114,7 +115,7 @@ def read_labels(
     names = [unicodedata.normalize('NFC', PurePosixPath(f.replace('\\', '/')).as_posix()) for f in df.filename]
     return {n: class_name(l) for n, l in zip(names, df.label)}
 
-# %% ../../nbs/curate/05_labelling.ipynb #562e9dbe
+# %% ../../nbs/curate/05_labelling.ipynb #7c96274a
 def labels_csv(
     labels:dict[str, str] # Label by filename
 )->str:
@@ -123,10 +124,10 @@ def labels_csv(
     csv.writer(out, lineterminator='\n').writerows([('filename', 'label'), *labels.items()])
     return out.getvalue()
 
-# %% ../../nbs/curate/05_labelling.ipynb #a48cba67
+# %% ../../nbs/curate/05_labelling.ipynb #704b0417
 UNUSABLE = False # the decision that an image is unclear or cannot be used; a text is a label, None is no decision
 
-# %% ../../nbs/curate/05_labelling.ipynb #17d0ac2e
+# %% ../../nbs/curate/05_labelling.ipynb #86c800ee
 @dataclass(frozen=True)
 class Decision:
     "A change that can be undone"
@@ -134,7 +135,7 @@ class Decision:
     before:str|bool|None # What held before: a label, `UNUSABLE` or None
     label:str|bool|None # What holds now
 
-# %% ../../nbs/curate/05_labelling.ipynb #d37d7c9a
+# %% ../../nbs/curate/05_labelling.ipynb #b030bf04
 class LabelTable:
     "The labels of images in a table, which is written after each decision; use `open_labels`"
     def __init__(self,
@@ -224,7 +225,7 @@ class LabelTable:
             if name not in self.classes: self._save({'class': name}, self.labels)
             return name
 
-# %% ../../nbs/curate/05_labelling.ipynb #f147e06b
+# %% ../../nbs/curate/05_labelling.ipynb #79562aee
 @contextmanager
 def open_labels(
     file:str|os.PathLike, # The table
@@ -245,14 +246,14 @@ def open_labels(
         for f in file.parent.glob('.*.part'): # left by a process that was killed while it wrote
             if re.fullmatch(rf'\.{re.escape(file.name[:40])}\.[0-9a-f]{{8}}\.part', f.name): f.unlink(missing_ok=True)
         table = LabelTable(file)
-        table.classes = list(dict.fromkeys([*(class_name(c) for c in classes), *table.classes]))
+        table.classes = list(dict.fromkeys([*(class_name(c, table.classes) for c in classes), *table.classes]))
         yield table
     finally:
         lock.release()
         for f in (file, file.with_suffix('.history.jsonl')):
             if f.exists() and not f.stat().st_size: f.unlink() # no decision was made
 
-# %% ../../nbs/curate/05_labelling.ipynb #7ad37f92
+# %% ../../nbs/curate/05_labelling.ipynb #3b13eeb6
 class Suggester:
     "Suggestions of a model for images; each is computed once"
     def __init__(self,
@@ -286,11 +287,11 @@ class Suggester:
         top = [c for c in known.get('top', ()) if c[0] in classes][:3]
         return dict(top=top, unsure=known['unsure']) if top else {}
 
-# %% ../../nbs/curate/05_labelling.ipynb #dbe8c49c
-IMAGE_ORDERS = ('name', 'next', 'unsure') # values of `order`
+# %% ../../nbs/curate/05_labelling.ipynb #37bfafac
+IMAGE_ORDERS = dict(name='by file name', next='the choice of har_next first', unsure='the least sure of the model first') # values of `order`
 CHOSEN = 200 # number of images that are chosen by `next`; the others follow by name
 
-# %% ../../nbs/curate/05_labelling.ipynb #f8bd472e
+# %% ../../nbs/curate/05_labelling.ipynb #3f8b586f
 def order_images(
     images:dict[str, Path], # File by name
     order:str, # One of `IMAGE_ORDERS`
@@ -300,7 +301,7 @@ def order_images(
     **choice # Further arguments of `choose_images`, such as the device
 )->dict[str, Path]: # The same images
     "Sort images: which to label first"
-    if order not in IMAGE_ORDERS: raise HARError(f'order is {order!r} and must be {", ".join(IMAGE_ORDERS[:-1])} or {IMAGE_ORDERS[-1]}')
+    if order not in IMAGE_ORDERS: raise HARError(f'order is {order!r} and must be one of {", ".join(IMAGE_ORDERS)}')
     if order == 'unsure' and not suggest.predictor: raise HARError('the order unsure needs a model: add --model')
     open_ones = [n for n in images if table.get(n) is None]
     first = []
@@ -311,7 +312,7 @@ def order_images(
     if order == 'next' and open_ones: first = _chosen(images, table, suggest, folder, choice)
     return {n: images[n] for n in dict.fromkeys([*first, *images])}
 
-# %% ../../nbs/curate/05_labelling.ipynb #f83d4e33
+# %% ../../nbs/curate/05_labelling.ipynb #0ff7839e
 def _chosen(images:dict[str, Path], table:LabelTable, suggest:Suggester, folder, choice:dict) -> list[str]:
     "The names that `choose_images` chooses; without a model, its suggestions are kept"
     from har_fastai.curate.choose import choose_images
