@@ -6,7 +6,7 @@
 __all__ = ['LOCAL_HOSTS', 'ANNOTATE_HEADERS', 'bounded_jpeg', 'Session', 'why_forbidden', 'make_annotator', 'open_session',
            'session_counts', 'own_address', 'annotate']
 
-# %% ../../nbs/curate/07_annotate.ipynb #152621d6
+# %% ../../nbs/curate/07_annotate.ipynb #9f0cc24e
 import hashlib, io, json, os, secrets, socket, threading, warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ from ..images import MAX_PIXELS, open_image
 from ..serve.batching import Refused
 from ..serve.service import LimitMiddleware, Limits, listen, serve
 
-# %% ../../nbs/curate/07_annotate.ipynb #7f5eb7e6
+# %% ../../nbs/curate/07_annotate.ipynb #7df92742
 def bounded_jpeg(
     path:str|Path, # An image file
     side:int=1600, # Longest side of the result, in pixels
@@ -37,7 +37,7 @@ def bounded_jpeg(
     img.save(out := io.BytesIO(), 'JPEG', quality=quality)
     return out.getvalue()
 
-# %% ../../nbs/curate/07_annotate.ipynb #e0baa8e5
+# %% ../../nbs/curate/07_annotate.ipynb #20d1675b
 @dataclass
 class Session:
     "The images, decisions and classes behind the pages"
@@ -104,12 +104,12 @@ class Session:
         "The suggestion for an image"
         return self.suggest(name, self.path(name), self.table.classes)
 
-# %% ../../nbs/curate/07_annotate.ipynb #0008f7d7
+# %% ../../nbs/curate/07_annotate.ipynb #316f1848
 LOCAL_HOSTS = ('127.0.0.1', 'localhost', '::1') # names of this computer
 ANNOTATE_HEADERS = {'Cache-Control': 'no-store', 'X-Content-Type-Options': 'nosniff', 'Referrer-Policy': 'no-referrer',
                     'Cross-Origin-Resource-Policy': 'same-origin'} # headers of all responses
 
-# %% ../../nbs/curate/07_annotate.ipynb #e50806d9
+# %% ../../nbs/curate/07_annotate.ipynb #9bea1d3f
 def why_forbidden(
     request, # A request, from Starlette
     token:str='' # Needed if it is not empty
@@ -125,7 +125,7 @@ def why_forbidden(
     except ValueError: name = None
     return '' if name in LOCAL_HOSTS else 'the page is for this computer only: open the address that har_annotate has printed'
 
-# %% ../../nbs/curate/07_annotate.ipynb #330a84c7
+# %% ../../nbs/curate/07_annotate.ipynb #904dad3a
 def make_annotator(
     session:Session, # Images and decisions
     token:str='' # Needed for each request if it is not empty
@@ -150,7 +150,7 @@ def make_annotator(
     _add_annotator_routes(app, session)
     return app
 
-# %% ../../nbs/curate/07_annotate.ipynb #aa070669
+# %% ../../nbs/curate/07_annotate.ipynb #ccbe9c36
 def _add_annotator_page(app, session:Session, token:str) -> None:
     "Add the page itself; the token of its address moves to a cookie"
     from fastapi import Request
@@ -166,7 +166,7 @@ def _add_annotator_page(app, session:Session, token:str) -> None:
                   "form-action 'none'; base-uri 'none'; frame-ancestors 'none'")
         return HTMLResponse(annotate_page(session.title, session.table.file.name, nonce), headers={'Content-Security-Policy': policy})
 
-# %% ../../nbs/curate/07_annotate.ipynb #a232dbf7
+# %% ../../nbs/curate/07_annotate.ipynb #eb0bbf5f
 def _add_annotator_routes(app, session:Session) -> None:
     "Add the routes that the script of the page uses"
     from fastapi import Response
@@ -185,9 +185,12 @@ def _add_annotator_routes(app, session:Session) -> None:
             except ValueError: data = None
             if not isinstance(data, dict): raise Refused(422, 'the request is not a JSON object')
             return await run_in_threadpool(f, data)
-    for path, f in (('/decide', session.decide), ('/undo', session.undo), ('/class', session.add_class), ('/changes', session.since)): add(path, f)
+    add('/decide', session.decide)
+    add('/undo', session.undo)
+    add('/class', session.add_class)
+    add('/changes', session.since)
 
-# %% ../../nbs/curate/07_annotate.ipynb #2d08d36a
+# %% ../../nbs/curate/07_annotate.ipynb #6f300934
 @contextmanager
 def open_session(
     folder:str|os.PathLike, # Folder of images, searched recursively
@@ -213,7 +216,7 @@ def open_session(
     with open_labels(file, classes or suggest.vocab) as table:
         yield Session(table, order_images(images, order, table, suggest, folder, device=device), suggest, f'Label {folder.absolute().name}')
 
-# %% ../../nbs/curate/07_annotate.ipynb #fd96ddd0
+# %% ../../nbs/curate/07_annotate.ipynb #eaf436c1
 def session_counts(
     session:Session # Images and decisions
 )->str: # Such as '12 of 300 images labelled, 1 not usable'
@@ -223,7 +226,7 @@ def session_counts(
     done = len(decisions) - decisions.count(None) - bad
     return f'{done:,} of {plural(len(decisions), "image")} labelled' + (f', {bad:,} not usable' if bad else '')
 
-# %% ../../nbs/curate/07_annotate.ipynb #4f730f4d
+# %% ../../nbs/curate/07_annotate.ipynb #3d5f9fc1
 def own_address() -> str:
     "The address of this computer in its network"
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
@@ -231,7 +234,7 @@ def own_address() -> str:
         except OSError: return socket.gethostname()
         return s.getsockname()[0]
 
-# %% ../../nbs/curate/07_annotate.ipynb #3b9268b3
+# %% ../../nbs/curate/07_annotate.ipynb #8cbc9793
 def annotate(
     folder:str|os.PathLike, # As for `open_session`
     out:str|os.PathLike|None=None, # As for `open_session`

@@ -6,16 +6,16 @@
 __all__ = ['ANNOTATE_CSS', 'ANNOTATE_STATE', 'ANNOTATE_VIEW', 'ANNOTATE_KEYS', 'ANNOTATE_TEMPLATE', 'ACTS', 'HELP',
            'annotate_page']
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #695a2726
-from ..figures import PAGE_CSS
+# %% ../../nbs/curate/06_labelling_page.ipynb #181d47d0
+from ..figures import COMPONENT_CSS, PAGE_CSS
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #75a6c0b7
+# %% ../../nbs/curate/06_labelling_page.ipynb #14f56e8c
 ANNOTATE_CSS = """
 html, body { height: 100%; }
-body { display: grid; grid-template: auto minmax(0, 1fr) auto / minmax(0, 1fr) 25rem; grid-template-areas: "head head" "stage panel" "acts panel";
-  height: 100dvh; overflow: hidden; }
-body > header { grid-area: head; max-width: none; width: 100%; padding: .55rem 1.2rem .6rem; display: flex; flex-wrap: wrap; align-items: center;
-  gap: .3rem 1.1rem; border-bottom: 1px solid var(--har-line); }
+body { display: grid; grid-template: auto minmax(0, 1fr) auto / minmax(0, 1fr) 25rem; height: 100dvh; overflow: hidden;
+  grid-template-areas: "head head" "stage panel" "acts panel"; }
+body > header { grid-area: head; max-width: none; width: 100%; padding: .55rem 1.2rem .6rem; display: flex; flex-wrap: wrap;
+  align-items: center; gap: .3rem 1.1rem; border-bottom: 1px solid var(--har-line); }
 h1 { font-size: 1.05rem; margin: 0; }
 header p { margin: 0; color: var(--har-soft); font-variant-numeric: tabular-nums; }
 header p b { color: var(--har-ink); }
@@ -25,16 +25,18 @@ header p b { color: var(--har-ink); }
 #frame { min-height: 0; display: grid; place-items: center; }
 #frame img { width: 100%; height: 100%; min-height: 0; object-fit: contain; border-radius: .4rem; }
 #frame.waits > * { opacity: .25; transition: opacity .1s .15s; }
-.broken { max-width: 34rem; border-left: .35rem solid var(--har-warn); background: var(--har-card); padding: .9rem 1.1rem; overflow-wrap: anywhere; }
-#name { margin: .5rem 0 0; font-size: .9rem; color: var(--har-soft); display: flex; gap: .2rem 1rem; flex-wrap: wrap; justify-content: center; }
+.broken { max-width: 34rem; border-left: .35rem solid var(--har-warn); background: var(--har-card); padding: .9rem 1.1rem;
+  overflow-wrap: anywhere; }
+#name { margin: .5rem 0 0; font-size: .9rem; color: var(--har-soft); display: flex; gap: .2rem 1rem; flex-wrap: wrap;
+  justify-content: center; }
 #name span { overflow-wrap: anywhere; } #name b { color: var(--har-ink); }
-.panel { grid-area: panel; min-height: 0; display: flex; flex-direction: column; gap: .7rem; padding: 1rem 1.2rem; background: var(--har-card);
-  border-left: 1px solid var(--har-line); }
+.panel { grid-area: panel; min-height: 0; display: flex; flex-direction: column; gap: .7rem; padding: 1rem 1.2rem;
+  background: var(--har-card); border-left: 1px solid var(--har-line); }
 button, input { font: inherit; color: inherit; min-height: 2.75rem; border: 1px solid var(--har-line); border-radius: .45rem;
   background: var(--har-paper); padding: .35rem .7rem; }
 button { cursor: pointer; touch-action: manipulation; }
 button:hover { border-color: var(--har-accent); }
-:is(button, input, summary, a):focus-visible { outline: 3px solid var(--har-accent); outline-offset: 2px; }
+:is(button, input):focus-visible { outline: 3px solid var(--har-accent); outline-offset: 2px; }
 kbd { font: 600 .8rem/1.5 ui-monospace, monospace; min-width: 1.6rem; text-align: center; padding: 0 .35rem; border-radius: .25rem;
   border: 1px solid var(--har-line); border-bottom-width: 2px; color: var(--har-soft); background: var(--har-card); flex: none; }
 #accept { display: flex; align-items: center; gap: .6rem; text-align: left; background: var(--har-accent); border-color: var(--har-accent);
@@ -45,7 +47,8 @@ kbd { font: 600 .8rem/1.5 ui-monospace, monospace; min-width: 1.6rem; text-align
 #accept[hidden], #done[hidden], .class[hidden] { display: none; }
 #accept.none { background: none; border: 1px dashed var(--har-line); color: var(--har-soft); font-size: 1rem; }
 #done { margin: 0; padding: .7rem .9rem; border-radius: .45rem; border: 2px solid var(--har-accent); overflow-wrap: anywhere; }
-.classes { display: grid; grid-template-columns: 1fr 1fr; gap: .45rem; overflow-y: auto; align-content: start; margin: -.3rem; padding: .3rem; flex: 0 1 auto; }
+.classes { display: grid; grid-template-columns: 1fr 1fr; gap: .45rem; overflow-y: auto; align-content: start; flex: 0 1 auto;
+  margin: -.3rem; padding: .3rem; }
 .class { display: flex; align-items: center; gap: .5rem; text-align: left; position: relative; overflow: hidden; padding-left: .45rem; }
 .class span { flex: 1; min-width: 0; overflow-wrap: anywhere; line-height: 1.25; }
 .class small { color: var(--har-soft); font-variant-numeric: tabular-nums; }
@@ -55,35 +58,45 @@ kbd { font: 600 .8rem/1.5 ui-monospace, monospace; min-width: 1.6rem; text-align
 #find { display: flex; gap: .45rem; margin: 0; } #find input { flex: 1; min-width: 0; } #find button[hidden] { display: none; }
 .acts { grid-area: acts; display: flex; flex-wrap: wrap; justify-content: center; gap: .45rem; padding: .5rem 1.2rem .9rem; }
 .acts button { display: flex; align-items: center; gap: .5rem; }
-#alert { position: fixed; left: 50%; bottom: 5.2rem; translate: -50%; width: min(92vw, 36rem); z-index: 2; margin: 0; padding: .8rem 1rem; font-weight: 600;
-  background: var(--har-paper); border: 2px solid var(--har-warn); border-radius: .5rem; box-shadow: 0 4px 20px #0004; overflow-wrap: anywhere; }
+#alert { position: fixed; left: 50%; bottom: 5.2rem; translate: -50%; width: min(92vw, 36rem); z-index: 2; margin: 0;
+  padding: .8rem 1rem; font-weight: 600; background: var(--har-paper); border: 2px solid var(--har-warn); border-radius: .5rem;
+  box-shadow: 0 4px 20px #0004; overflow-wrap: anywhere; }
 #alert[hidden] { display: none; }
-dialog { color: inherit; background: var(--har-paper); border: 1px solid var(--har-line); border-radius: .6rem; max-width: 34rem; padding: 1.2rem 1.4rem; }
+dialog { color: inherit; background: var(--har-paper); border: 1px solid var(--har-line); border-radius: .6rem; max-width: 36rem;
+  padding: 1.2rem 1.4rem; }
 dialog::backdrop { background: #0008; } dialog h2 { margin: 0 0 .4rem; padding: 0; border: 0; font-size: 1.25rem; }
-dialog td { text-align: left; white-space: normal; } dialog td:first-child { white-space: nowrap; }
-dialog label { display: flex; gap: .6rem; align-items: center; min-height: 2.75rem; } dialog input { min-height: 0; width: 1.2rem; height: 1.2rem; }
+dialog td { padding: .3rem 0; } dialog td:first-child { white-space: nowrap; padding-right: 1.2rem; }
+dialog label { display: flex; gap: .6rem; align-items: center; min-height: 2.75rem; }
+dialog input { min-height: 0; width: 1.2rem; height: 1.2rem; accent-color: var(--har-accent); }
 @media (pointer: coarse) { body kbd { display: none; } dialog kbd { display: inline; } }
 @media (max-width: 56rem) {
-  body { grid-template: auto minmax(9rem, 1fr) minmax(0, auto) auto / minmax(0, 1fr); grid-template-areas: "head" "stage" "panel" "acts"; }
-  body > header { padding: .4rem .8rem .45rem; } h1 { display: none; } .meter { order: 5; flex-basis: 100%; } header p { flex: 1; }
+  body { grid-template: auto minmax(9rem, 1fr) minmax(0, auto) auto / minmax(0, 1fr);
+    grid-template-areas: "head" "stage" "panel" "acts"; }
+  body > header { padding: .4rem .8rem .45rem; } h1 { display: none; } header p { flex: 1; }
+  .meter { order: 5; flex-basis: 100%; }
   #stage { padding: .5rem .8rem .2rem; } #name { margin-top: .25rem; font-size: .82rem; }
   .panel { max-height: 46dvh; padding: .6rem .8rem; border-left: 0; border-top: 1px solid var(--har-line); gap: .5rem; }
   .acts { flex-wrap: nowrap; padding: .4rem .5rem .5rem; gap: .3rem; background: var(--har-card); }
-  .acts button { flex: 1 1 auto; justify-content: center; padding: .3rem .35rem; font-size: .9rem; line-height: 1.15; } .acts kbd { display: none; }
+  .acts button { flex: 1 1 auto; justify-content: center; padding: .3rem .35rem; font-size: .9rem; line-height: 1.15; }
+  .acts kbd { display: none; }
 }
 """ # added to `PAGE_CSS`
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #ebc6a009
+# %% ../../nbs/curate/06_labelling_page.ipynb #0c9d1255
 ANNOTATE_STATE = """
-const $ = id => document.getElementById(id), text = label => label.replaceAll('_', ' '), wait = ms => new Promise(r => setTimeout(r, ms))
+const $ = id => document.getElementById(id), text = label => label.replaceAll('_', ' ')
+const wait = ms => new Promise(r => setTimeout(r, ms))
 const make = (tag, attrs = {}, ...inner) => { const e = document.createElement(tag); for (const k in attrs) k in e ? e[k] = attrs[k] :
   e.setAttribute(k, attrs[k]); e.append(...inner); return e }
 const percent = p => p < .005 ? 'below 1 %' : p > .995 ? 'over 99 %' : Math.round(100 * p) + ' %'
-const memory = (s, k, v) => { try { return v === undefined ? s.getItem(k) : v === null ? s.removeItem(k) : s.setItem(k, v) } catch (e) { return null } }
+const memory = (s, k, v) => {
+  try { return v === undefined ? s.getItem(k) : v === null ? s.removeItem(k) : s.setItem(k, v) } catch (e) { return null }
+}
 let S = null, at = 0, waiting = [], sending = null, tab
 async function api(path, body) {
   let r
-  try { r = await fetch(path, body && {method: 'POST', headers: {'Content-Type': 'application/json'}, body: JSON.stringify(body)}) }
+  const post = body && {method: 'POST', headers: {'Content-Type': 'application/json'}, body: JSON.stringify(body)}
+  try { r = await fetch(path, post) }
   catch (e) { throw new Error('the server does not answer: is har_annotate still running?') }
   const a = await r.json().catch(() => ({}))
   if (!r.ok) throw Object.assign(new Error(a.detail || 'the server failed: see its terminal'), {status: r.status})
@@ -105,7 +118,7 @@ function recover() { // decisions that this page, or one that has crashed, could
   tab = memory(sessionStorage, 'har_annotate tab') || Math.random().toString(36).slice(2)
   memory(sessionStorage, 'har_annotate tab', tab)
   const keys = []
-  try { for (let i = 0; i < localStorage.length; i++) if (localStorage.key(i).startsWith(S.place + ' ')) keys.push(localStorage.key(i)) } catch (e) {}
+  try { keys.push(...Object.keys(localStorage).filter(k => k.startsWith(S.place + ' '))) } catch (e) {}
   for (const k of keys) { try { waiting.push(...JSON.parse(memory(localStorage, k))) } catch (e) {} memory(localStorage, k, null) }
   waiting = waiting.filter(w => S.index.has(w.filename))
   waiting.forEach(w => set(w.filename, w.label)); store()
@@ -132,7 +145,7 @@ const stuck = () => waiting.length > 0 && !$('alert').hidden
 addEventListener('beforeunload', e => { if (waiting.length) e.preventDefault() })
 """ # the script of the page, first part: decisions and their way to the server
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #7def66e6
+# %% ../../nbs/curate/06_labelling_page.ipynb #af7a82e6
 ANNOTATE_VIEW = """
 let turn = 0, hint = null, drawn = ''
 const loaded = new Map(), hints = new Map()
@@ -152,7 +165,8 @@ function load(n) { // an image, decoded ahead of time, or the reason why there i
 }
 function suggest(n) {
   if (!S.suggests) return Promise.resolve(null)
-  if (!hints.has(n)) hints.set(n, api('suggest?name=' + encodeURIComponent(n)).then(h => h.top ? h : null, () => { hints.delete(n); return null }))
+  if (!hints.has(n)) hints.set(n, api('suggest?name=' + encodeURIComponent(n)).then(h => h.top ? h : null,
+    () => { hints.delete(n); return null }))
   return hints.get(n)
 }
 function ahead() { // the images that are likely to come next
@@ -179,7 +193,8 @@ function chrome() { // all but the image
   if (list !== drawn) {
     drawn = list
     $('classes').replaceChildren(...S.classes.map(([c, k]) => make('button', {type: 'button', className: 'class', value: c,
-      ...(k ? {'aria-keyshortcuts': k} : {}), onclick: () => decide(c)}, make('kbd', {ariaHidden: 'true'}, k.toUpperCase()), make('span', {}, text(c)), make('small'), make('i'))))
+      ...(k ? {'aria-keyshortcuts': k} : {}), onclick: () => decide(c)},
+      make('kbd', {ariaHidden: 'true'}, k.toUpperCase()), make('span', {}, text(c)), make('small'), make('i'))))
   }
   const probs = new Map(hint ? hint.top : [])
   for (const b of $('classes').children) {
@@ -212,9 +227,12 @@ async function draw() {
 }
 """ # second part: what the page shows
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #b96a2f33
+# %% ../../nbs/curate/06_labelling_page.ipynb #9994f1cd
 ANNOTATE_KEYS = """
-function go(i) { at = Math.max(0, Math.min(S.images.length - 1, i)); draw(); say('Image ' + (at + 1) + ' of ' + S.images.length + ', ' + name()) }
+function go(i) {
+  at = Math.max(0, Math.min(S.images.length - 1, i)); draw()
+  say('Image ' + (at + 1) + ' of ' + S.images.length + ', ' + name())
+}
 function decide(label) {
   if (!seen()) return // nobody has seen this image yet
   if (label !== false && $('frame').dataset.problem) return say('This image cannot be shown. Mark it as not usable, or skip it.')
@@ -222,7 +240,8 @@ function decide(label) {
   waiting.push({filename: n, label}); store(); send()
   find('')
   if (j < 0) draw(); else { at = j; draw() }
-  say((label === false ? 'Not usable: ' : 'Labelled ' + text(label) + ': ') + n + (j < 0 ? '. All images are decided' : '. Image ' + (at + 1)))
+  const what = label === false ? 'Not usable: ' : 'Labelled ' + text(label) + ': '
+  say(what + n + (j < 0 ? '. All images are decided' : '. Image ' + (at + 1)))
 }
 let undoing = Promise.resolve()
 function undo() { undoing = undoing.then(async () => {
@@ -238,20 +257,24 @@ function undo() { undoing = undoing.then(async () => {
 }) }
 function jump() { const j = nextOpen(at); j < 0 ? say('All images are decided') : go(j) }
 const accept = () => { if (hint) decide(hint.top[0][0]) }
+const spellings = c => [c.toLowerCase(), text(c).toLowerCase()]
 function find(t) { // show the classes that contain a text
   const low = t.trim().toLowerCase()
   if ($('text').value !== t) $('text').value = t
-  for (const b of $('classes').children) b.hidden = !text(b.value).toLowerCase().includes(low) && !b.value.toLowerCase().includes(low)
-  $('add').hidden = !low || S.classes.some(([c]) => c.toLowerCase() === low || text(c).toLowerCase() === low)
+  for (const b of $('classes').children) b.hidden = !spellings(b.value).some(s => s.includes(low))
+  $('add').hidden = !low || S.classes.some(([c]) => spellings(c).includes(low))
 }
 async function add(t) {
-  try { const a = await api('class', {name: t, ...known()}); take(a); warn(''); chrome(); $('stage').focus(); decide(a.added) } catch (e) { warn(e.message) }
+  try {
+    const a = await api('class', {name: t, ...known()})
+    take(a); warn(''); chrome(); $('stage').focus(); decide(a.added)
+  } catch (e) { warn(e.message) }
 }
 $('find').onsubmit = e => {
   e.preventDefault()
-  const t = $('text').value.trim(), low = t.toLowerCase(), left = [...$('classes').children].filter(b => !b.hidden).map(b => b.value)
+  const t = $('text').value.trim(), left = [...$('classes').children].filter(b => !b.hidden).map(b => b.value)
   if (!t) return
-  const best = left.find(c => c.toLowerCase() === low || text(c).toLowerCase() === low) || left[0]
+  const best = left.find(c => spellings(c).includes(t.toLowerCase())) || left[0]
   if (!best) return add(t)
   $('stage').focus(); decide(best)
 }
@@ -259,14 +282,15 @@ $('add').onclick = () => add($('text').value)
 $('text').oninput = () => find($('text').value)
 $('text').onkeydown = e => { if (e.key === 'Escape') { find(''); $('stage').focus() } }
 const help = () => $('keys').open ? $('keys').close() : $('keys').showModal()
-const acts = {Enter: accept, ' ': () => go(at + 1), ArrowRight: () => go(at + 1), ArrowLeft: () => go(at - 1), Backspace: undo, Delete: () => decide(false)}
-const signs = {'-': () => decide(false), '.': jump, '/': () => $('text').focus(), '?': help}
+const skip = () => go(at + 1), back = () => go(at - 1), unusable = () => decide(false)
+const acts = {Enter: accept, ' ': skip, ArrowRight: skip, ArrowLeft: back, Backspace: undo, Delete: unusable}
+const signs = {'-': unusable, '.': jump, '/': () => $('text').focus(), '?': help}
 const letters = () => $('letters').checked
 addEventListener('keydown', e => {
   if (!S || $('keys').open || e.target.tagName === 'INPUT') return
   if (e.ctrlKey !== e.metaKey && !e.altKey && e.key.toLowerCase() === 'z') { e.preventDefault(); return e.repeat || undo() }
   if (e.ctrlKey || e.metaKey || (e.altKey && !e.getModifierState('AltGraph'))) return
-  if ((e.key === 'Enter' || e.key === ' ') && e.target.closest('button, summary, a')) return
+  if ((e.key === 'Enter' || e.key === ' ') && e.target.closest('button')) return
   const act = acts[e.key] || (letters() && signs[e.key])
   if (act) { e.preventDefault(); if (!e.repeat || e.key.startsWith('Arrow')) act(); return }
   if (!letters() || e.repeat) return
@@ -275,17 +299,21 @@ addEventListener('keydown', e => {
   if (c) { e.preventDefault(); decide(c[0]) }
 })
 addEventListener('click', e => { if (e.detail && e.target.closest('button') && !$('keys').open) $('stage').focus({preventScroll: true}) })
-for (const [id, f] of Object.entries({accept, back: () => go(at - 1), undo, unusable: () => decide(false), skip: () => go(at + 1), jump, help, close: help})) $(id).onclick = f
+for (const [id, f] of Object.entries({accept, back, undo, unusable, skip, jump, help, close: help})) $(id).onclick = f
 $('letters').checked = memory(localStorage, 'har_annotate letters') !== 'off'
 $('letters').onchange = () => memory(localStorage, 'har_annotate letters', letters() ? null : 'off')
 let from = null
-$('stage').addEventListener('touchstart', e => { from = e.touches.length === 1 ? [e.touches[0].clientX, e.touches[0].clientY] : null }, {passive: true})
+$('stage').addEventListener('touchstart', e => {
+  from = e.touches.length === 1 ? [e.touches[0].clientX, e.touches[0].clientY] : null
+}, {passive: true})
 $('stage').addEventListener('touchend', e => {
   if (!from || (visualViewport && visualViewport.scale > 1)) return
   const dx = e.changedTouches[0].clientX - from[0], dy = e.changedTouches[0].clientY - from[1]
   if (Math.abs(dx) > 60 && Math.abs(dx) > 2 * Math.abs(dy)) go(at + (dx < 0 ? 1 : -1))
 })
-addEventListener('visibilitychange', async () => { if (S && !document.hidden) try { take(await api('changes', known())); chrome() } catch (e) {} })
+addEventListener('visibilitychange', async () => { // another page may have decided in the meantime
+  if (S && !document.hidden) try { take(await api('changes', known())); draw() } catch (e) {}
+})
 api('state').then(a => {
   take(a); recover(); send()
   const last = S.index.get(memory(sessionStorage, S.place))
@@ -294,26 +322,30 @@ api('state').then(a => {
 }, e => warn(e.message))
 """ # third part: keys, buttons and swipes
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #b9ada62a
+# %% ../../nbs/curate/06_labelling_page.ipynb #3bdb6bfb
 ANNOTATE_TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title><link rel="icon" href="data:,"><style>{{ style }}</style></head>
 <body><header><h1>{{ title }}</h1><p id="count">Loading …</p>
-<div class="meter" id="meter" role="progressbar" aria-label="Images with a decision, in per cent" aria-valuenow="0"><span id="good"></span><span id="bad"></span></div>
+<div class="meter" id="meter" role="progressbar" aria-label="Images with a decision, in per cent" aria-valuenow="0">
+<span id="good"></span><span id="bad"></span></div>
 <button id="help" type="button" aria-haspopup="dialog" aria-keyshortcuts="?">Help <kbd aria-hidden="true">?</kbd></button></header>
 <main id="stage" tabindex="-1" aria-label="Image"><div id="frame"></div><p id="name"></p></main>
 <section class="panel" aria-label="Classes">
 <p id="done" hidden><b>All images are decided.</b> Train a model with <code>har_train --data {{ table }}</code></p>
-<button id="accept" type="button" hidden disabled aria-keyshortcuts="Enter"><span id="guess"></span><kbd aria-hidden="true">Enter</kbd></button>
+<button id="accept" type="button" hidden disabled aria-keyshortcuts="Enter">
+<span id="guess"></span><kbd aria-hidden="true">Enter</kbd></button>
 <div class="classes" id="classes" role="group" aria-label="Classes"></div>
 <form id="find"><label class="har-hidden" for="text">Find or add a class</label>
 <input id="text" autocomplete="off" maxlength="100" placeholder="Find or add a class" enterkeyhint="done" aria-keyshortcuts="/">
 <button id="add" type="button" hidden>Add</button></form></section>
 <nav class="acts" aria-label="Actions">{% for id, text, key, sign in acts %}
-<button id="{{ id }}" type="button" aria-keyshortcuts="{{ key }}">{{ text }} <kbd aria-hidden="true">{{ sign }}</kbd></button>{% endfor %}</nav>
+<button id="{{ id }}" type="button" aria-keyshortcuts="{{ key }}">{{ text }}
+<kbd aria-hidden="true">{{ sign }}</kbd></button>{% endfor %}</nav>
 <p id="alert" role="alert" hidden></p><p id="live" class="har-hidden" aria-live="polite"></p>
 <dialog id="keys" aria-labelledby="keys-title"><h2 id="keys-title">Keys</h2>
-<table class="words"><tbody>{% for keys, what in help %}<tr><td>{% for k in keys %}<kbd>{{ k }}</kbd> {% endfor %}<td>{{ what }}</tr>{% endfor %}</tbody></table>
+<table class="words"><tbody>{% for keys, what in help %}
+<tr><td>{% for k in keys %}<kbd>{{ k }}</kbd> {% endfor %}<td>{{ what }}</tr>{% endfor %}</tbody></table>
 <label><input type="checkbox" id="letters"> Letters, digits and signs are keys</label>
 <p>Each decision is saved in <code>{{ table }}</code> at once. Images that are not usable are left out of it.
 Labels can be changed: go back to an image and choose another class. On a touch screen, swipe to skip or go back.</p>
@@ -321,15 +353,17 @@ Labels can be changed: go back to an image and choose another class. On a touch 
 <script nonce="{{ nonce }}">{{ script }}</script></body></html>
 """ # Jinja template
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #f7515447
-ACTS = (('back', 'Back', 'ArrowLeft', '←'), ('undo', 'Undo', 'Backspace', '⌫'), ('unusable', 'Not usable', '-', '-'),
-        ('skip', 'Skip', 'ArrowRight', '→'), ('jump', 'Next open', '.', '.')) # buttons: id, text, key, its sign
-HELP = ((['A', '…'], 'the class with this key'), (['Enter'], 'accept the suggestion'), (['-', 'Delete'], 'not usable: unclear, or no image of a class'),
-        (['→', 'Space'], 'skip: the next image'), (['←'], 'back: the image before'), (['.'], 'the next image without a decision'),
+# %% ../../nbs/curate/06_labelling_page.ipynb #66022ff8
+ACTS = (('back', 'Back', 'ArrowLeft', '←'), ('undo', 'Undo', 'Backspace', 'Backspace'), ('unusable', 'Not usable', '-', '-'),
+        ('skip', 'Skip', 'ArrowRight', '→'), ('jump', 'Next unlabelled', '.', '.')) # buttons: id, text, key, its sign
+HELP = ((['A', '…'], 'the class with this key'), (['Enter'], 'accept the suggestion'),
+        (['-', 'Delete'], 'not usable: unclear, or of no class'), (['→', 'Space'], 'skip: the next image'),
+        (['←'], 'back: the image before'), (['.'], 'the next image without a decision'),
         (['Backspace', 'Ctrl+Z'], 'undo the last decision, also after closing the page'),
-        (['/'], 'find a class by its name, or add one; Enter takes the first that fits'), (['?'], 'this help; Escape closes it')) # keys, meaning
+        (['/'], 'find a class by its name, or add one; Enter takes the first that fits'),
+        (['?'], 'this help; Escape closes it')) # keys, meaning
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #ae000e61
+# %% ../../nbs/curate/06_labelling_page.ipynb #25624373
 def annotate_page(
     title:str, # Title of the page
     table:str, # Name of the table
@@ -339,5 +373,5 @@ def annotate_page(
     from jinja2 import Environment
     from markupsafe import Markup
     return Environment(autoescape=True).from_string(ANNOTATE_TEMPLATE).render(
-        title=title, table=table, nonce=nonce, acts=ACTS, help=HELP, style=Markup(PAGE_CSS + ANNOTATE_CSS),
+        title=title, table=table, nonce=nonce, acts=ACTS, help=HELP, style=Markup(COMPONENT_CSS + PAGE_CSS + ANNOTATE_CSS),
         script=Markup(ANNOTATE_STATE + ANNOTATE_VIEW + ANNOTATE_KEYS))
