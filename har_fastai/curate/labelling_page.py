@@ -6,10 +6,10 @@
 __all__ = ['ANNOTATE_CSS', 'ANNOTATE_STATE', 'ANNOTATE_VIEW', 'ANNOTATE_KEYS', 'ANNOTATE_TEMPLATE', 'ACTS', 'HELP',
            'annotate_page']
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #181d47d0
+# %% ../../nbs/curate/06_labelling_page.ipynb #0b19506d
 from ..figures import COMPONENT_CSS, PAGE_CSS
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #14f56e8c
+# %% ../../nbs/curate/06_labelling_page.ipynb #71484ef6
 ANNOTATE_CSS = """
 html, body { height: 100%; }
 body { display: grid; grid-template: auto minmax(0, 1fr) auto / minmax(0, 1fr) 25rem; height: 100dvh; overflow: hidden;
@@ -36,6 +36,7 @@ button, input { font: inherit; color: inherit; min-height: 2.75rem; border: 1px 
   background: var(--har-paper); padding: .35rem .7rem; }
 button { cursor: pointer; touch-action: manipulation; }
 button:hover { border-color: var(--har-accent); }
+input::placeholder { color: var(--har-soft); opacity: 1; }
 :is(button, input):focus-visible { outline: 3px solid var(--har-accent); outline-offset: 2px; }
 kbd { font: 600 .8rem/1.5 ui-monospace, monospace; min-width: 1.6rem; text-align: center; padding: 0 .35rem; border-radius: .25rem;
   border: 1px solid var(--har-line); border-bottom-width: 2px; color: var(--har-soft); background: var(--har-card); flex: none; }
@@ -82,7 +83,7 @@ dialog input { min-height: 0; width: 1.2rem; height: 1.2rem; accent-color: var(-
 }
 """ # added to `PAGE_CSS`
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #0c9d1255
+# %% ../../nbs/curate/06_labelling_page.ipynb #10dc1ff7
 ANNOTATE_STATE = """
 const $ = id => document.getElementById(id), text = label => label.replaceAll('_', ' ')
 const wait = ms => new Promise(r => setTimeout(r, ms))
@@ -145,9 +146,9 @@ const stuck = () => waiting.length > 0 && !$('alert').hidden
 addEventListener('beforeunload', e => { if (waiting.length) e.preventDefault() })
 """ # the script of the page, first part: decisions and their way to the server
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #af7a82e6
+# %% ../../nbs/curate/06_labelling_page.ipynb #229868ee
 ANNOTATE_VIEW = """
-let turn = 0, hint = null, drawn = ''
+let turn = 0, hint = null, drawn = '', near = new Set(), line = Promise.resolve()
 const loaded = new Map(), hints = new Map()
 const name = () => S.images[at], seen = () => $('stage').dataset.shown === name()
 const say = t => { $('live').textContent = t }
@@ -163,19 +164,22 @@ function load(n) { // an image, decoded ahead of time, or the reason why there i
   loaded.set(n, p)
   return p
 }
-function suggest(n) {
+function suggest(n) { // one request at a time, so that images need not wait for the model
   if (!S.suggests) return Promise.resolve(null)
-  if (!hints.has(n)) hints.set(n, api('suggest?name=' + encodeURIComponent(n)).then(h => h.top ? h : null,
-    () => { hints.delete(n); return null }))
+  const ask = async () => {
+    try { if (near.has(n)) return (a => a.top ? a : null)(await api('suggest?name=' + encodeURIComponent(n))) } catch (e) {}
+    hints.delete(n); return null
+  }
+  if (!hints.has(n)) hints.set(n, line = line.then(ask))
   return hints.get(n)
 }
 function ahead() { // the images that are likely to come next
   const coming = [at]
   for (let j = at, k = 0; k < 5; k++) { j = nextOpen(j); if (j < 0) break; coming.push(j) }
   coming.push(Math.min(at + 1, S.images.length - 1), Math.max(at - 1, 0))
-  const names = new Set(coming.map(j => S.images[j]))
-  for (const n of loaded.keys()) if (!names.has(n) && loaded.size > 12) loaded.delete(n)
-  for (const n of names) { load(n); if (!S.decided.has(n)) suggest(n) }
+  near = new Set(coming.map(j => S.images[j]))
+  for (const n of loaded.keys()) if (!near.has(n) && loaded.size > 12) loaded.delete(n)
+  for (const n of near) { load(n); if (!S.decided.has(n)) suggest(n) }
 }
 function chrome() { // all but the image
   const N = S.images.length, counts = new Map(), d = S.decided.get(name())
@@ -202,7 +206,8 @@ function chrome() { // all but the image
     b.setAttribute('aria-pressed', b.value === d)
     b.children[2].textContent = n || ''
     b.setAttribute('aria-label', text(b.value) + ', ' + n + (n === 1 ? ' image' : ' images'))
-    b.children[3].style.width = 100 * (probs.get(b.value) || 0) + '%'
+    const p = probs.get(b.value) || 0
+    b.children[3].style.width = p < .05 ? 0 : 100 * p + '%'
   }
   $('accept').hidden = !S.suggests
   $('accept').className = hint ? hint.unsure ? 'unsure' : '' : 'none'
@@ -227,7 +232,7 @@ async function draw() {
 }
 """ # second part: what the page shows
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #9994f1cd
+# %% ../../nbs/curate/06_labelling_page.ipynb #f6ef9def
 ANNOTATE_KEYS = """
 function go(i) {
   at = Math.max(0, Math.min(S.images.length - 1, i)); draw()
@@ -322,7 +327,7 @@ api('state').then(a => {
 }, e => warn(e.message))
 """ # third part: keys, buttons and swipes
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #3bdb6bfb
+# %% ../../nbs/curate/06_labelling_page.ipynb #18ac57ce
 ANNOTATE_TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title><link rel="icon" href="data:,"><style>{{ style }}</style></head>
@@ -353,7 +358,7 @@ Labels can be changed: go back to an image and choose another class. On a touch 
 <script nonce="{{ nonce }}">{{ script }}</script></body></html>
 """ # Jinja template
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #66022ff8
+# %% ../../nbs/curate/06_labelling_page.ipynb #815c00dd
 ACTS = (('back', 'Back', 'ArrowLeft', '←'), ('undo', 'Undo', 'Backspace', 'Backspace'), ('unusable', 'Not usable', '-', '-'),
         ('skip', 'Skip', 'ArrowRight', '→'), ('jump', 'Next unlabelled', '.', '.')) # buttons: id, text, key, its sign
 HELP = ((['A', '…'], 'the class with this key'), (['Enter'], 'accept the suggestion'),
@@ -363,7 +368,7 @@ HELP = ((['A', '…'], 'the class with this key'), (['Enter'], 'accept the sugge
         (['/'], 'find a class by its name, or add one; Enter takes the first that fits'),
         (['?'], 'this help; Escape closes it')) # keys, meaning
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #25624373
+# %% ../../nbs/curate/06_labelling_page.ipynb #fe82278e
 def annotate_page(
     title:str, # Title of the page
     table:str, # Name of the table
