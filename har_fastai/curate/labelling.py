@@ -7,7 +7,7 @@ __all__ = ['CLASS_KEYS', 'UNUSABLE', 'IMAGE_ORDERS', 'CHOSEN', 'class_name', 'cl
            'table_name', 'named_images', 'read_labels', 'labels_csv', 'Decision', 'LabelTable', 'open_labels',
            'Suggester', 'order_images']
 
-# %% ../../nbs/curate/05_labelling.ipynb #8bcf3bf5
+# %% ../../nbs/curate/05_labelling.ipynb #e08a68cc
 import csv, hashlib, io, json, os, re, string, threading, time, unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from ..files import HARError, RunError, expand_home, natural_key, plural, progre
 from ..images import find_images
 from ..predict.predictor import Predictor
 
-# %% ../../nbs/curate/05_labelling.ipynb #c6a75eea
+# %% ../../nbs/curate/05_labelling.ipynb #138f130e
 def class_name(
     text:str, # As typed
     known:Sequence[str]=() # Classes that exist; one that differs in upper and lower case only is refused
@@ -33,10 +33,10 @@ def class_name(
         if k.casefold() == name.casefold(): raise HARError(f'there is the class {k} already: {name} differs in case only')
     return name
 
-# %% ../../nbs/curate/05_labelling.ipynb #8ea2603d
+# %% ../../nbs/curate/05_labelling.ipynb #4c8c6e43
 CLASS_KEYS = string.ascii_lowercase + '1234567890' # the keys that a class can have; all others are free for commands
 
-# %% ../../nbs/curate/05_labelling.ipynb #b16ff916
+# %% ../../nbs/curate/05_labelling.ipynb #ce98518c
 def class_keys(
     classes:Sequence[str], # All classes
     known:dict[str, str]|None=None # Key by class of those that have one
@@ -53,7 +53,7 @@ def class_keys(
             if key: keys[c] = key
     return {c: keys.get(c, '') for c in classes}
 
-# %% ../../nbs/curate/05_labelling.ipynb #973c9360
+# %% ../../nbs/curate/05_labelling.ipynb #d17c7364
 def table_roots(
     file:Path # A table, which need not exist
 )->list[Path]: # Resolved; the usual one first
@@ -61,7 +61,7 @@ def table_roots(
     here = Path(file).absolute().parent.resolve()
     return [here, here/('test' if file.name.lower().startswith('test') else 'train'), here/'images']
 
-# %% ../../nbs/curate/05_labelling.ipynb #84b530d7
+# %% ../../nbs/curate/05_labelling.ipynb #897e0252
 def table_root(
     file:Path, # A table
     folder:str|os.PathLike, # The folder of the images
@@ -77,7 +77,7 @@ def table_root(
         raise HARError(f'{file} cannot be the table of {folder} ({why}): choose a table in this folder, or in one above it')
     return root
 
-# %% ../../nbs/curate/05_labelling.ipynb #9bc34965
+# %% ../../nbs/curate/05_labelling.ipynb #f9d82841
 def table_name(
     path:Path, # An image
     root:Path # The resolved folder to which names are relative
@@ -89,7 +89,7 @@ def table_name(
     same = PurePosixPath(text.replace('\\', '/').strip()).as_posix() == name and name.lower() != 'nan'
     return name if same and name.isprintable() else ''
 
-# %% ../../nbs/curate/05_labelling.ipynb #263cf26d
+# %% ../../nbs/curate/05_labelling.ipynb #0e550592
 def named_images(
     folder:str|os.PathLike, # Searched as by `find_images`
     root:Path # The resolved folder to which names are relative
@@ -98,7 +98,7 @@ def named_images(
     found = [(table_name(p, root), p) for p in find_images(folder)]
     return {n: p for n, p in found if n}, [p for n, p in found if not n]
 
-# %% ../../nbs/curate/05_labelling.ipynb #2b256203
+# %% ../../nbs/curate/05_labelling.ipynb #8558ef9f
 def read_labels(
     file:Path # A CSV file with the columns filename and label; it need not exist
 )->dict[str, str]: # Label by filename, in the order of the table
@@ -115,7 +115,7 @@ def read_labels(
     names = [unicodedata.normalize('NFC', PurePosixPath(f.replace('\\', '/')).as_posix()) for f in df.filename]
     return {n: class_name(l) for n, l in zip(names, df.label)}
 
-# %% ../../nbs/curate/05_labelling.ipynb #88c309ef
+# %% ../../nbs/curate/05_labelling.ipynb #20835ac0
 def labels_csv(
     labels:dict[str, str] # Label by filename
 )->str:
@@ -124,10 +124,10 @@ def labels_csv(
     csv.writer(out, lineterminator='\n').writerows([('filename', 'label'), *labels.items()])
     return out.getvalue()
 
-# %% ../../nbs/curate/05_labelling.ipynb #1dfdd3e6
+# %% ../../nbs/curate/05_labelling.ipynb #49fd6f50
 UNUSABLE = False # the decision that an image is unclear or cannot be used; a text is a label, None is no decision
 
-# %% ../../nbs/curate/05_labelling.ipynb #cddcb7de
+# %% ../../nbs/curate/05_labelling.ipynb #5d517187
 @dataclass(frozen=True)
 class Decision:
     "A change that can be undone"
@@ -135,7 +135,7 @@ class Decision:
     before:str|bool|None # What held before: a label, `UNUSABLE` or None
     label:str|bool|None # What holds now
 
-# %% ../../nbs/curate/05_labelling.ipynb #81233a4e
+# %% ../../nbs/curate/05_labelling.ipynb #c901bbd2
 class LabelTable:
     "The labels of images in a table, which is written after each decision; use `open_labels`"
     def __init__(self,
@@ -225,7 +225,7 @@ class LabelTable:
             if name not in self.classes: self._save({'class': name}, self.labels)
             return name
 
-# %% ../../nbs/curate/05_labelling.ipynb #89940744
+# %% ../../nbs/curate/05_labelling.ipynb #d8db1459
 @contextmanager
 def open_labels(
     file:str|os.PathLike, # The table
@@ -241,19 +241,23 @@ def open_labels(
         lock.acquire()
         with open(file.with_suffix('.history.jsonl'), 'ab'), open(file, 'ab'): pass # can they be written?
     except Timeout: raise HARError(f'{file} is in use by another har_annotate: stop it, or choose another file with --out') from None
-    except OSError as e: raise HARError(f'{file} cannot be written ({(e.strerror or str(e)).lower()}): choose another with --out') from e
+    except OSError as e:
+        lock.release()
+        raise HARError(f'{file} cannot be written ({(e.strerror or str(e)).lower()}): choose another file with --out') from e
     try:
         for f in file.parent.glob('.*.part'): # left by a process that was killed while it wrote
             if re.fullmatch(rf'\.{re.escape(file.name[:40])}\.[0-9a-f]{{8}}\.part', f.name): f.unlink(missing_ok=True)
         table = LabelTable(file)
-        table.classes = list(dict.fromkeys([*(class_name(c, table.classes) for c in classes), *table.classes]))
+        given = []
+        for c in classes: given.append(class_name(c, [*table.classes, *given]))
+        table.classes = list(dict.fromkeys([*given, *table.classes]))
         yield table
     finally:
         lock.release()
         for f in (file, file.with_suffix('.history.jsonl')):
             if f.exists() and not f.stat().st_size: f.unlink() # no decision was made
 
-# %% ../../nbs/curate/05_labelling.ipynb #d95b7b4e
+# %% ../../nbs/curate/05_labelling.ipynb #f89bad40
 class Suggester:
     "Suggestions of a model for images; each is computed once"
     def __init__(self,
@@ -287,11 +291,11 @@ class Suggester:
         top = [c for c in known.get('top', ()) if c[0] in classes][:3]
         return dict(top=top, unsure=known['unsure']) if top else {}
 
-# %% ../../nbs/curate/05_labelling.ipynb #b063f644
+# %% ../../nbs/curate/05_labelling.ipynb #0901e862
 IMAGE_ORDERS = dict(name='by file name', next='the choice of har_next first', unsure='what the model is least sure of first') # of `order`
 CHOSEN = 200 # number of images that are chosen by `next`; the others follow by name
 
-# %% ../../nbs/curate/05_labelling.ipynb #50a2674c
+# %% ../../nbs/curate/05_labelling.ipynb #391b964a
 def order_images(
     images:dict[str, Path], # File by name
     order:str, # One of `IMAGE_ORDERS`
@@ -312,7 +316,7 @@ def order_images(
     if order == 'next' and open_ones: first = _chosen(images, table, suggest, folder, choice)
     return {n: images[n] for n in dict.fromkeys([*first, *images])}
 
-# %% ../../nbs/curate/05_labelling.ipynb #39da4bd8
+# %% ../../nbs/curate/05_labelling.ipynb #09f75627
 def _chosen(images:dict[str, Path], table:LabelTable, suggest:Suggester, folder, choice:dict) -> list[str]:
     "The names that `choose_images` chooses; without a model, its suggestions are kept"
     from har_fastai.curate.choose import choose_images

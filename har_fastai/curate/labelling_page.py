@@ -6,10 +6,10 @@
 __all__ = ['ANNOTATE_CSS', 'ANNOTATE_STATE', 'ANNOTATE_VIEW', 'ANNOTATE_KEYS', 'ANNOTATE_TEMPLATE', 'ACTS', 'HELP',
            'annotate_page']
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #0b19506d
+# %% ../../nbs/curate/06_labelling_page.ipynb #be1946ed
 from ..figures import COMPONENT_CSS, PAGE_CSS
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #71484ef6
+# %% ../../nbs/curate/06_labelling_page.ipynb #ade8b5e9
 ANNOTATE_CSS = """
 html, body { height: 100%; }
 body { display: grid; grid-template: auto minmax(0, 1fr) auto / minmax(0, 1fr) 25rem; height: 100dvh; overflow: hidden;
@@ -34,7 +34,7 @@ header p b { color: var(--har-ink); }
   background: var(--har-card); border-left: 1px solid var(--har-line); }
 button, input { font: inherit; color: inherit; min-height: 2.75rem; border: 1px solid var(--har-line); border-radius: .45rem;
   background: var(--har-paper); padding: .35rem .7rem; }
-button { cursor: pointer; touch-action: manipulation; }
+button { min-width: 2.75rem; cursor: pointer; touch-action: manipulation; }
 button:hover { border-color: var(--har-accent); }
 input::placeholder { color: var(--har-soft); opacity: 1; }
 :is(button, input):focus-visible { outline: 3px solid var(--har-accent); outline-offset: 2px; }
@@ -83,7 +83,7 @@ dialog input { min-height: 0; width: 1.2rem; height: 1.2rem; accent-color: var(-
 }
 """ # added to `PAGE_CSS`
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #10dc1ff7
+# %% ../../nbs/curate/06_labelling_page.ipynb #5da52f24
 ANNOTATE_STATE = """
 const $ = id => document.getElementById(id), text = label => label.replaceAll('_', ' ')
 const wait = ms => new Promise(r => setTimeout(r, ms))
@@ -146,7 +146,7 @@ const stuck = () => waiting.length > 0 && !$('alert').hidden
 addEventListener('beforeunload', e => { if (waiting.length) e.preventDefault() })
 """ # the script of the page, first part: decisions and their way to the server
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #229868ee
+# %% ../../nbs/curate/06_labelling_page.ipynb #48461403
 ANNOTATE_VIEW = """
 let turn = 0, hint = null, drawn = '', near = new Set(), line = Promise.resolve()
 const loaded = new Map(), hints = new Map()
@@ -232,7 +232,7 @@ async function draw() {
 }
 """ # second part: what the page shows
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #f6ef9def
+# %% ../../nbs/curate/06_labelling_page.ipynb #a75924a0
 ANNOTATE_KEYS = """
 function go(i) {
   at = Math.max(0, Math.min(S.images.length - 1, i)); draw()
@@ -270,9 +270,11 @@ function find(t) { // show the classes that contain a text
   $('add').hidden = !low || S.classes.some(([c]) => spellings(c).includes(low))
 }
 async function add(t) {
+  const n = name()
   try {
     const a = await api('class', {name: t, ...known()})
-    take(a); warn(''); chrome(); $('stage').focus(); decide(a.added)
+    take(a); warn(''); chrome(); find(''); $('stage').focus()
+    if (name() === n) decide(a.added)
   } catch (e) { warn(e.message) }
 }
 $('find').onsubmit = e => {
@@ -327,7 +329,7 @@ api('state').then(a => {
 }, e => warn(e.message))
 """ # third part: keys, buttons and swipes
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #18ac57ce
+# %% ../../nbs/curate/06_labelling_page.ipynb #a8ea8a63
 ANNOTATE_TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title><link rel="icon" href="data:,"><style>{{ style }}</style></head>
@@ -358,7 +360,7 @@ Labels can be changed: go back to an image and choose another class. On a touch 
 <script nonce="{{ nonce }}">{{ script }}</script></body></html>
 """ # Jinja template
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #815c00dd
+# %% ../../nbs/curate/06_labelling_page.ipynb #1b4717e2
 ACTS = (('back', 'Back', 'ArrowLeft', '←'), ('undo', 'Undo', 'Backspace', 'Backspace'), ('unusable', 'Not usable', '-', '-'),
         ('skip', 'Skip', 'ArrowRight', '→'), ('jump', 'Next unlabelled', '.', '.')) # buttons: id, text, key, its sign
 HELP = ((['A', '…'], 'the class with this key'), (['Enter'], 'accept the suggestion'),
@@ -368,7 +370,7 @@ HELP = ((['A', '…'], 'the class with this key'), (['Enter'], 'accept the sugge
         (['/'], 'find a class by its name, or add one; Enter takes the first that fits'),
         (['?'], 'this help; Escape closes it')) # keys, meaning
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #fe82278e
+# %% ../../nbs/curate/06_labelling_page.ipynb #86b6dd13
 def annotate_page(
     title:str, # Title of the page
     table:str, # Name of the table
