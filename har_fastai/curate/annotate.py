@@ -6,7 +6,7 @@
 __all__ = ['LOCAL_HOSTS', 'ANNOTATE_HEADERS', 'bounded_jpeg', 'Session', 'why_forbidden', 'make_annotator', 'open_session',
            'session_counts', 'own_address', 'annotate']
 
-# %% ../../nbs/curate/07_annotate.ipynb #9f0cc24e
+# %% ../../nbs/curate/07_annotate.ipynb #43df6985
 import hashlib, io, json, os, secrets, socket, threading, warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 from PIL import Image
-from .. import __version__
 from .labelling import (UNUSABLE, LabelTable, Suggester, class_keys, named_images, open_labels, order_images, read_labels,
                                          table_root)
 from .labelling_page import annotate_page
@@ -24,7 +23,7 @@ from ..images import MAX_PIXELS, open_image
 from ..serve.batching import Refused
 from ..serve.service import LimitMiddleware, Limits, listen, serve
 
-# %% ../../nbs/curate/07_annotate.ipynb #7df92742
+# %% ../../nbs/curate/07_annotate.ipynb #4c3a3fe2
 def bounded_jpeg(
     path:str|Path, # An image file
     side:int=1600, # Longest side of the result, in pixels
@@ -37,7 +36,7 @@ def bounded_jpeg(
     img.save(out := io.BytesIO(), 'JPEG', quality=quality)
     return out.getvalue()
 
-# %% ../../nbs/curate/07_annotate.ipynb #20d1675b
+# %% ../../nbs/curate/07_annotate.ipynb #34203738
 @dataclass
 class Session:
     "The images, decisions and classes behind the pages"
@@ -104,12 +103,12 @@ class Session:
         "The suggestion for an image"
         return self.suggest(name, self.path(name), self.table.classes)
 
-# %% ../../nbs/curate/07_annotate.ipynb #316f1848
+# %% ../../nbs/curate/07_annotate.ipynb #94962a15
 LOCAL_HOSTS = ('127.0.0.1', 'localhost', '::1') # names of this computer
 ANNOTATE_HEADERS = {'Cache-Control': 'no-store', 'X-Content-Type-Options': 'nosniff', 'Referrer-Policy': 'no-referrer',
                     'Cross-Origin-Resource-Policy': 'same-origin'} # headers of all responses
 
-# %% ../../nbs/curate/07_annotate.ipynb #9bea1d3f
+# %% ../../nbs/curate/07_annotate.ipynb #2911cf88
 def why_forbidden(
     request, # A request, from Starlette
     token:str='' # Needed if it is not empty
@@ -125,7 +124,7 @@ def why_forbidden(
     except ValueError: name = None
     return '' if name in LOCAL_HOSTS else 'the page is for this computer only: open the address that har_annotate has printed'
 
-# %% ../../nbs/curate/07_annotate.ipynb #904dad3a
+# %% ../../nbs/curate/07_annotate.ipynb #6dc0a584
 def make_annotator(
     session:Session, # Images and decisions
     token:str='' # Needed for each request if it is not empty
@@ -150,7 +149,7 @@ def make_annotator(
     _add_annotator_routes(app, session)
     return app
 
-# %% ../../nbs/curate/07_annotate.ipynb #ccbe9c36
+# %% ../../nbs/curate/07_annotate.ipynb #1cc940ec
 def _add_annotator_page(app, session:Session, token:str) -> None:
     "Add the page itself; the token of its address moves to a cookie"
     from fastapi import Request
@@ -166,7 +165,7 @@ def _add_annotator_page(app, session:Session, token:str) -> None:
                   "form-action 'none'; base-uri 'none'; frame-ancestors 'none'")
         return HTMLResponse(annotate_page(session.title, session.table.file.name, nonce), headers={'Content-Security-Policy': policy})
 
-# %% ../../nbs/curate/07_annotate.ipynb #eb0bbf5f
+# %% ../../nbs/curate/07_annotate.ipynb #b34d1883
 def _add_annotator_routes(app, session:Session) -> None:
     "Add the routes that the script of the page uses"
     from fastapi import Response
@@ -190,7 +189,7 @@ def _add_annotator_routes(app, session:Session) -> None:
     add('/class', session.add_class)
     add('/changes', session.since)
 
-# %% ../../nbs/curate/07_annotate.ipynb #6f300934
+# %% ../../nbs/curate/07_annotate.ipynb #28ccb75d
 @contextmanager
 def open_session(
     folder:str|os.PathLike, # Folder of images, searched recursively
@@ -216,7 +215,7 @@ def open_session(
     with open_labels(file, classes or suggest.vocab) as table:
         yield Session(table, order_images(images, order, table, suggest, folder, device=device), suggest, f'Label {folder.absolute().name}')
 
-# %% ../../nbs/curate/07_annotate.ipynb #eaf436c1
+# %% ../../nbs/curate/07_annotate.ipynb #959d2141
 def session_counts(
     session:Session # Images and decisions
 )->str: # Such as '12 of 300 images labelled, 1 not usable'
@@ -226,7 +225,7 @@ def session_counts(
     done = len(decisions) - decisions.count(None) - bad
     return f'{done:,} of {plural(len(decisions), "image")} labelled' + (f', {bad:,} not usable' if bad else '')
 
-# %% ../../nbs/curate/07_annotate.ipynb #3d5f9fc1
+# %% ../../nbs/curate/07_annotate.ipynb #5ff40c99
 def own_address() -> str:
     "The address of this computer in its network"
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
@@ -234,7 +233,7 @@ def own_address() -> str:
         except OSError: return socket.gethostname()
         return s.getsockname()[0]
 
-# %% ../../nbs/curate/07_annotate.ipynb #8cbc9793
+# %% ../../nbs/curate/07_annotate.ipynb #95ec4649
 def annotate(
     folder:str|os.PathLike, # As for `open_session`
     out:str|os.PathLike|None=None, # As for `open_session`

@@ -7,18 +7,19 @@ __all__ = ['CLASS_KEYS', 'UNUSABLE', 'IMAGE_ORDERS', 'CHOSEN', 'class_name', 'cl
            'table_name', 'named_images', 'read_labels', 'labels_csv', 'Decision', 'LabelTable', 'open_labels',
            'Suggester', 'order_images']
 
-# %% ../../nbs/curate/05_labelling.ipynb #e08a68cc
-import csv, hashlib, io, json, os, re, string, threading, time, unicodedata
+# %% ../../nbs/curate/05_labelling.ipynb #55a8f2bf
+import csv, io, json, os, re, string, threading, time, unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from fastcore.basics import patch
 from ..data.tables import read_table
-from ..files import HARError, RunError, expand_home, natural_key, plural, progress, write_atomic
+from ..files import HARError, RunError, expand_home, write_atomic
 from ..images import find_images
 from ..predict.predictor import Predictor
 
-# %% ../../nbs/curate/05_labelling.ipynb #138f130e
+# %% ../../nbs/curate/05_labelling.ipynb #460b730e
 def class_name(
     text:str, # As typed
     known:Sequence[str]=() # Classes that exist; one that differs in upper and lower case only is refused
@@ -33,10 +34,10 @@ def class_name(
         if k.casefold() == name.casefold(): raise HARError(f'there is the class {k} already: {name} differs in case only')
     return name
 
-# %% ../../nbs/curate/05_labelling.ipynb #4c8c6e43
+# %% ../../nbs/curate/05_labelling.ipynb #57b910e8
 CLASS_KEYS = string.ascii_lowercase + '1234567890' # the keys that a class can have; all others are free for commands
 
-# %% ../../nbs/curate/05_labelling.ipynb #ce98518c
+# %% ../../nbs/curate/05_labelling.ipynb #e4b9c73c
 def class_keys(
     classes:Sequence[str], # All classes
     known:dict[str, str]|None=None # Key by class of those that have one
@@ -53,7 +54,7 @@ def class_keys(
             if key: keys[c] = key
     return {c: keys.get(c, '') for c in classes}
 
-# %% ../../nbs/curate/05_labelling.ipynb #d17c7364
+# %% ../../nbs/curate/05_labelling.ipynb #7d16a010
 def table_roots(
     file:Path # A table, which need not exist
 )->list[Path]: # Resolved; the usual one first
@@ -61,7 +62,7 @@ def table_roots(
     here = Path(file).absolute().parent.resolve()
     return [here, here/('test' if file.name.lower().startswith('test') else 'train'), here/'images']
 
-# %% ../../nbs/curate/05_labelling.ipynb #897e0252
+# %% ../../nbs/curate/05_labelling.ipynb #c38c6177
 def table_root(
     file:Path, # A table
     folder:str|os.PathLike, # The folder of the images
@@ -74,10 +75,10 @@ def table_root(
     if not folder.is_dir(): raise HARError(f'{folder} is not a folder: give a folder of images')
     if not folder.resolve().is_relative_to(root):
         why = f'the filenames in it are relative to {root}' if names else 'its filenames could not name the images'
-        raise HARError(f'{file} cannot be the table of {folder} ({why}): choose a table in this folder, or in one above it')
+        raise HARError(f'{file} cannot be the table of {folder} ({why}): choose a table in {folder}, or in a folder above it')
     return root
 
-# %% ../../nbs/curate/05_labelling.ipynb #f9d82841
+# %% ../../nbs/curate/05_labelling.ipynb #790cf4d2
 def table_name(
     path:Path, # An image
     root:Path # The resolved folder to which names are relative
@@ -89,7 +90,7 @@ def table_name(
     same = PurePosixPath(text.replace('\\', '/').strip()).as_posix() == name and name.lower() != 'nan'
     return name if same and name.isprintable() else ''
 
-# %% ../../nbs/curate/05_labelling.ipynb #0e550592
+# %% ../../nbs/curate/05_labelling.ipynb #0fe7a8e7
 def named_images(
     folder:str|os.PathLike, # Searched as by `find_images`
     root:Path # The resolved folder to which names are relative
@@ -98,7 +99,7 @@ def named_images(
     found = [(table_name(p, root), p) for p in find_images(folder)]
     return {n: p for n, p in found if n}, [p for n, p in found if not n]
 
-# %% ../../nbs/curate/05_labelling.ipynb #8558ef9f
+# %% ../../nbs/curate/05_labelling.ipynb #5e7d77e8
 def read_labels(
     file:Path # A CSV file with the columns filename and label; it need not exist
 )->dict[str, str]: # Label by filename, in the order of the table
@@ -115,7 +116,7 @@ def read_labels(
     names = [unicodedata.normalize('NFC', PurePosixPath(f.replace('\\', '/')).as_posix()) for f in df.filename]
     return {n: class_name(l) for n, l in zip(names, df.label)}
 
-# %% ../../nbs/curate/05_labelling.ipynb #20835ac0
+# %% ../../nbs/curate/05_labelling.ipynb #b84e60d4
 def labels_csv(
     labels:dict[str, str] # Label by filename
 )->str:
@@ -124,10 +125,10 @@ def labels_csv(
     csv.writer(out, lineterminator='\n').writerows([('filename', 'label'), *labels.items()])
     return out.getvalue()
 
-# %% ../../nbs/curate/05_labelling.ipynb #49fd6f50
+# %% ../../nbs/curate/05_labelling.ipynb #1012204d
 UNUSABLE = False # the decision that an image is unclear or cannot be used; a text is a label, None is no decision
 
-# %% ../../nbs/curate/05_labelling.ipynb #5d517187
+# %% ../../nbs/curate/05_labelling.ipynb #352699e2
 @dataclass(frozen=True)
 class Decision:
     "A change that can be undone"
@@ -135,7 +136,7 @@ class Decision:
     before:str|bool|None # What held before: a label, `UNUSABLE` or None
     label:str|bool|None # What holds now
 
-# %% ../../nbs/curate/05_labelling.ipynb #c901bbd2
+# %% ../../nbs/curate/05_labelling.ipynb #38bd58de
 class LabelTable:
     "The labels of images in a table, which is written after each decision; use `open_labels`"
     def __init__(self,
@@ -207,25 +208,29 @@ class LabelTable:
             self._save(dict(time=time.strftime('%Y-%m-%dT%H:%M:%S%z'), filename=name, before=before, label=label),
                        self._labels_with(name, label))
 
-    def undo(self) -> str|None: # The name of its image; None if there is nothing to undo
-        "Undo the last decision; those that have been overwritten by hand in the table are passed over"
-        with self.lock:
-            back = next((i for i, d in enumerate(reversed(self.past), 1) if self.get(d.filename) == d.label), None)
-            if back is None: return None
-            d = self.past[-back]
-            self._save(dict(undo=back), self._labels_with(d.filename, d.before))
-            return d.filename
+# %% ../../nbs/curate/05_labelling.ipynb #f8f364b0
+@patch
+def undo(self:LabelTable) -> str|None: # The name of its image; None if there is nothing to undo
+    "Undo the last decision; those that have been overwritten by hand in the table are passed over"
+    with self.lock:
+        back = next((i for i, d in enumerate(reversed(self.past), 1) if self.get(d.filename) == d.label), None)
+        if back is None: return None
+        d = self.past[-back]
+        self._save(dict(undo=back), self._labels_with(d.filename, d.before))
+        return d.filename
 
-    def add_class(self,
-        name:str # As typed
-    )->str: # Its name
-        "Add a class, which is kept even if no image has it yet"
-        with self.lock:
-            name = class_name(name, self.classes)
-            if name not in self.classes: self._save({'class': name}, self.labels)
-            return name
+# %% ../../nbs/curate/05_labelling.ipynb #c149cc93
+@patch
+def add_class(self:LabelTable,
+    name:str # As typed
+)->str: # Its name
+    "Add a class, which is kept even if no image has it yet"
+    with self.lock:
+        name = class_name(name, self.classes)
+        if name not in self.classes: self._save({'class': name}, self.labels)
+        return name
 
-# %% ../../nbs/curate/05_labelling.ipynb #d8db1459
+# %% ../../nbs/curate/05_labelling.ipynb #5edd62b1
 @contextmanager
 def open_labels(
     file:str|os.PathLike, # The table
@@ -257,7 +262,7 @@ def open_labels(
         for f in (file, file.with_suffix('.history.jsonl')):
             if f.exists() and not f.stat().st_size: f.unlink() # no decision was made
 
-# %% ../../nbs/curate/05_labelling.ipynb #f89bad40
+# %% ../../nbs/curate/05_labelling.ipynb #f7cc5d96
 class Suggester:
     "Suggestions of a model for images; each is computed once"
     def __init__(self,
@@ -289,13 +294,13 @@ class Suggester:
             if self.predictor and name not in self.known: self.keep(name, self.predictor.try_probs([path])[0][0])
         known = self.known.get(name) or {}
         top = [c for c in known.get('top', ()) if c[0] in classes][:3]
-        return dict(top=top, unsure=known['unsure']) if top else {}
+        return dict(top=top, unsure=known['unsure'] or top[0] != known['top'][0]) if top else {} # the model prefers another class
 
-# %% ../../nbs/curate/05_labelling.ipynb #0901e862
+# %% ../../nbs/curate/05_labelling.ipynb #8d5e63ba
 IMAGE_ORDERS = dict(name='by file name', next='the choice of har_next first', unsure='what the model is least sure of first') # of `order`
 CHOSEN = 200 # number of images that are chosen by `next`; the others follow by name
 
-# %% ../../nbs/curate/05_labelling.ipynb #391b964a
+# %% ../../nbs/curate/05_labelling.ipynb #67b51cb8
 def order_images(
     images:dict[str, Path], # File by name
     order:str, # One of `IMAGE_ORDERS`
@@ -316,7 +321,7 @@ def order_images(
     if order == 'next' and open_ones: first = _chosen(images, table, suggest, folder, choice)
     return {n: images[n] for n in dict.fromkeys([*first, *images])}
 
-# %% ../../nbs/curate/05_labelling.ipynb #09f75627
+# %% ../../nbs/curate/05_labelling.ipynb #807b9216
 def _chosen(images:dict[str, Path], table:LabelTable, suggest:Suggester, folder, choice:dict) -> list[str]:
     "The names that `choose_images` chooses; without a model, its suggestions are kept"
     from har_fastai.curate.choose import choose_images
