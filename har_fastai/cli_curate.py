@@ -68,7 +68,8 @@ def har_annotate(argv=None):
                    help='classes, in quotes if they hold spaces (default: those of the model); others can be added in the page')
     p.add_argument('--model', metavar='MODEL', help=f'model for suggestions: a run, or {SHIPPED_NAMES} in the package (default: none)')
     p.add_argument('--order', choices=registry_keys('curate.labelling', 'IMAGE_ORDERS'), default='name',
-                   help='order of the images: by name, next (the choice of har_next first), or unsure (what the model is least sure of first)')
+                   help='order of the images: by name, next (the choice of har_next first), or unsure (what the model is least sure '
+                        'of first)')
     add_address(p, 8503, ', 0 for any free one')
     add_device(p)
     a = p.parse_args(argv)
