@@ -6,10 +6,10 @@
 __all__ = ['ANNOTATE_CSS', 'ANNOTATE_STATE', 'ANNOTATE_IMAGES', 'ANNOTATE_VIEW', 'ANNOTATE_ACTIONS', 'ANNOTATE_KEYS',
            'ANNOTATE_TEMPLATE', 'ACTS', 'HELP', 'annotate_page']
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #ee2c3580
+# %% ../../nbs/curate/06_labelling_page.ipynb #7f19b99d
 from ..figures import COMPONENT_CSS, PAGE_CSS
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #4a8d40f3
+# %% ../../nbs/curate/06_labelling_page.ipynb #2b03abc2
 ANNOTATE_CSS = """
 html, body { height: 100%; }
 body { display: grid; grid-template: auto minmax(0, 1fr) auto / minmax(0, 1fr) 25rem; height: 100dvh; overflow: hidden;
@@ -45,7 +45,7 @@ kbd { font: 600 .8rem/1.5 ui-monospace, monospace; min-width: 1.6rem; text-align
 #accept span { flex: 1; overflow-wrap: anywhere; } #accept small { font-size: .86rem; display: block; font-weight: 400; }
 #accept kbd { background: none; color: inherit; border-color: currentColor; }
 #accept.unsure { background: var(--har-paper); color: var(--har-ink); border-style: dashed; }
-#accept[hidden], #done[hidden], .class[hidden] { display: none; }
+#accept[hidden], #done[hidden], .class[hidden], #accept.none kbd { display: none; }
 #accept.none { background: none; border: 1px dashed var(--har-line); color: var(--har-soft); font-size: 1rem; }
 #done { margin: 0; padding: .7rem .9rem; border-radius: .45rem; border: 2px solid var(--har-accent); overflow-wrap: anywhere; }
 .classes { display: grid; grid-template-columns: 1fr 1fr; gap: .45rem; overflow-y: auto; align-content: start; flex: 0 1 auto;
@@ -53,8 +53,8 @@ kbd { font: 600 .8rem/1.5 ui-monospace, monospace; min-width: 1.6rem; text-align
 .class { display: flex; align-items: center; gap: .5rem; text-align: left; position: relative; overflow: hidden; padding-left: .45rem; }
 .class span { flex: 1; min-width: 0; overflow-wrap: anywhere; line-height: 1.25; }
 .class small { color: var(--har-soft); font-variant-numeric: tabular-nums; }
-.class[aria-pressed=true] { background: var(--har-accent); border-color: var(--har-accent); color: var(--har-paper); }
-.class[aria-pressed=true] :is(small, kbd) { color: inherit; background: none; border-color: currentColor; }
+[aria-pressed=true] { background: var(--har-accent); border-color: var(--har-accent); color: var(--har-paper); }
+[aria-pressed=true] :is(small, kbd) { color: inherit; background: none; border-color: currentColor; }
 .class i { position: absolute; left: 0; bottom: 0; height: 4px; background: var(--har-accent); }
 #find { display: flex; gap: .45rem; margin: 0; } #find input { flex: 1; min-width: 0; } #find button[hidden] { display: none; }
 .acts { grid-area: acts; display: flex; flex-wrap: wrap; justify-content: center; gap: .45rem; padding: .5rem 1.2rem .9rem; }
@@ -83,7 +83,7 @@ dialog input { min-height: 0; width: 1.2rem; height: 1.2rem; accent-color: var(-
 }
 """ # added to `PAGE_CSS`
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #8a0280bf
+# %% ../../nbs/curate/06_labelling_page.ipynb #5522d03e
 ANNOTATE_STATE = """
 const $ = id => document.getElementById(id), text = label => label.replaceAll('_', ' ')
 const wait = ms => new Promise(r => setTimeout(r, ms))
@@ -146,7 +146,7 @@ const stuck = () => waiting.length > 0 && !$('alert').hidden
 addEventListener('beforeunload', e => { if (waiting.length) e.preventDefault() })
 """ # the script of the page, first part: decisions and their way to the server
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #3ac077dc
+# %% ../../nbs/curate/06_labelling_page.ipynb #4c620ff2
 ANNOTATE_IMAGES = """
 let turn = 0, hint = null, drawn = '', near = new Set(), line = Promise.resolve()
 const loaded = new Map(), hints = new Map()
@@ -183,7 +183,7 @@ function ahead() { // the images that are likely to come next
 }
 """ # second part: the images and suggestions that come next
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #cda65ff8
+# %% ../../nbs/curate/06_labelling_page.ipynb #6b94f165
 ANNOTATE_VIEW = """
 function chrome() { // all but the image
   const N = S.images.length, counts = new Map(), d = S.decided.get(name())
@@ -236,7 +236,7 @@ async function draw() {
 }
 """ # third part: what the page shows
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #7378ee93
+# %% ../../nbs/curate/06_labelling_page.ipynb #35ad5305
 ANNOTATE_ACTIONS = """
 function go(i) {
   at = Math.max(0, Math.min(S.images.length - 1, i)); draw()
@@ -268,7 +268,7 @@ function jump() { const j = nextOpen(at); j < 0 ? say('All images are decided') 
 const accept = () => { if (hint) decide(hint.top[0][0]) }
 """ # fourth part: what the keys and buttons do
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #f15149fe
+# %% ../../nbs/curate/06_labelling_page.ipynb #66ad3a9d
 ANNOTATE_KEYS = """
 const spellings = c => [c.toLowerCase(), text(c).toLowerCase()]
 function find(t) { // show the classes that contain a text
@@ -337,7 +337,7 @@ api('state').then(a => {
 }, e => warn(e.message))
 """ # fifth part: keys, buttons and swipes
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #3ee41f16
+# %% ../../nbs/curate/06_labelling_page.ipynb #80d62a59
 ANNOTATE_TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title><link rel="icon" href="data:,"><style>{{ style }}</style></head>
@@ -368,7 +368,7 @@ Labels can be changed: go back to an image and choose another class. On a touch 
 <script nonce="{{ nonce }}">{{ script }}</script></body></html>
 """ # Jinja template
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #c0982bec
+# %% ../../nbs/curate/06_labelling_page.ipynb #e66928c0
 ACTS = (('back', 'Back', 'ArrowLeft', '←'), ('undo', 'Undo', 'Backspace', 'Backspace'), ('unusable', 'Not usable', '-', '-'),
         ('skip', 'Skip', 'ArrowRight', '→'), ('jump', 'Next unlabelled', '.', '.')) # buttons: id, text, key, its sign
 HELP = ((['A', '…'], 'the class with this key'), (['Enter'], 'accept the suggestion'),
@@ -378,7 +378,7 @@ HELP = ((['A', '…'], 'the class with this key'), (['Enter'], 'accept the sugge
         (['/'], 'find a class by its name, or add one; Enter takes the first that fits'),
         (['?'], 'this help; Escape closes it')) # keys, meaning
 
-# %% ../../nbs/curate/06_labelling_page.ipynb #1137cce5
+# %% ../../nbs/curate/06_labelling_page.ipynb #85e5ea82
 def annotate_page(
     title:str, # Title of the page
     table:str, # Name of the table
