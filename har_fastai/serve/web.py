@@ -206,7 +206,8 @@ def predict_page(
     if results:
         st.divider()
         st.download_button('Download the predictions (CSV)', predictions_csv(results, k), 'predictions.csv', 'text/csv', on_click='ignore')
-    st.html(f'<p class="har-foot">{escape(_privacy_note(models))}</p>')
+    st.html(f'<p class="har-foot">{escape(_privacy_note(models))} To label a folder of images for training, run '
+            '<code>har_annotate DIR</code>.</p>')
 
 # %% ../../nbs/serve/03_web.ipynb #d640db6b
 def _privacy_note(models:Models) -> str:

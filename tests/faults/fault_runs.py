@@ -21,7 +21,7 @@ from har_fastai.predict.predictor import Predictor
 from har_fastai.train.learner import har_learner
 from har_fastai.train.recipes import find_recipe
 from helpers import ROOT, call, contents, dataset, image, start, unlike
-from interruptions import TINY, FillDisk, Poison, file_limit, history, leftovers, mounted, same_runs, stop_in_epoch, weights
+from interruptions import TINY, FillDisk, Poison, file_limit, history, leftovers, same_runs, sealed, stop_in_epoch, weights
 from registry import row
 
 sys.path.insert(0, str(ROOT/'benchmarks'))
@@ -226,21 +226,6 @@ def read_only(b):
             assert done.returncode == 0, done.stderr
     assert contents(data) == before
     return 'checks, training, evaluation and prediction work; nothing was written there'
-
-
-@contextmanager
-def sealed(folder):
-    "A read-only folder: by its permissions, or, since root ignores them, by a mount"
-    if os.geteuid() == 0:
-        with mounted(folder, '--bind', folder):
-            subprocess.run(['mount', '-o', 'remount,ro,bind', str(folder)], check=True)
-            yield
-        return
-    modes = {f: f.stat().st_mode for f in [folder, *folder.rglob('*')]}
-    for f, mode in modes.items(): f.chmod(mode & ~0o222)
-    try: yield
-    finally:
-        for f, mode in modes.items(): f.chmod(mode)
 
 
 @row(39, 'two runs in one folder at once', 'the second one fails and reports the reason')
