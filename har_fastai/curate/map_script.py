@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAP_DATA', 'MAP_VIEW', 'MAP_DRAW', 'MAP_PAINT', 'MAP_PANEL', 'MAP_INPUT']
 
-# %% ../../nbs/curate/05_map_script.ipynb #ff2fec34
+# %% ../../nbs/curate/05_map_script.ipynb #ca4e2b1a
 MAP_DATA = """
 const el = id => document.getElementById(id), D = JSON.parse(el('data').textContent), N = D.names.length
 const make = (tag, attrs = {}, ...inner) => { const e = document.createElement(tag); for (const k in attrs) k in e ? e[k] = attrs[k] :
@@ -48,13 +48,14 @@ const urls = new Map()
 function url(i) { if (!SIZE[i]) return ''; if (!urls.has(i)) urls.set(i, URL.createObjectURL(thumbnail(i))); return urls.get(i) }
 """ # the data of the page, and its thumbnails, which are decoded when they are drawn
 
-# %% ../../nbs/curate/05_map_script.ipynb #02b556be
+# %% ../../nbs/curate/05_map_script.ipynb #86d474ef
 MAP_VIEW = """
 const canvas = el('map'), g = canvas.getContext('2d', {alpha: false})
 const still = matchMedia('(prefers-reduced-motion: reduce)'), dark = matchMedia('(prefers-color-scheme: dark)')
 let W = 1, H = 1, ratio = 1, s = 1, cx = .5, cy = .5, fitted = 1, deepest = 0 // pixels of a map of width 1; centre of the view
 let spanX = 1, spanY = 1, flight = 0, asked = false, chosen = -1, moved = false
 const STEPS = 18, GAP = Array.from({length: STEPS}, (_, k) => .2 * Math.pow(2, -k / 2)) // least distance of the images of a level
+let buffer, pixels // of the dots
 let level = new Uint8Array(N), shown = new Uint8Array(N).fill(1), count = N
 function levels() { // the level from which on an image is drawn: those of a level are at least GAP apart, so that they do not overlap
   const todo = []; for (let j = 0, i = 0; j < N; j++, i = (i + stride) % N) if (shown[i]) todo.push(i)
@@ -82,6 +83,7 @@ function resize() {
   const box = canvas.getBoundingClientRect(), whole = Math.abs(s / fitted - 1) < .01 && !moved
   ratio = Math.min(devicePixelRatio || 1, 2); W = Math.max(box.width, 1); H = Math.max(box.height, 1)
   canvas.width = Math.round(W * ratio); canvas.height = Math.round(H * ratio)
+  buffer = new ImageData(canvas.width, canvas.height); pixels = new Uint32Array(buffer.data.buffer); sprites.clear()
   fitted = .92 * Math.min(W / D.span[0], H / D.span[1])
   if (whole) home(); else redraw()
 }
@@ -114,13 +116,14 @@ function at(px, py, far = 12) { // the image at a point of the screen, or -1
 }
 """ # the view: zooming, moving, and which images are drawn at which zoom
 
-# %% ../../nbs/curate/05_map_script.ipynb #14116366
+# %% ../../nbs/curate/05_map_script.ipynb #91e07f0f
 MAP_DRAW = """
 let mode = 'label', ink = {}, colour = [], drawn = [], places = [], styles = []
 const probe = make('span', {hidden: true}); document.body.append(probe)
 function css(v) { probe.style.color = `var(--har-${v})`; return getComputedStyle(probe).color }
 function repaint() { // read the colours of the theme again
   for (const v of ['ink', 'paper', 'soft', 'line', 'card', 'accent', 'warn']) ink[v] = css(v)
+  const [r, green, b] = ink.paper.match(/\\d+/g).map(Number); ink.blank = (-16777216 | b << 16 | green << 8 | r) >>> 0
   const at = dark.matches ? 1 : 0
   styles = {label: colour.map(([c, shape]) => ({colour: D.colours[c][at], shape})),
     error: [{colour: ink.soft, shape: 0, alpha: .45}, {colour: ink.warn, shape: 2}],
@@ -135,14 +138,23 @@ function path(c, shape, x, y, r) { // circle, square or triangle
     c.moveTo(x, y - 1.25 * r); c.lineTo(x + 1.15 * r, y + .85 * r); c.lineTo(x - 1.15 * r, y + .85 * r); c.closePath() }
   else c.arc(x, y, r, 0, 7)
 }
-function sprite(style, r) { // the dot of a group, drawn once
-  const key = style.colour + style.shape + r; let c = sprites.get(key)
-  if (!c) {
-    c = document.createElement('canvas'); c.side = 2 * Math.ceil(1.4 * r + 1); c.width = c.height = c.side * ratio
-    const o = c.getContext('2d'); o.scale(ratio, ratio); o.fillStyle = style.colour; o.globalAlpha = style.alpha || 1
-    path(o, style.shape, c.side / 2, c.side / 2, r); o.fill(); sprites.set(key, c)
+function sprite(style, r) { // the dot of a group: places in the buffer relative to its middle, colours and opacities of its pixels
+  const key = style.colour + style.shape + r; let dot = sprites.get(key); if (dot) return dot
+  const m = Math.ceil((1.4 * r + 1) * ratio), n = 2 * m, o = make('canvas', {width: n, height: n}).getContext('2d')
+  o.fillStyle = style.colour; o.globalAlpha = style.alpha || 1; path(o, style.shape, m, m, r * ratio); o.fill()
+  const px = o.getImageData(0, 0, n, n).data; dot = {m, at: [], rgba: []}
+  for (let k = 0; k < n * n; k++) if (px[4 * k + 3] > 8) {
+    dot.at.push((k / n | 0) - m, k % n - m); dot.rgba.push(px[4 * k], px[4 * k + 1], px[4 * k + 2], px[4 * k + 3] * 257 >> 8) }
+  sprites.set(key, dot); return dot
+}
+function stamp(dot, x, y) { // draw a dot into the buffer: much faster than ten thousand calls of the canvas
+  const {at, rgba} = dot, w = canvas.width, h = canvas.height
+  for (let k = 0, j = 0; k < at.length; k += 2, j += 4) {
+    const v = y + at[k], u = x + at[k + 1]; if (u < 0 || v < 0 || u >= w || v >= h) continue
+    const p = v * w + u, d = pixels[p], a = rgba[j + 3], b = 256 - a
+    pixels[p] = -16777216 | ((d >> 16 & 255) * b + rgba[j + 2] * a >> 8) << 16 | ((d >> 8 & 255) * b + rgba[j + 1] * a >> 8) << 8 |
+      (d & 255) * b + rgba[j] * a >> 8
   }
-  return c
 }
 function assign() { // colours and shapes of the classes: those with the same colour are far from each other
   const used = D.colours.map(() => [])
@@ -172,7 +184,7 @@ function densest(values, n) { // the place of each group where most of its image
 }
 """ # colours and shapes of the classes, and the places of their names
 
-# %% ../../nbs/curate/05_map_script.ipynb #f79d95eb
+# %% ../../nbs/curate/05_map_script.ipynb #fc8ac0ab
 MAP_PAINT = """
 const side = new Float32Array(N) // of the thumbnails, in pixels of the screen
 function roomy(thumbs) { // the images, and how far the nearest other one is along the farther axis: squares of that size do not overlap
@@ -190,28 +202,30 @@ function paint(now) {
   const share = .52 + .42 * zoomed, least = (W < 600 ? 58 : 70) - 12 * zoomed
   let L = -1; while (L + 1 < STEPS && L < deepest && GAP[L + 1] * s >= least) L++
   const largest = 56 + 144 * zoomed, pad = largest, values = GROUPS[mode][2], style = styles[mode]
-  g.setTransform(ratio, 0, 0, ratio, 0, 0); g.fillStyle = ink.paper; g.fillRect(0, 0, W, H)
   const r = Math.round(4 * Math.min(Math.max(150 / Math.sqrt(N), 1.6), 4) * Math.pow(s / fitted, .3)) / 4
   const pale = sprite({colour: ink.line, shape: 0}, Math.max(r * .8, 1.25))
-  const dots = style.map((t, v) => sprite(t, v && mode === 'error' ? r * 1.2 : r))
-  const thumbs = [], seen = []
-  drawn = []
+  const dots = style.map((t, v) => sprite(t, v && mode === 'error' ? r * 1.2 : r)), thumbs = [], seen = [], late = []
+  const scale = s * ratio, left = Math.round((W / 2 - cx * s) * ratio)
+  const above = Math.round((H / 2 - cy * s) * ratio) // all dots move together
+  const dot = (i, d) => stamp(d, Math.round(X[i] * scale) + left, Math.round(Y[i] * scale) + above)
+  pixels.fill(ink.blank); drawn = []
   for (let i = 0; i < N; i++) {
     const x = (X[i] - cx) * s + W / 2, y = (Y[i] - cy) * s + H / 2
     if (x < -pad || y < -pad || x > W + pad || y > H + pad) continue
-    if (!shown[i]) { g.drawImage(pale, x - pale.side / 2, y - pale.side / 2, pale.side, pale.side); continue }
-    if (level[i] <= L) thumbs.push(i); else seen.push(i)
+    if (!shown[i]) dot(i, pale)
+    else if (level[i] <= L) thumbs.push(i)
+    else (mode === 'error' && values[i] === 1 ? late : seen).push(i)
   }
-  const dot = i => { const c = dots[values[i]] || pale; g.drawImage(c, toX(X[i]) - c.side / 2, toY(Y[i]) - c.side / 2, c.side, c.side) }
-  const late = mode === 'error' ? seen.filter(i => values[i] === 1) : []
-  for (const i of seen) if (!late.length || values[i] !== 1) dot(i)
-  for (const i of late) dot(i)
+  const images = roomy(thumbs).map(([i, room]) => [i, room, bitmap(i)])
+  for (const [i, , p] of images) if (!p) seen.push(i)
+  for (const i of seen) dot(i, dots[values[i]] || pale)
+  for (const i of late) dot(i, dots[1])
+  g.putImageData(buffer, 0, 0); g.setTransform(ratio, 0, 0, ratio, 0, 0)
   let young = false
-  for (const [i, room] of roomy(thumbs)) {
-    const p = bitmap(i), goal = Math.min(room * share, largest); if (!p) { dot(i); continue }
-    const was = side[i] || .6 * goal, done = still.matches || Math.abs(goal - was) < .5
-    const to = done ? goal : was + (goal - was) * .3 // it grows in a few frames
-    side[i] = to; young = thumb(i, p, to, style[values[i]], now) || !done || young
+  for (const [i, room, p] of images) if (p) {
+    const goal = Math.min(room * share, largest), was = side[i] || .6 * goal, done = still.matches || Math.abs(goal - was) < .5
+    side[i] = done ? goal : was + (goal - was) * .3 // it grows in a few frames
+    young = thumb(i, p, side[i], style[values[i]], now) || !done || young
   }
   names(style); marks()
   forget(); if (young || waiting) redraw()
@@ -258,7 +272,7 @@ function marks() { // the selected image, its nearest ones, and the cross of the
 }
 """ # drawing on the canvas: dots, thumbnails, names, marks
 
-# %% ../../nbs/curate/05_map_script.ipynb #7dfcf5b8
+# %% ../../nbs/curate/05_map_script.ipynb #e0ff39aa
 MAP_PANEL = """
 const picked = Object.fromEntries(Object.keys(GROUPS).map(m => [m, new Set()])), before = []
 let listed = 50, query = ''
@@ -321,13 +335,14 @@ function choose(i, move, back) { // show an image; `move`: and where it is
     className: LABEL[j] !== LABEL[i] ? 'other' : ''}, image(j), make('em', {textContent: title(j)}))
   el('near').replaceChildren(...Array.from(NEAR.subarray(i * K, i * K + K), j => make('li', {}, near(j))))
   sheet(true); el('side').scrollTop = 0
-  const low = innerWidth < 736 ? H * .27 : 0 // the lower part of a phone is covered
-  if (move || toY(Y[i]) > H - 2 * low) fly(X[i], Y[i] + low / Math.max(s, move ? 6 * fitted : 0), move ? Math.max(s, 6 * fitted) : s)
+  const covered = getComputedStyle(el('side')).position === 'fixed' ? el('side').offsetHeight : 0 // on a phone
+  const to = move ? Math.max(s, 6 * fitted) : s
+  if (move || toY(Y[i]) > H - covered - 60) fly(X[i], Y[i] + covered / 2 / to, to)
   redraw()
 }
 """ # the panel: legend, filters, list and the selected image
 
-# %% ../../nbs/curate/05_map_script.ipynb #1fc25757
+# %% ../../nbs/curate/05_map_script.ipynb #80496005
 MAP_INPUT = """
 const touches = new Map()
 let pressed = null, pinch = 0
