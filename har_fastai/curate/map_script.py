@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAP_DATA', 'MAP_VIEW', 'MAP_DRAW', 'MAP_PAINT', 'MAP_PANEL', 'MAP_INPUT']
 
-# %% ../../nbs/curate/05_map_script.ipynb #ca4e2b1a
+# %% ../../nbs/curate/05_map_script.ipynb #8943a955
 MAP_DATA = """
 const el = id => document.getElementById(id), D = JSON.parse(el('data').textContent), N = D.names.length
 const make = (tag, attrs = {}, ...inner) => { const e = document.createElement(tag); for (const k in attrs) k in e ? e[k] = attrs[k] :
@@ -48,7 +48,7 @@ const urls = new Map()
 function url(i) { if (!SIZE[i]) return ''; if (!urls.has(i)) urls.set(i, URL.createObjectURL(thumbnail(i))); return urls.get(i) }
 """ # the data of the page, and its thumbnails, which are decoded when they are drawn
 
-# %% ../../nbs/curate/05_map_script.ipynb #86d474ef
+# %% ../../nbs/curate/05_map_script.ipynb #8f7d3fd7
 MAP_VIEW = """
 const canvas = el('map'), g = canvas.getContext('2d', {alpha: false})
 const still = matchMedia('(prefers-reduced-motion: reduce)'), dark = matchMedia('(prefers-color-scheme: dark)')
@@ -116,7 +116,7 @@ function at(px, py, far = 12) { // the image at a point of the screen, or -1
 }
 """ # the view: zooming, moving, and which images are drawn at which zoom
 
-# %% ../../nbs/curate/05_map_script.ipynb #91e07f0f
+# %% ../../nbs/curate/05_map_script.ipynb #25f568c5
 MAP_DRAW = """
 let mode = 'label', ink = {}, colour = [], drawn = [], places = [], styles = []
 const probe = make('span', {hidden: true}); document.body.append(probe)
@@ -184,7 +184,7 @@ function densest(values, n) { // the place of each group where most of its image
 }
 """ # colours and shapes of the classes, and the places of their names
 
-# %% ../../nbs/curate/05_map_script.ipynb #fc8ac0ab
+# %% ../../nbs/curate/05_map_script.ipynb #5de5e4bb
 MAP_PAINT = """
 const side = new Float32Array(N) // of the thumbnails, in pixels of the screen
 function roomy(thumbs) { // the images, and how far the nearest other one is along the farther axis: squares of that size do not overlap
@@ -213,7 +213,7 @@ function paint(now) {
     const x = (X[i] - cx) * s + W / 2, y = (Y[i] - cy) * s + H / 2
     if (x < -pad || y < -pad || x > W + pad || y > H + pad) continue
     if (!shown[i]) dot(i, pale)
-    else if (level[i] <= L) thumbs.push(i)
+    else if (level[i] <= L && i !== chosen) thumbs.push(i)
     else (mode === 'error' && values[i] === 1 ? late : seen).push(i)
   }
   const images = roomy(thumbs).map(([i, room]) => [i, room, bitmap(i)])
@@ -227,6 +227,8 @@ function paint(now) {
     side[i] = done ? goal : was + (goal - was) * .3 // it grows in a few frames
     young = thumb(i, p, side[i], style[values[i]], now) || !done || young
   }
+  const front = chosen >= 0 && bitmap(chosen) // the selected image, above the others
+  if (front) { side[chosen] = Math.max(64, Math.min(side[chosen], 140)); thumb(chosen, front, side[chosen], style[values[chosen]], now) }
   names(style); marks()
   forget(); if (young || waiting) redraw()
 }
@@ -242,8 +244,9 @@ function names(style) { // the names of the classes where most of their images a
   const boxes = [], size = W < 600 ? 11 : 13; g.font = `600 ${size}px system-ui, sans-serif`; g.textBaseline = 'middle'
   places.forEach((p, v) => {
     if (!p || (picked[mode].size && !picked[mode].has(v))) return
-    const text = words(D.vocab[v]), w = g.measureText(text).width + 30, h = size + 9, x = toX(p[0]) - w / 2; let y = toY(p[1]) - h / 2
-    if (x + w < 0 || x > W || y < -h || y > H) return
+    const text = words(D.vocab[v]), w = g.measureText(text).width + 30, h = size + 9, middle = toX(p[0]); let y = toY(p[1]) - h / 2
+    if (middle < 0 || middle > W || y < -h || y > H) return
+    const x = Math.max(3, Math.min(middle - w / 2, W - w - 3))
     const free = y => !boxes.some(b => x < b[0] + b[2] && b[0] < x + w && y < b[1] + h + 2 && b[1] < y + h + 2)
     const place = [0, 1, -1, 2, -2, 3].map(k => y + k * (h + 3)).find(free); if (place === undefined) return
     y = place; boxes.push([x, y, w])
@@ -272,7 +275,7 @@ function marks() { // the selected image, its nearest ones, and the cross of the
 }
 """ # drawing on the canvas: dots, thumbnails, names, marks
 
-# %% ../../nbs/curate/05_map_script.ipynb #e0ff39aa
+# %% ../../nbs/curate/05_map_script.ipynb #b95b3039
 MAP_PANEL = """
 const picked = Object.fromEntries(Object.keys(GROUPS).map(m => [m, new Set()])), before = []
 let listed = 50, query = ''
@@ -336,13 +339,13 @@ function choose(i, move, back) { // show an image; `move`: and where it is
   el('near').replaceChildren(...Array.from(NEAR.subarray(i * K, i * K + K), j => make('li', {}, near(j))))
   sheet(true); el('side').scrollTop = 0
   const covered = getComputedStyle(el('side')).position === 'fixed' ? el('side').offsetHeight : 0 // on a phone
-  const to = move ? Math.max(s, 6 * fitted) : s
+  const to = move ? Math.max(s, 6 * fitted) : s // a jump also zooms in, so that thumbnails are seen
   if (move || toY(Y[i]) > H - covered - 60) fly(X[i], Y[i] + covered / 2 / to, to)
   redraw()
 }
 """ # the panel: legend, filters, list and the selected image
 
-# %% ../../nbs/curate/05_map_script.ipynb #80496005
+# %% ../../nbs/curate/05_map_script.ipynb #3a8b4f4f
 MAP_INPUT = """
 const touches = new Map()
 let pressed = null, pinch = 0
