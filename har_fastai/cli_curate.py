@@ -48,7 +48,7 @@ def har_map(argv=None):
     p.add_argument('--model', metavar='MODEL', help=f'features and predictions of a run or of a model in the package: {SHIPPED_NAMES} '
                    '(default: ImageNet features, and classifiers that have not seen the image)')
     p.add_argument('--unlabelled', action='store_true', help='the images have no labels')
-    p.add_argument('--method', default='tsne', choices=registry_keys('curate.map', 'METHODS'),
+    p.add_argument('--method', default='tsne', choices=registry_keys('curate.map', 'PLACEMENTS'),
                    help='how images are placed; umap needs umap-learn')
     p.add_argument('--most', type=int, default=20_000, metavar='N',
                    help='images on the map, at most 65,000; of more, a random sample is shown')

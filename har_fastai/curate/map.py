@@ -22,22 +22,22 @@ from .choose import principal_components
 from .features import LEAST_IMAGES, frozen_features, out_of_fold
 
 # %% auto #0
-__all__ = ['METHODS', 'COMPONENTS', 'MOST', 'NEAREST', 'place_images', 'model_predictions', 'ImageMap', 'map_images']
+__all__ = ['PLACEMENTS', 'COMPONENTS', 'MOST', 'NEAREST', 'place_images', 'model_predictions', 'ImageMap', 'map_images']
 
 # %% ../../nbs/curate/04_map.ipynb #2ba711a1
-METHODS = dict(tsne='t-SNE', umap='UMAP') # ways to place images on a map
+PLACEMENTS = dict(tsne='t-SNE', umap='UMAP') # ways to place images on a map
 COMPONENTS = 50 # principal components that are placed
 
 # %% ../../nbs/curate/04_map.ipynb #9b34312f
 def _check_method(method:str) -> None:
     "Raise `HARError` if there is no such method, or its package is missing"
-    if method not in METHODS: raise HARError(f'the method is {method!r} and must be {" or ".join(METHODS)}')
+    if method not in PLACEMENTS: raise HARError(f'the method is {method!r} and must be {" or ".join(PLACEMENTS)}')
     if method == 'umap' and not find_spec('umap'): raise HARError('UMAP needs umap-learn: pip install umap-learn, or use tsne')
 
 # %% ../../nbs/curate/04_map.ipynb #b58ed75d
 def place_images(
     x:np.ndarray, # Features of shape (images, features), standardised; three images or more
-    method:str='tsne', # One of `METHODS`; 'umap' needs the package umap-learn
+    method:str='tsne', # One of `PLACEMENTS`; 'umap' needs the package umap-learn
     seed:int=0 # Of the principal components, and of UMAP
 )->np.ndarray: # float32 of shape (images, 2), from 0 to 1 along the longer side of the map
     "Reduce features to two dimensions"

@@ -12,11 +12,11 @@ from .. import __version__
 from ..figures import PAGE_CSS
 from ..files import HARError, plural, write_atomic
 from .page import thumbnails
-from .map import METHODS, ImageMap
-from .map_script import MAP_DATA, MAP_DRAW, MAP_INPUT, MAP_PAINT, MAP_PANEL, MAP_VIEW
+from .map import PLACEMENTS, ImageMap
+from .map_script import MAP_DATA, MAP_DRAW, MAP_INPUT, MAP_MARKS, MAP_PAINT, MAP_PANEL, MAP_VIEW
 
 # %% auto #0
-__all__ = ['THUMBNAILS', 'BLOCK', 'CLASS_COLOURS', 'MAP_CSS', 'MAP_TEMPLATE', 'fit_thumbnails', 'z_order', 'write_map']
+__all__ = ['THUMBNAILS', 'THUMBNAIL_BLOCK', 'CLASS_COLOURS', 'MAP_CSS', 'MAP_TEMPLATE', 'fit_thumbnails', 'z_order', 'write_map']
 
 # %% ../../nbs/curate/06_map_page.ipynb #ff31d76e
 THUMBNAILS = ((256, 70), (224, 60), (192, 50), (160, 45), (128, 45), (112, 40), (96, 40), (80, 40), (64, 40), (48, 40)) # side, px; quality
@@ -46,7 +46,7 @@ def z_order(
     return np.argsort(code, kind='stable')
 
 # %% ../../nbs/curate/06_map_page.ipynb #633a222c
-BLOCK = 128 # thumbnails in a block
+THUMBNAIL_BLOCK = 128 # thumbnails in a block
 CLASS_COLOURS = (('#0072B2', '#4BA3E3'), ('#E69F00', '#F0B23E'), ('#009E73', '#2CC295'), ('#CC79A7', '#E39AC4'), ('#D55E00', '#FF8A4C'),
                  ('#56B4E9', '#A5DBFA'), ('#5E3C99', '#A98BE8'), ('#A39A00', '#E8DF5A')) # of the classes: (light, dark); times three shapes
 
@@ -64,7 +64,7 @@ def _page_data(m:ImageMap, order:np.ndarray, sizes:list[int]) -> dict:
     df, position = m.df.iloc[order], np.argsort(order)
     vocab = sorted((set(df.label) | set(df.prediction)) - {''})
     parts = [p for p in ('train', 'valid', 'test', 'unused') if p in set(df.part)]
-    return dict(names=df.filename.tolist(), vocab=vocab, known=[v in m.vocab for v in vocab], part_names=parts, block=BLOCK,
+    return dict(names=df.filename.tolist(), vocab=vocab, known=[v in m.vocab for v in vocab], part_names=parts, block=THUMBNAIL_BLOCK,
                 span=[float(v) for v in m.xy.max(0)], colours=CLASS_COLOURS, xy=_encoded(m.xy[order] * 65535, '<u2'),
                 near=_encoded(position[m.near[order]], '<u2'), sizes=_encoded(sizes, '<u4'), labels=_codes(df.label, vocab),
                 predictions=_codes(df.prediction, vocab), probs=_encoded(df.probability.fillna(0) * 255, 'u1'),
@@ -176,7 +176,7 @@ MAP_TEMPLATE = """<!doctype html>
 # %% ../../nbs/curate/06_map_page.ipynb #c2729211
 def _about(m:ImageMap) -> str:
     "What the map shows, in a few sentences"
-    text = (f'Images are placed by {METHODS[m.method]} of their features, so that similar images are near each other. '
+    text = (f'Images are placed by {PLACEMENTS[m.method]} of their features, so that similar images are near each other. '
             'Distances between groups, and the sizes of groups, mean little.')
     return text + (f' Predictions are those of {m.source}; a wrong prediction may also be a wrong label.' if m.source else '')
 
@@ -190,12 +190,13 @@ def write_map(
     from jinja2 import Environment
     from markupsafe import Markup
     order = z_order(m.xy)
-    script = MAP_DATA + MAP_VIEW + MAP_DRAW + MAP_PAINT + MAP_PANEL + MAP_INPUT
+    script = MAP_DATA + MAP_VIEW + MAP_DRAW + MAP_PAINT + MAP_MARKS + MAP_PANEL + MAP_INPUT
     rest = sum(map(len, (PAGE_CSS, MAP_CSS, MAP_TEMPLATE, script)))
-    rest += len(json.dumps(_page_data(m, order, [0] * len(order)), ensure_ascii=False).encode()) + 100 * (len(order) // BLOCK + 1) + 5000
+    rest += len(json.dumps(_page_data(m, order, [0] * len(order)), ensure_ascii=False).encode())
+    rest += 100 * (len(order) // THUMBNAIL_BLOCK + 1) + 5000
     made = fit_thumbnails(m.df.path.iloc[order].tolist(), (mb * 1e6 - rest) * 3 / 4)
     data = json.dumps(_page_data(m, order, [*map(len, made)]), ensure_ascii=False).replace('<', '\\u003c')
-    blocks = (base64.b64encode(b''.join(made[i:i + BLOCK])).decode() for i in range(0, len(made), BLOCK))
+    blocks = (base64.b64encode(b''.join(made[i:i + THUMBNAIL_BLOCK])).decode() for i in range(0, len(made), THUMBNAIL_BLOCK))
     chunks = '\n'.join(f'<script type="text/plain" id="b{i}">{b}</script>' for i, b in enumerate(blocks))
     page = Environment(autoescape=True).from_string(MAP_TEMPLATE).render(
         title=f'Map of {m.path.resolve().name}', n=plural(len(m.df), 'image'), style=Markup(PAGE_CSS + MAP_CSS), about=_about(m),
