@@ -136,7 +136,6 @@ kbd { font: inherit; border: 1px solid var(--har-line); border-radius: .25rem; p
   #big { height: 9.5rem; } #detail dl { margin: 0; align-content: start; grid-template-columns: 1fr; gap: 0; }
   #detail dd { margin-bottom: .35rem; }
   #near { grid-template-columns: repeat(4, minmax(0, 1fr)); }
-  #legend { grid-template-columns: 1fr 1fr; }
 }
 @media (pointer: coarse) { .keys { display: none; } #legend button { padding: .45rem .4rem; } }
 """ # added to `PAGE_CSS`
