@@ -2,7 +2,7 @@
 
 Uses Quarto if it is installed. Otherwise it builds a preview of the same pages with nbdev and nbconvert. The preview handles
 front matter, directives, links and anchors as Quarto does, so tests of the preview also hold for the real site. It has its
-own theme."""
+own theme. Both have the web page of the included model in try/, for which ONNX Runtime Web is downloaded from npm."""
 import json
 import os
 import re
@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
-from html import unescape
+from html import escape, unescape
 from pathlib import Path
 
 import nbformat
@@ -92,7 +92,7 @@ def tree(contents, pages, titles):
         else:
             source = c if isinstance(c, str) else c['href']
             text = titles.get(source, source) if isinstance(c, str) else c['text']
-            items.append(dict(href=pages.get(source, source), text=text))
+            items.append(dict(href=pages.get(source, source.removeprefix(site_url + '/')), text=text))
     return items
 
 
@@ -187,8 +187,22 @@ def quarto(out):
     shutil.rmtree(out, ignore_errors=True); shutil.move(cache/'_docs', out)
 
 
+def try_it(out):
+    "Write the page that predicts in the browser; without a network a note takes its place, except on GitHub, where the build fails"
+    from har_fastai.files import HARError
+    from har_fastai.predict.browser import export_web
+    try: export_web(None, out)
+    except HARError as e:
+        if os.environ.get('CI'): raise
+        out.mkdir(parents=True)
+        note = f'<!doctype html><title>Try it</title><p>Left out of this build: {escape(str(e))}</p>'
+        (out/'index.html').write_text(note, encoding='utf-8')
+        print(f'note: {out} is left out: {e}')
+
+
 if __name__ == '__main__':
     out = Path(sys.argv[1] if len(sys.argv) > 1 else root/'_docs').resolve()
     os.environ['PYTHONWARNINGS'] = 'ignore:Found cells' # nbdev's warning about cells that are hidden anyway
     os.chdir(root); sys.path.insert(0, str(root))
     (quarto if shutil.which('quarto') else preview)(out)
+    try_it(out/'try')

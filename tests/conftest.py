@@ -2,7 +2,7 @@
 
 `pytest -n 2` runs the tests in two processes ("workers"). What is expensive to make, such as a trained run, is made by the first worker
 that needs it; the others wait for it and read the same files, so a test must not change them."""
-import collections, importlib.util, json, os, shutil, tempfile
+import collections, functools, http.server, importlib.util, json, os, shutil, tempfile, threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -94,6 +94,22 @@ def browser():
         b = p.chromium.launch(executable_path=chromium(), args=args)
         yield b
         b.close()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args): pass
+
+
+@pytest.fixture
+def serve():
+    "`serve(folder)`: the address of a server for its files, and the server"
+    servers = []
+    def start(folder):
+        servers.append(s := http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(_Quiet, directory=str(folder))))
+        threading.Thread(target=s.serve_forever, daemon=True).start()
+        return f'http://127.0.0.1:{s.server_port}/', s
+    yield start
+    for s in servers: s.shutdown(); s.server_close()
 
 
 # ---- tests deselected by `-m "not slow"` ----

@@ -5,8 +5,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pytest, yaml
 
+from har_fastai.drawing.dataset import draw_action
+from har_fastai.predict.predictor import Predictor
 from helpers import NBS, ROOT, modules, notebooks
 
 NOTEBOOKS = [p.relative_to(NBS).as_posix() for p in notebooks()]
@@ -157,7 +160,8 @@ def inspect(browser, file) -> dict:
 @pytest.fixture(scope='module')
 def pages(site, browser, shared):
     "What the browser shows of every page, by the page's path"
-    found = shared('pages', lambda to: {f.relative_to(site).as_posix(): inspect(browser, f) for f in sorted(site.rglob('*.html'))})
+    files = [f for f in sorted(site.rglob('*.html')) if f.parent != site/'try'] # that page needs a server: it has a test of its own
+    found = shared('pages', lambda to: {f.relative_to(site).as_posix(): inspect(browser, f) for f in files})
     return {name: SimpleNamespace(**p) for name, p in found.items()}
 
 
@@ -234,3 +238,26 @@ def test_search_theme_and_menu_work(site, browser):
         page.fill('#search', word); assert word in page.inner_text('#found').lower(), word
     page.fill('#search', 'qzx'); assert page.inner_text('#found') == 'Nothing found'
     page.close()
+
+
+@slow
+def test_the_included_model_can_be_tried_on_the_site(site, browser, serve, tmp_path):
+    if (site/'try'/'index.html').stat().st_size < 1000: pytest.skip('the site was built without a network')
+    assert sum(f.stat().st_size for f in (site/'try').iterdir()) < 20e6
+    page, errors = browser.new_page(viewport=dict(width=1280, height=800)), []
+    page.on('pageerror', lambda e: errors.append(str(e)))
+    page.goto(serve(site)[0] + 'tutorials/leak.html')
+    page.click('header nav >> text=Try it')
+    page.wait_for_url('**/try/index.html')
+    page.wait_for_selector('#status:has-text("Ready")', timeout=120_000)
+    draw_action('cycling', np.random.default_rng(0), 200).save(tmp_path/'drawing.png')
+    page.set_input_files('#file', tmp_path/'drawing.png')
+    page.wait_for_selector('#result:not([hidden])', timeout=60_000)
+    shown = page.inner_text('#label').removeprefix('Perhaps ')
+    assert shown == Predictor(half=False).predict(tmp_path/'drawing.png')[0].replace('_', ' ') and errors == []
+    page.close()
+
+
+def test_git_ignores_the_built_site():
+    if not (ROOT/'.git').exists(): pytest.skip('not a git repository')
+    assert subprocess.run(['git', 'check-ignore', '-q', '_docs/try/model.onnx'], cwd=ROOT).returncode == 0

@@ -16,28 +16,31 @@ from ..images import ImageError, open_image
 from .audit import KINDS, Audit
 
 # %% auto #0
-__all__ = ['AUDIT_CSS', 'AUDIT_SCRIPT', 'AUDIT_TEMPLATE', 'NOTES', 'jpeg_thumbnail', 'thumbnails', 'audit_page']
+__all__ = ['AUDIT_CSS', 'AUDIT_SCRIPT', 'AUDIT_TEMPLATE', 'NOTES', 'encode_thumbnail', 'thumbnails', 'audit_page']
 
 # %% ../../nbs/curate/02_page.ipynb #1904cb25
-def jpeg_thumbnail(
+def encode_thumbnail(
     path:str|Path, # An image file
     side:int=200, # Longer side, in pixels
-    quality:int=72 # Of JPEG, 1–95
-)->bytes: # A JPEG file; empty if the image can no longer be read
+    quality:int=72, # Of the compression, 1–95
+    form:str='JPEG' # Format: 'JPEG', or 'WEBP', which needs fewer bytes and more time
+)->bytes: # An image file; empty if the image can no longer be read
     "A small copy of an image"
     try: img = open_image(path)
     except (ImageError, OSError): return b''
     img.thumbnail((side, side), Image.Resampling.BILINEAR, reducing_gap=3)
-    img.save(out := io.BytesIO(), 'JPEG', quality=quality, optimize=True)
+    img.save(out := io.BytesIO(), form, quality=quality, optimize=True)
     return out.getvalue()
 
 # %% ../../nbs/curate/02_page.ipynb #2fe09068
 def thumbnails(
     paths:Sequence[str], # Image files
-    side:int=200 # As for `jpeg_thumbnail`
-)->list[bytes]: # As `jpeg_thumbnail` returns them
+    side:int=200, # As for `encode_thumbnail`, as the others
+    quality:int=72,
+    form:str='JPEG'
+)->list[bytes]: # As `encode_thumbnail` returns them
     "Small copies of many images"
-    made = parallel_map(lambda some: [jpeg_thumbnail(p, side) for p in some], list(paths))
+    made = parallel_map(lambda some: [encode_thumbnail(p, side, quality, form) for p in some], list(paths))
     return list(progress(made, total=len(paths), comment='thumbnails'))
 
 # %% ../../nbs/curate/02_page.ipynb #66fa712b

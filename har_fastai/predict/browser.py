@@ -4,7 +4,7 @@
 
 # %% ../../nbs/predict/11_browser.ipynb #4597c604
 from __future__ import annotations
-import base64, gzip, hashlib, io, json, os, re, shutil, tarfile, tempfile, urllib.request
+import base64, gzip, hashlib, io, json, os, re, tarfile, tempfile, urllib.request
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
@@ -356,7 +356,8 @@ def export_web(
     files = _page_files(predictor, model, web_runtime(runtime), title)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix='.har_web_') as tmp: # the folder appears complete or not at all
-        for name, data in files.items(): (Path(tmp)/name).write_bytes(data)
+        (made := Path(tmp)/'page').mkdir() # unlike `tmp`, it can be read by a web server of another user
+        for name, data in files.items(): (made/name).write_bytes(data)
         if folder.exists(): folder.rmdir()
-        shutil.copytree(tmp, made := Path(f'{tmp}-made')); os.replace(made, folder)
+        os.replace(made, folder)
     return folder

@@ -1,6 +1,4 @@
 "The page of `har_export --format web`: its resizing against Pillow, and predictions in a browser against Python"
-import functools, http.server, threading
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,22 +9,6 @@ from har_fastai.files import HARError
 from har_fastai.images import RESIZE_RULES, eval_shape, preprocess
 from har_fastai.predict.browser import WEB_RESIZE, export_web, web_runtime
 from har_fastai.predict.predictor import Predictor
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args): pass
-
-
-@pytest.fixture
-def serve():
-    "`serve(folder)`: the address of a server for its files, and the server"
-    servers = []
-    def start(folder):
-        servers.append(s := http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Quiet, directory=str(folder))))
-        threading.Thread(target=s.serve_forever, daemon=True).start()
-        return f'http://127.0.0.1:{s.server_port}/', s
-    yield start
-    for s in servers: s.shutdown(); s.server_close()
 
 
 @pytest.mark.parametrize('rule', RESIZE_RULES)
