@@ -15,7 +15,7 @@ from ..images import find_images
 from .features import frozen_features
 
 # %% auto #0
-__all__ = ['CANDIDATES', 'SOFTNESS', 'principal_components', 'next_images', 'choose_images']
+__all__ = ['CANDIDATES', 'SOFTNESS', 'NEIGHBOURS', 'principal_components', 'next_images', 'choose_images']
 
 # %% ../../nbs/curate/03_choose.ipynb #57ac5991
 def principal_components(
@@ -29,18 +29,30 @@ def principal_components(
     return (z / max(z.std(), 1e-9)).astype(np.float32)
 
 # %% ../../nbs/curate/03_choose.ipynb #3ecfcab1
-CANDIDATES = 10 # uncertain images for each image that is chosen
+CANDIDATES = 20 # uncertain images for each image that is chosen
 SOFTNESS = 1e-2 # scikit-learn's C of the classifier
+NEIGHBOURS = 20 # images that an image of a cluster is compared with to find the most typical one
+
+# %% ../../nbs/curate/03_choose.ipynb #44a3faa0
+def _sparsity(z:np.ndarray, clusters:np.ndarray) -> np.ndarray:
+    "Mean distance of each image to its neighbours in its cluster"
+    from sklearn.neighbors import NearestNeighbors
+    found = np.zeros(len(z))
+    for i in pd.Series(clusters).groupby(clusters).groups.values():
+        k = min(NEIGHBOURS, len(i) - 1)
+        if k: found[i] = NearestNeighbors(n_neighbors=k, algorithm='brute').fit(z[i]).kneighbors()[0].mean(1)
+    return found
 
 # %% ../../nbs/curate/03_choose.ipynb #63017734
 def _spread(z:np.ndarray, n:int, weights:np.ndarray|None, seed:int) -> np.ndarray:
-    "Indices of `n` images that are nearest to the centres of clusters"
+    "Indices of `n` images, one of each cluster: nearest to its centre, or without weights, the most typical one"
     from sklearn.cluster import KMeans
     if len(z) <= n: return np.arange(len(z))
+    z = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-9)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # fewer distinct images than clusters
         km = KMeans(n, n_init=1, max_iter=15, random_state=seed).fit(z, sample_weight=weights)
-    d = ((z - km.cluster_centers_[km.labels_])**2).sum(1)
+    d = ((z - km.cluster_centers_[km.labels_])**2).sum(1) if weights is not None else _sparsity(z, km.labels_)
     best = pd.Series(d).groupby(km.labels_).idxmin().to_numpy()
     rest = np.setdiff1d(np.arange(len(z)), best) # empty clusters
     return np.concatenate([best, rest[:n - len(best)]])
