@@ -458,7 +458,8 @@ def har_serve(argv=None):
     a = p.parse_args(argv)
     from har_fastai.serve.service import listen, make_service, serve
     with listen(a.host, a.port) as sock:
-        app, host = make_service(a.run, a.device, origins=a.cors, people=a.pose_model or a.people), f'[{a.host}]' if ':' in a.host else a.host
+        app = make_service(a.run, a.device, origins=a.cors, people=a.pose_model or a.people)
+        host = f'[{a.host}]' if ':' in a.host else a.host
         print(f'Listening on http://{host}:{sock.getsockname()[1]} (interface: /docs; stop with Ctrl-C)', flush=True)
         serve(app, sock, a.log)
     print('Stopped.', flush=True)

@@ -64,6 +64,7 @@ def out_of_fold(
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # of rare classes, and of fits that stop at `max_iter`, which are close enough
         for train, held in folds.split(x, y, groups):
+            if len(only := np.unique(y[train])) == 1: probs[held, only] = 1; continue # all images of another class are held out
             model = LogisticRegression(C=STRENGTH, max_iter=200).fit(x[train], y[train])
             probs[np.ix_(held, model.classes_)] = model.predict_proba(x[held])
     return probs, vocab

@@ -60,8 +60,8 @@ class PersonPrediction:
 
     def http_dict(self, k:int=5) -> dict:
         "The fields of a person that the HTTP service returns, with the `k` most probable classes"
-        p = self.prediction.http_dict(k)
-        return dict(box=[round(v, 4) for v in self.box], **{f: p[f] for f in ('label', 'probability', 'top', 'certainty', 'unsure', 'candidates')})
+        fields = {f: v for f, v in self.prediction.http_dict(k).items() if f not in ('name', 'problem')} # those of the image
+        return dict(box=[round(v, 4) for v in self.box], **fields)
 
 # %% ../../nbs/pose/04_people.ipynb #e9a24fa1
 def open_detector(

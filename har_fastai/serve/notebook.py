@@ -39,7 +39,8 @@ class AppWidgets:
         self.bar = w.IntProgress(min=0, max=3, layout=w.Layout(height='.4rem', **hidden))
         self.note, self.about, self.image, self.prediction, self.heatmap, self.people = (w.HTML() for _ in range(6))
         results = (self._column(self.image), self._column(self.prediction), self._column(self.cls, self.heatmap))
-        rows = [self._row(self.upload, self.pick, self.model), self.about, self.bar, self.note, self._row(*results, align='flex-start'), self.people]
+        rows = [self._row(self.upload, self.pick, self.model), self.about, self.bar, self.note, self._row(*results, align='flex-start'),
+                self.people]
         self.box = w.VBox([w.HTML(APP_STYLE), *rows], layout=w.Layout(max_width='66rem'))
 
     def _row(self, *parts, align='center'):

@@ -322,7 +322,7 @@ def app_page(
     page.run()
 
 # %% ../../nbs/serve/03_web.ipynb #c7e42366
-LAUNCHER = 'from har_fastai.serve.web import app_page\napp_page({runs!r}, {device!r}, {people!r})\n' # script of the app, because Streamlit runs scripts
+LAUNCHER = 'from har_fastai.serve.web import app_page\napp_page({runs!r}, {device!r}, {people!r})\n' # Streamlit runs scripts
 
 # %% ../../nbs/serve/03_web.ipynb #3e353890
 OPTIONS = {
@@ -365,6 +365,7 @@ def serve_app(
     options = {**OPTIONS, 'server.address': host, 'server.port': port}
     flags = [f'--{k}={str(v).lower() if isinstance(v, bool) else v}' for k, v in options.items()]
     with tempfile.TemporaryDirectory(prefix='har_app_') as folder:
-        (script := Path(folder)/'har_app.py').write_text(LAUNCHER.format(runs=runs, device=device and str(device), people=people), encoding='utf-8')
+        text = LAUNCHER.format(runs=runs, device=device and str(device), people=people)
+        (script := Path(folder)/'har_app.py').write_text(text, encoding='utf-8')
         print(f'The app is at http://{f"[{host}]" if ":" in host else host}:{port} (stop it with Ctrl+C)', flush=True)
         main(['run', str(script), *flags], standalone_mode=False)

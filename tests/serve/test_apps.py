@@ -132,7 +132,7 @@ def test_two_files_of_one_name(runs, files):
 
 
 def test_a_full_queue_is_reported(runs, files, monkeypatch):
-    at, models = app(runs[0]), app_models((str(runs[0]),), 'cpu')
+    at, models = app(runs[0]), app_models((str(runs[0]),), 'cpu', False)
     monkeypatch.setattr(models, 'queue', app_queue(0))
     fresh = as_file(Image.new('RGB', (50, 50), 'teal'))
     gate = Event(); job = Thread(target=models.queue.run, args=(gate.wait,)); job.start()
