@@ -52,5 +52,5 @@ if __name__ == '__main__':
     random, chosen = (np.mean(curves[k], 0) for k in ('random', 'chosen'))
     reached = {n: round(n / float(np.interp(f, np.maximum.accumulate(chosen), a.steps)), 2) for n, f in zip(a.steps[1:], random[1:])}
     print(json.dumps(dict(what='labels to a macro-F1, random / chosen', n=len(test), seeds=a.seeds, labels=a.steps, ratio=reached,
-                          random=[round(float(v), 4) for v in random], chosen=[round(float(v), 4) for v in chosen],
+                          random_choice=[round(float(v), 4) for v in random], chosen=[round(float(v), 4) for v in chosen],
                           seconds=round(time.perf_counter() - start), cores=os.cpu_count())))
