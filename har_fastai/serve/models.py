@@ -227,7 +227,7 @@ def headline_html(
 
 # %% ../../nbs/serve/01_models.ipynb #a44ed5c6
 def people_html(
-    people:list[PersonPrediction] # From `Models.people`
+    people:list[PersonPrediction] # From the method `people` of `Models`
 )->str: # HTML, for a page with `APP_STYLE`
     "The action of each person as a list"
     if not people: return '<p class="har-note">No person was found. People who are small, hidden or in unusual poses are often missed.</p>'
