@@ -71,7 +71,7 @@ def draw_boxes(
         draw.rectangle((x0 * w, y0 * h, x1 * w - 1, y1 * h - 1), outline=colour, width=max(2, round(max(w, h) / 200)))
     taken = []
     for (x0, y0, _, y1), label, colour in zip(boxes, labels, colours): # over all boxes
-        left, top, right, bottom = draw.textbbox((0, 0), label, font=font, anchor='lt')
+        _, _, right, bottom = draw.textbbox((0, 0), label, font=font, anchor='lt')
         size = right + 8, bottom + 6
         x, y = _free_place(min(max(x0 * w, 0), w - size[0]), y0 * h, y1 * h, size, h, taken)
         taken.append((x, y, x + size[0], y + size[1]))
