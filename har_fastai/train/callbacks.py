@@ -11,6 +11,7 @@ import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.fp16 import AMPMode, MixedPrecision
+from fastai.callback.hook import HookCallback
 from fastai.callback.tracker import TrackerCallback
 from fastai.learner import AvgLoss, AvgSmoothLoss, Learner, Metric
 from fastai.torch_core import find_bs, set_seed, to_float
@@ -442,11 +443,18 @@ class Compile(Callback):
     ):
         self.mode = mode
     def before_fit(self):
-        self.seconds = None
-        if self.model._compiled_call_impl is None: self.model.compile(mode=self.mode)
+        self.seconds, hooked = None, _hooked(self.learn)
+        if hooked: self.seconds = 0; print(f'Not compiled, since hooks of {hooked} look into the network.', flush=True)
+        elif self.model._compiled_call_impl is None: self.model.compile(mode=self.mode)
         self.start = time.perf_counter()
     def after_batch(self):
         if self.seconds is not None: return
         self.seconds = time.perf_counter() - self.start
         print(f'Compiling the network and its first step took {self.seconds:.0f} seconds.', flush=True)
     def after_fit(self): self.model._compiled_call_impl = None # so that it can be saved and copied like any other
+
+# %% ../../nbs/train/03_callbacks.ipynb #28b17155
+def _hooked(learn:Learner) -> str:
+    "The callbacks whose hooks look into the network, or 'other code'; empty if there are no hooks"
+    hooked = any(m._forward_hooks or m._backward_hooks or m._backward_pre_hooks for m in learn.model.modules())
+    return ', '.join(type(cb).__name__ for cb in learn.cbs if isinstance(cb, HookCallback)) or 'other code' * hooked
