@@ -15,7 +15,7 @@ import torch
 from har_fastai.evaluate.metrics import class_f1, confusion, difference_interval, macro_f1
 from har_fastai.fusion.fuse import run_images
 from har_fastai.fusion.streams import StreamExtractor, cached_streams
-from har_fastai.fusion.training import train_head
+from har_fastai.fusion.training import fit_head
 from har_fastai.predict.base import find_model
 from har_fastai.train.runs import Run
 
@@ -36,7 +36,7 @@ def measure(streams, people, y, part, names, seed, vocab):
     "Scores of a combination of streams on the test images"
     n, test, fit = len(vocab), part == 'test', part != 'test'
     own = {k: streams[k] for k in names}
-    head = train_head({k: v[fit] for k, v in own.items()}, people[fit], y[fit], part[fit] == 'valid', n, seed=seed)
+    head = fit_head({k: v[fit] for k, v in own.items()}, people[fit], y[fit], part[fit] == 'valid', n, seed=seed).model
     p, alone, truth = predicted(head, own, test), streams['image'][test, 1:].argmax(1), y[test]
     seen = streams['pose'][test, 0] > 0
     weak = [vocab.index(c) for c in WEAKEST if c in vocab]

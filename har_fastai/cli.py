@@ -176,11 +176,12 @@ def _predict_images(a:argparse.Namespace) -> None:
     from har_fastai.predict.onnx import open_predictor
     from har_fastai.predict.outputs import predict_sources, print_predictions, write_predictions
     from har_fastai.files import is_interactive
+    from har_fastai.predict.base import is_without_network
     from har_fastai.predict.inputs import find_sources
     sources = find_sources(a.paths, sys.stdin.buffer)
     if a.submission and not sources.table:
         raise HARError('--submission needs one table of images as PATH, such as Testing_set.csv')
-    predictor, files = _fused(a) if a.fusion else open_predictor(a.model, a.device), dict(csv=a.csv, json=a.json, submission=a.submission)
+    predictor, files = _fused(a) if a.fusion or is_without_network(a.model) else open_predictor(a.model, a.device), dict(csv=a.csv, json=a.json, submission=a.submission)
     predictor.at_least = a.at_least
     bar = any(files.values()) and not a.quiet and is_interactive() # replaces the printed lines, which a file contains already
     written = write_predictions(predict_sources(predictor, sources), a.top, **files)
@@ -255,8 +256,11 @@ def har_explain(argv=None):
     p.add_argument('--out', default='heatmaps', metavar='DIR', help='folder for the figures, a PNG file for each image')
     p.add_argument('--class', dest='cls', metavar='NAME', help='class to explain (default: the predicted class)')
     add_device(p)
+    _add_pose_model(p)
     a = p.parse_args(argv)
+    from har_fastai.predict.base import is_without_network
     from har_fastai.predict.outputs import report_unread
+    if is_without_network(a.model): return _explain_poses(a)
     from har_fastai.explain.gradcam import Explainer
     from har_fastai.images import find_images
     from har_fastai.predict.inputs import display_name
@@ -273,13 +277,21 @@ def har_explain(argv=None):
 def _write_heatmap(file:Path, explanation, out:str) -> None:
     "Draw the heat-map of an image into a new file of a folder, and print the prediction"
     from har_fastai.explain.gradcam import plot_cam
-    from har_fastai.files import write_atomic
+    from har_fastai.files import new_file, write_atomic
     from har_fastai.predict.inputs import display_name
-    names = (f'{file.stem}{"" if i == 1 else f"-{i}"}.png' for i in range(1, 100_000))
-    to = next(Path(out)/n for n in names if not (Path(out)/n).exists())
-    with write_atomic(to) as f: plot_cam(file, explanation).savefig(f, format='png', dpi=110)
+    with write_atomic(to := new_file(out, file.stem)) as f: plot_cam(file, explanation).savefig(f, format='png', dpi=110)
     prediction = f'{explanation.label} {explanation.probs.max():.3f}'
     print(f'{display_name(file)}: {prediction}; heat-map of {explanation.cls}: {display_name(to)}', flush=True)
+
+# %% ../nbs/11_cli.ipynb #1593214f
+def _explain_poses(a:argparse.Namespace) -> None:
+    "Draw which limbs a model of poses relies on, for each image"
+    from har_fastai.fusion.predictor import write_limbs
+    from har_fastai.images import find_images
+    from har_fastai.predict.outputs import report_unread
+    if a.cls: raise HARError('a model of poses explains its prediction only: leave out --class')
+    files = find_images(a.paths)
+    report_unread(write_limbs(_fused(a), files, a.out), len(files), 'images')
 
 # %% ../nbs/11_cli.ipynb #252191e2
 @command

@@ -29,6 +29,9 @@ from .predict.predictor import Predictor
 from .predict.features import FeatureExtractor, cached_features
 from .evaluate.unsure import class_means, fit_unsure
 from .report.run import write_report
+from .pose.keypoints import PoseDetector
+from .fusion.streams import StreamExtractor
+from .fusion.fuse import fit_streams
 from .train.recipes import RECIPES, Recipe, find_recipe
 from .train.runs import Run, begin_run, machine, run_folder
 from .train.callbacks import Compile, TimeEstimate
@@ -41,7 +44,7 @@ from .train.tracking import check_tracker, tracking
 # %% auto #0
 __all__ = ['drawn_sample', 'prepare', 'reload_data', 'cache_side', 'recipe_dls', 'run_card', 'image_sources', 'training_means',
            'finish', 'resume_run', 'initial_weights', 'same_device', 'attach_run', 'default_recipe', 'choose_recipe',
-           'probe_features', 'distillation', 'train_baseline', 'load_run']
+           'probe_features', 'distillation', 'add_streams', 'train_baseline', 'load_run']
 
 # %% ../nbs/10_core.ipynb #bc8a4958
 def drawn_sample(
@@ -159,20 +162,20 @@ def finish(
         if 'valid' in preds: card.unsure = fit_unsure(preds['valid'], card.vocab, preds['valid'].similarity)
     finally: save_bundle(run.path, learn.model, card) # the model is saved even if images can no longer be read
     if not preds: return {}
-    _save_scores(run, preds, card, learn.save_run.best_epoch)
+    _save_scores(run, preds, card.vocab, card.metrics, learn.save_run.best_epoch)
     for part, scores in card.metrics.items(): print(format_score(part, scores), flush=True) # nobody has to wait for the report
     part = list(preds)[-1]
     write_report(run, preds[part], part, faithfulness, explainer=explainer, scores=card.metrics[part])
     return card.metrics
 
 # %% ../nbs/10_core.ipynb #0102dda8
-def _save_scores(run:Run, preds:dict[str, pd.DataFrame], card:Card, best_epoch:int) -> None:
+def _save_scores(run:Run, preds:dict[str, pd.DataFrame], vocab:list[str], metrics:dict, best_epoch:int) -> None:
     "Write predictions.csv and metrics.json of a run"
     tables = pd.concat([portable_columns(p).assign(part=part) for part, p in preds.items()])
     with write_atomic(run.file('predictions.csv'), 'w') as f: tables.to_csv(f, index=False, lineterminator='\n')
-    table = classification_table(*class_indices(list(preds.values())[-1], card.vocab), card.vocab)
+    table = classification_table(*class_indices(list(preds.values())[-1], vocab), vocab)
     rows = table.astype(object).where(table.notna(), None).to_dict('index')
-    write_json(run.file('metrics.json'), dict(best_epoch=best_epoch, **card.metrics, table=rows))
+    write_json(run.file('metrics.json'), dict(best_epoch=best_epoch, **metrics, table=rows))
 
 # %% ../nbs/10_core.ipynb #2d24f0e6
 _LACKING = (
@@ -283,13 +286,13 @@ def choose_recipe(
     return find_recipe(recipe, **changes)
 
 # %% ../nbs/10_core.ipynb #94695177
-def _begin(run:Run, recipe:Recipe, df:pd.DataFrame, dls, path, layout, device, weights) -> None:
+def _begin(run:Run, recipe:Recipe, df:pd.DataFrame, path, layout, device, weights=None, dls=None) -> None:
     "Write split.csv and recipe.json"
     write_split(df, run.file('split.csv'))
     start = dict(weights=str(Path(weights).resolve()), weights_sha256=sha256_file(weights)) if weights else {}
+    if dls: start.update(cached=isinstance(dls.train, CachedDL), num_workers=int(dls.train.fake_l.num_workers))
     begin_run(run, recipe, data=str(expand_home(path).resolve()), layout=layout, split=df.attrs['split'], carved=df.attrs['carved'],
-              device=str(device), cached=isinstance(dls.train, CachedDL), num_workers=int(dls.train.fake_l.num_workers),
-              processes=world_size(), **start)
+              device=str(device), processes=world_size(), **start)
 
 # %% ../nbs/10_core.ipynb #f1a2b3c7
 def probe_features(
@@ -342,6 +345,34 @@ def _fit_run(learn:HARLearner, run:Run, df:pd.DataFrame, faithfulness:int|None, 
     learn = har_learner(learn.dls, learn.recipe, run, resume=True, weights=initial_weights(run))
     return _fit_run(learn, run, df, faithfulness, cbs)
 
+# %% ../nbs/10_core.ipynb #38715633
+def _check_streams(recipe:Recipe, split:str) -> PoseDetector|None:
+    "The detector for a recipe with streams; an error before anything is written if they cannot be computed"
+    if not recipe.streams: return None
+    if split == 'whole': raise HARError(f'the recipe {recipe.name} needs validation images: choose another --split')
+    if 'image' not in recipe.streams and world_size() > 1: raise HARError(f'the recipe {recipe.name} is trained in one process')
+    return PoseDetector()
+
+# %% ../nbs/10_core.ipynb #85076540
+def add_streams(
+    run:Run, # A run; its network is trained if the recipe has the stream 'image'
+    recipe:Recipe, # Its recipe, with streams
+    df:pd.DataFrame, # The run's split table
+    detector, # Finds people, such as a `PoseDetector`
+    device='cpu' # Device of the image network
+)->Learner: # Its model is a `FusionHead`
+    "Fit the head of a recipe's streams; without a network, its scores are those of the run"
+    alone = 'image' not in recipe.streams
+    own = dict(epochs=recipe.epochs, lr=recipe.lr, wd=recipe.wd, bs=recipe.bs) if alone else {}
+    extractor = StreamExtractor(run.path, device=device, detector=detector, streams=recipe.streams)
+    df = df[df.part.isin(['train', 'valid', 'test'])].reset_index(drop=True)
+    learn, scores, preds = fit_streams(run.path, df, extractor, recipe.streams, seed=recipe.seed, **own)
+    if alone:
+        _save_scores(run, preds, sorted(df.label[df.part == 'train'].unique()), scores, recipe.epochs - 1)
+        history = pd.DataFrame(learn.recorder.values, columns=['train_loss', 'valid_loss', 'valid_accuracy']).rename_axis('epoch')
+        with write_atomic(run.file('history.csv'), 'w') as f: history.to_csv(f, lineterminator='\n')
+    return learn
+
 # %% ../nbs/10_core.ipynb #ff471387
 @connected
 def train_baseline(
@@ -362,7 +393,7 @@ def train_baseline(
     layout:str|None=None, # 'classes': the folders of `path` are classes even if they hold only folders, see `read_har`
     copies:str|None=None, # Which images count as copies, which stay in one part: 'near', 'exact' or 'none', see `split_har`
     **changes # Fields of the recipe to change, such as size=128, epochs=10, arch='resnet50' or pretrained=False
-)->HARLearner: # With the network of the best epoch; `learn.run` is the folder of the run
+)->Learner: # With the network of the best epoch; `learn.run` is the folder of the run
     "Train, evaluate and save a model"
     if resume:
         run, recipe, path = resume_run(out, path, [recipe, seed, weights, layout, copies, *changes.values()])
@@ -375,17 +406,24 @@ def train_baseline(
         run, path = from_main(lambda: run_folder(out, recipe)), main_first(drawn_sample) if path is None else path
     if recipe.teacher: load_bundle(recipe.teacher) # an error before anything is written
     check_tracker(log)
+    detector = _check_streams(recipe, split)
     if recipe.soft_labels and not cached: raise HARError('soft labels need cached images: leave out --cache no')
     with lock_folder(run.path) if is_main() else nullcontext():
         if not resume and is_main() and run.exists: raise HARError(f'{run.path} was just taken by another run: choose another --out')
+        has_network = not recipe.streams or 'image' in recipe.streams
         df = main_first(lambda: reload_data(run, path) if resume else
-                        prepare(path, split, recipe.seed, cache_side(recipe) if cached else None, layout, copies))
-        learn = har_learner(recipe_dls(df, recipe, device, num_workers, cached), recipe, run, resume, weights)
-        if not resume and is_main(): _begin(run, recipe, df, learn.dls, path, layout, device, weights) # all has been checked by now
-        with tracking(log, run) as more:
-            learn = _fit_run(learn, run, df, faithfulness, [*([Compile()] if compile else []), *more, *L(cbs)])
+                        prepare(path, split, recipe.seed, cache_side(recipe) if cached and has_network else None, layout, copies))
+        if has_network:
+            learn = har_learner(recipe_dls(df, recipe, device, num_workers, cached), recipe, run, resume, weights)
+            if not resume and is_main(): _begin(run, recipe, df, path, layout, device, weights, learn.dls) # all has been checked by now
+            with tracking(log, run) as more:
+                learn = _fit_run(learn, run, df, faithfulness, [*([Compile()] if compile else []), *more, *L(cbs)])
+            learn.remove_cb(learn.save_run) # a further fit does not belong to this run
+            if recipe.streams and is_main(): add_streams(run, recipe, df, detector, device)
+        else:
+            if not resume: _begin(run, recipe, df, path, layout, device)
+            learn = add_streams(run, recipe, df, detector, device)
         print(f'Run folder: {run.path}', flush=True)
-    learn.remove_cb(learn.save_run) # a further fit does not belong to this run
     return attach_run(learn, run)
 
 # %% ../nbs/10_core.ipynb #f516fa79

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import os
 from functools import lru_cache
+from pathlib import Path
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.model_selection import train_test_split
@@ -21,7 +22,15 @@ __all__ = ['ImageFeatures', 'LinearProbe']
 
 # %% ../nbs/15_estimators.ipynb #03045b2e
 @lru_cache(maxsize=2)
-def _extractor(network, device:str): return open_extractor(network, device)
+def _extractor(network, device:str, saved:int):
+    "An opened network, used again until the time `saved` of its card changes"
+    return open_extractor(network, device)
+
+# %% ../nbs/15_estimators.ipynb #7d3ac7b2
+def _saved(network) -> int:
+    "When the card of a model was written, in nanoseconds; 0 for networks that are not a folder"
+    card = Path(str(network))/'model.json'
+    return card.stat().st_mtime_ns if card.is_file() else 0
 
 # %% ../nbs/15_estimators.ipynb #a259cbe5
 class ImageFeatures(TransformerMixin, BaseEstimator):
@@ -39,7 +48,7 @@ class ImageFeatures(TransformerMixin, BaseEstimator):
         X # Images as `Predictor.predict` accepts them: paths, PIL images, arrays of shape (height, width, 3) …
     )->np.ndarray: # float32 of shape (images, features)
         "The features of images; an error if one cannot be read"
-        found = list(embed(_extractor(self.network, self.device), [Source(_name(x, i), x) for i, x in enumerate(X)]))
+        found = list(embed(_extractor(self.network, self.device, _saved(self.network)), [Source(_name(x, i), x) for i, x in enumerate(X)]))
         bad = [e for e in found if e.features is None]
         if bad: raise HARError(f'{len(bad):,} of {len(found):,} images cannot be read, the first is {bad[0].name}: {bad[0].problem}')
         return np.stack([e.features for e in found]) if found else np.empty((0, 0), np.float32)

@@ -15,9 +15,9 @@ from itertools import islice
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['PREFETCH', 'HARError', 'RunError', 'plural', 'first_sentence', 'natural_key', 'write_atomic', 'write_together',
-           'write_json', 'read_json', 'sha256_file', 'expand_home', 'cache_folder', 'lock_folder', 'is_interactive',
-           'progress', 'prefetch_map', 'parallel_map']
+__all__ = ['PREFETCH', 'HARError', 'RunError', 'plural', 'first_sentence', 'natural_key', 'write_atomic', 'new_file',
+           'write_together', 'write_json', 'read_json', 'sha256_file', 'expand_home', 'cache_folder', 'lock_folder',
+           'is_interactive', 'progress', 'prefetch_map', 'parallel_map']
 
 # %% ../nbs/00_files.ipynb #b0635abd
 class HARError(Exception):
@@ -74,6 +74,16 @@ def write_atomic(
     except BaseException:
         tmp.unlink(missing_ok=True)
         raise
+
+# %% ../nbs/00_files.ipynb #e894e532
+def new_file(
+    folder:str|os.PathLike, # Its folder
+    stem:str, # Its name without the ending; a number is appended if there is such a file
+    ending:str='.png' # Its ending
+)->Path: # A file that does not exist
+    "The path of a new file in a folder"
+    paths = (Path(folder)/f'{stem}{"" if i == 1 else f"-{i}"}{ending}' for i in range(1, 100_000))
+    return next(p for p in paths if not p.exists())
 
 # %% ../nbs/00_files.ipynb #c9ea9e84
 def write_together(

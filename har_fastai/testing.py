@@ -133,6 +133,8 @@ class Standing:
         *at:float # Position of each person, as for `standing`
     ): self.poses = np.array([standing(x, .8) for x in at], np.float32).reshape(-1, 33, 4)
     def detect(self, src): return self.poses
+    def detect_many(self, images): return [self.poses for _ in images]
+    def fingerprint(self): return f'standing {len(self.poses)}'
 
 # %% ../nbs/90_testing.ipynb #9557dfcb
 def synth_har_learner(

@@ -4,9 +4,11 @@
 
 # %% ../../nbs/fusion/04_fuse.ipynb #5252b255
 from __future__ import annotations
+from collections.abc import Sequence
 from pathlib import Path
 import numpy as np
 import pandas as pd
+from fastai.learner import Learner
 from ..files import HARError, lock_folder, plural, sha256_file
 from ..data.splits import read_split, split_har
 from ..evaluate.metrics import accuracy, class_f1, confusion, difference_interval, macro_f1
@@ -14,12 +16,14 @@ from ..evaluate.scoring import class_indices, format_score, labelled_images, pre
 from ..evaluate.unsure import fit_unsure
 from .predictor import FusionPredictor, save_fusion
 from .streams import StreamExtractor, cached_streams
-from .training import train_head
+from ..pose.encoding import mean_pose
+from .training import fit_head
 from ..predict.base import find_model
+from ..train.recipes import STREAMS
 from ..train.runs import Run
 
 # %% auto #0
-__all__ = ['run_images', 'fuse', 'format_difference']
+__all__ = ['run_images', 'fuse', 'fit_streams', 'format_difference']
 
 # %% ../../nbs/fusion/04_fuse.ipynb #a10909be
 def run_images(
@@ -28,7 +32,8 @@ def run_images(
     split:str|None=None # For a model without split.csv: 'grouped' or 'tail', see `split_har`
 )->pd.DataFrame: # Rows of the parts train, valid and test
     "The images of a run with their parts"
-    df, file = labelled_images(path), run.file('split.csv')
+    layout = run.info.get('layout') if run.exists else None
+    df, file = labelled_images(path, layout), run.file('split.csv')
     if file.is_file():
         parts = read_split(file).set_index('filename')
         df = df[df.filename.isin(parts.index)]
@@ -51,37 +56,50 @@ def fuse(
     device='cpu', # Device of the image network
     seed:int=42, # Of the training of the head
     detector=None, # Finds people; a `PoseDetector` with `pose_model` if None
-    **settings # Of `train_head`, such as epochs=10
-)->dict: # Scores of the fused model and of the image network on the test images, and their difference with 95 % CI
+    streams:Sequence[str]=STREAMS, # The streams to add up
+    **settings # Of `fit_head`, such as epochs=10
+)->dict: # Scores of the fused model on its validation and test images, and the difference to the image network with 95 % CI
     "Add poses, parts and objects to a trained model"
     folder = find_model(run)
-    df, extractor = run_images(Run(folder), path, split), StreamExtractor(folder, pose_model, device, detector)
-    vocab = extractor.image.card.vocab
-    if unknown := sorted(set(df.label) - set(vocab)): raise HARError(f'{path} has the class {unknown[0]}, which {folder} does not know')
-    streams, people = cached_streams(extractor, list(df.sha256), list(df.path), list(df.width / df.height))
-    found = (streams['pose'][:, 0] > 0).mean()
-    print(f'A person was found in {found:.0%} of {plural(len(df), "image")}', flush=True)
-    y, fit = df.label.map(vocab.index).to_numpy(), (df.part != 'test').to_numpy()
-    part = {k: v[fit] for k, v in streams.items()}
-    head = train_head(part, people[fit], y[fit], (df.part[fit] == 'valid').to_numpy(), len(vocab), seed=seed, **settings)
-    with lock_folder(folder): return _finish(folder, extractor, head, df, streams)
+    df, extractor = run_images(Run(folder), path, split), StreamExtractor(folder, pose_model, device, detector, streams=streams)
+    with lock_folder(folder): return fit_streams(folder, df, extractor, streams, seed=seed, **settings)[1]
+
+# %% ../../nbs/fusion/04_fuse.ipynb #c5a1157a
+def fit_streams(
+    folder:str|Path, # The folder of a run, which the caller has locked
+    df:pd.DataFrame, # Its images, from `run_images`
+    extractor:StreamExtractor, # Computes the streams
+    streams:Sequence[str], # The streams to add up
+    **settings # Of `fit_head`, such as epochs=10
+)->tuple[Learner, dict, dict]: # The trained learner, its scores, and its predictions by part
+    "Train, calibrate, score and save a fused model"
+    vocab = list(extractor.image.card.vocab) if extractor.image else sorted(df.label[df.part == 'train'].unique())
+    if unknown := sorted(set(df.label) - set(vocab)): raise HARError(f'the images have the class {unknown[0]}, which {folder} does not know')
+    data, people = cached_streams(extractor, list(df.sha256), list(df.path), list(df.width / df.height))
+    print(f'A person was found in {(people[:, 0, :, 3].sum(1) > 0).mean():.0%} of {plural(len(df), "image")}', flush=True)
+    data, fit = {k: data[k] for k in data if k in streams}, (df.part != 'test').to_numpy()
+    learn = fit_head({k: v[fit] for k, v in data.items()}, people[fit], df.label.map(vocab.index).to_numpy()[fit],
+                     (df.part[fit] == 'valid').to_numpy(), len(vocab), **settings)
+    mean = mean_pose(people[(df.part == 'train').to_numpy()])
+    scores, preds = _finish(Path(folder), extractor, learn.model, df, data, vocab, mean)
+    if 'test' in scores: print(format_score('test' if extractor.image is None else 'test, fused', scores['test']), flush=True)
+    if 'difference' in scores: print(format_difference(scores['difference']), flush=True)
+    return learn, scores, preds
 
 # %% ../../nbs/fusion/04_fuse.ipynb #70426bcc
-def _finish(folder:Path, extractor:StreamExtractor, head, df:pd.DataFrame, streams:dict) -> dict:
-    "Calibrate, save and score a fused model"
-    info = dict(base=extractor.image.card.sha256, temperature=1., unsure={}, metrics={}, pose_model=_checksum(extractor.detector))
-    save_fusion(folder, head, extractor.parts.finder, info)
+def _finish(folder:Path, extractor:StreamExtractor, head, df:pd.DataFrame, data:dict, vocab:list, mean:np.ndarray) -> tuple[dict, dict]:
+    "Calibrate, save and score a fused model; returns its scores, and its predictions by part"
+    info = dict(vocab=vocab, base=extractor.image.card.sha256 if extractor.image else '', mean_pose=mean.round(4).tolist(), temperature=1.,
+                unsure={}, metrics={}, pose_model=_checksum(extractor.detector))
+    save_fusion(folder, head, extractor.finder, info)
     predictor = FusionPredictor(folder, detector=extractor.detector)
-    vectors = list(np.concatenate([streams[k] for k in head.streams], 1))
-    preds = predict_parts(predictor, df, vectors)
-    vocab = predictor.vocab
+    preds = predict_parts(predictor, df, list(np.concatenate([data[k] for k in head.streams], 1)))
     scores = {part: score(p, vocab, predictor.card.temperature) for part, p in preds.items()}
     info.update(temperature=predictor.card.temperature, unsure=fit_unsure(preds['valid'], vocab), metrics=scores)
-    if 'test' in preds:
-        scores['difference'] = _difference(preds['test'], streams['image'][(df.part == 'test').to_numpy(), 1:], vocab)
-        print(format_score('test, fused', scores['test']), format_difference(scores['difference']), sep='\n', flush=True)
-    save_fusion(folder, head, extractor.parts.finder, info)
-    return scores
+    if 'test' in preds and 'image' in data:
+        scores['difference'] = _difference(preds['test'], data['image'][(df.part == 'test').to_numpy(), 1:], vocab)
+    save_fusion(folder, head, extractor.finder, info)
+    return scores, preds
 
 # %% ../../nbs/fusion/04_fuse.ipynb #df5220dc
 def _checksum(detector) -> str: return sha256_file(detector.file) if hasattr(detector, 'file') else ''

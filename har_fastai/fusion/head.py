@@ -10,10 +10,7 @@ import torch
 from torch import nn
 
 # %% auto #0
-__all__ = ['STREAMS', 'FusionHead', 'standardize', 'fit_scales']
-
-# %% ../../nbs/fusion/00_head.ipynb #189da0dc
-STREAMS = ('image', 'pose', 'parts', 'objects') # the streams of a fused model
+__all__ = ['FusionHead', 'standardize', 'fit_scales']
 
 # %% ../../nbs/fusion/00_head.ipynb #d1597747
 class _Standardize(nn.Module):

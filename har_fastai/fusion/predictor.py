@@ -4,27 +4,27 @@
 
 # %% ../../nbs/fusion/02_predictor.ipynb #6d24014e
 from __future__ import annotations
-import json
+import json, sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
 import torch
-from ..files import HARError, read_json, write_together
-from ..images import open_image
+from ..files import HARError, new_file, read_json, write_atomic, write_together
+from ..images import ImageError, open_image
 from ..models import weight_bytes
 from .head import FusionHead
 from .streams import StreamExtractor
+from ..pose.encoding import LIMBS, encode_people, flip_people, move_limb, people_array
 from ..pose.parts import Found, ObjectFinder
-from ..predict.base import BasePredictor, as_image, find_model
-from ..predict.bundle import load_bundle
+from ..pose.skeletons import draw_limbs, draw_people
+from ..predict.base import FUSION, BasePredictor, as_image, find_model
+from ..predict.bundle import Card, load_bundle
+from ..predict.inputs import display_name
 from ..predict.predictor import single_thread_pool
 
 # %% auto #0
-__all__ = ['FUSION', 'has_fusion', 'save_fusion', 'load_fusion', 'FusionExplanation', 'FusionPredictor']
-
-# %% ../../nbs/fusion/02_predictor.ipynb #d6a2e2b4
-FUSION = 'fusion.json' # file of a fused model in the folder of a run, beside fusion.safetensors
+__all__ = ['has_fusion', 'save_fusion', 'load_fusion', 'FusionExplanation', 'FusionPredictor', 'plot_limbs', 'write_limbs']
 
 # %% ../../nbs/fusion/02_predictor.ipynb #6e9e6c96
 def has_fusion(
@@ -37,11 +37,11 @@ def has_fusion(
 def save_fusion(
     folder:str|Path, # The folder of the run
     head:FusionHead, # Trained, with fitted scales
-    finder:ObjectFinder, # The network of the streams `parts` and `objects`
-    info:dict # base (sha256 of the image network), temperature, unsure, metrics, pose_model (its sha256)
+    finder:ObjectFinder|None, # The network of the streams `parts` and `objects`; None without them
+    info:dict # vocab, base (sha256 of the image network), mean_pose, temperature, unsure, metrics, pose_model (its sha256)
 )->None:
     "Write a fused model as two files, both or neither"
-    more = {f'finder.{k}': v for k, v in finder.model.state_dict().items()}
+    more = {f'finder.{k}': v for k, v in finder.model.state_dict().items()} if finder else {}
     info = dict(format=1, streams=head.sizes, classes=len(head.missing[head.streams[-1]]), **info)
     text = json.dumps(info, indent=2, allow_nan=False)
     write_together(folder, {'fusion.safetensors': weight_bytes(head, True, more), FUSION: text.encode()})
@@ -49,7 +49,7 @@ def save_fusion(
 # %% ../../nbs/fusion/02_predictor.ipynb #88898dae
 def load_fusion(
     folder:str|Path # The folder of a run
-)->tuple[FusionHead, ObjectFinder, dict]: # In evaluation mode, and the settings
+)->tuple[FusionHead, ObjectFinder|None, dict]: # In evaluation mode, and the settings
     "Load a fused model without executing code from its files"
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -58,7 +58,8 @@ def load_fusion(
     info = read_json(folder/FUSION)
     try:
         state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(folder/'fusion.safetensors').items()}
-        finder = ObjectFinder(weights={k.removeprefix('finder.'): state.pop(k) for k in list(state) if k.startswith('finder.')})
+        weights = {k.removeprefix('finder.'): state.pop(k) for k in list(state) if k.startswith('finder.')}
+        finder = ObjectFinder(weights=weights) if weights else None
         head = FusionHead(info['streams'], info['classes'])
         head.load_state_dict(state)
     except (OSError, SafetensorError, RuntimeError, KeyError, TypeError) as e:
@@ -74,11 +75,17 @@ class FusionExplanation:
     contributions:dict[str, float] # For each stream the logit of the class minus the mean over all classes; None if it is missing
     poses:np.ndarray # The people, of shape (people, 33, 4)
     objects:list[Found] # What the ImageNet network found in the image and near the main person
+    limbs:dict[str, float] # For each of the `LIMBS` of the main person, what its position contributed to that logit; empty without poses
 
     def __str__(self):
         parts = [f'{k} {"missing" if v is None else format(v, "+.1f")}' for k, v in self.contributions.items()]
         found = f'; found {", ".join(map(str, self.objects[:3]))}' if self.objects else ''
         return f'{self.label} {self.probability:.3f} ({", ".join(parts)}{found})'
+
+# %% ../../nbs/fusion/02_predictor.ipynb #9fca5a99
+def _card_without_image(info:dict) -> Card:
+    "The card of a fused model without an image network"
+    return Card(' and '.join(info['streams']), info['vocab'], 256, [.5] * 3, [.5] * 3)
 
 # %% ../../nbs/fusion/02_predictor.ipynb #da768355
 class FusionPredictor(BasePredictor):
@@ -92,10 +99,10 @@ class FusionPredictor(BasePredictor):
     ):
         folder = find_model(folder)
         self.head, self.finder, self.info = load_fusion(folder)
-        model, card = load_bundle(folder)
-        if self.info.get('base') != card.sha256:
+        model, card = load_bundle(folder) if 'image' in self.head.streams else (None, _card_without_image(self.info))
+        if model is not None and self.info.get('base') != card.sha256:
             raise HARError(f'the fused model in {folder} belongs to another image network: make it again with har_fuse')
-        self.extractor = StreamExtractor((model, card), pose_model, device, detector, self.finder)
+        self.extractor = StreamExtractor((model, card), pose_model, device, detector, self.finder, self.head.streams)
         self.card = replace(card, temperature=self.info['temperature'], unsure=self.info['unsure'], metrics=self.info['metrics'])
         self._use(streams)
         self._threads = torch.get_num_threads()
@@ -132,4 +139,43 @@ class FusionPredictor(BasePredictor):
         p, z = self._compute([x[0].numpy()], False)[0], self.head.scales[:, None] * self.head.stream_logits(x)[0] / self.card.temperature
         i = int(p.argmax())
         parts = {k: float(v[i] - v.mean()) if streams[k][0, 0] > 0 else None for k, v in zip(self.head.streams, z)}
-        return FusionExplanation(self.vocab[i], float(p[i]), parts, poses, self.finder.find(image, poses[0] if len(poses) else None))
+        limbs = self._limbs(people_array([poses], [image.width / image.height]), i) if len(poses) and 'pose' in self.head.streams else {}
+        objects = self.finder.find(image, poses[0] if len(poses) else None) if self.finder else []
+        return FusionExplanation(self.vocab[i], float(p[i]), parts, poses, objects, limbs)
+
+    def _limbs(self, people:np.ndarray, i:int) -> dict[str, float]:
+        "How much the logit of class `i`, less the mean over the classes, falls if a limb is where it is on average"
+        if 'mean_pose' not in self.info: return {} # a file of an older version
+        names = [k for k in LIMBS if k != 'second_person' or people[0, 1, :, 3].any()]
+        mean = np.array(self.info['mean_pose'], np.float32)
+        moved = np.concatenate([people, *(move_limb(people, k, mean) for k in names)])
+        encoded = np.concatenate([encode_people(moved), encode_people(flip_people(moved))], 1)
+        z = self.head.classifiers['pose'](torch.from_numpy(encoded)) * self.head.scales[self.head.streams.index('pose')]
+        v = (z[:, i] - z.mean(1)) / self.card.temperature
+        return dict(zip(names, (v[0] - v[1:]).tolist()))
+
+# %% ../../nbs/fusion/02_predictor.ipynb #ae4ba282
+def plot_limbs(
+    src, # An image, as `predict` accepts it
+    explanation:FusionExplanation # Of the image
+): # A PIL image
+    "Draw the skeletons of an image, with the limbs of the main person coloured by what they contribute"
+    poses, image = explanation.poses, open_image(as_image(src))
+    image = draw_people(image, poses[1:]) if len(poses) > 1 else image
+    return draw_limbs(image, poses[0], explanation.limbs) if len(poses) else image
+
+# %% ../../nbs/fusion/02_predictor.ipynb #7da1d53f
+def write_limbs(
+    predictor:FusionPredictor, # A model with the stream `pose`
+    files:list[Path], # Images
+    out:str|Path # Folder for the drawings, a PNG file for each image
+)->int: # Number of images that could not be read
+    "Draw and print which limbs the predictions for images rest on"
+    bad = 0
+    for file in files:
+        try: e = predictor.explain(file)
+        except ImageError as problem: bad += 1; print(f'note: {display_name(str(problem))}', file=sys.stderr, flush=True); continue
+        with write_atomic(to := new_file(out, Path(file).stem)) as f: plot_limbs(file, e).save(f, 'PNG')
+        limbs = ', '.join(f'{k.replace("_", " ")} {v:+.1f}' for k, v in sorted(e.limbs.items(), key=lambda kv: -abs(kv[1]))[:3])
+        print(f'{display_name(str(file))}: {e.label} {e.probability:.3f} ({limbs or "nobody found"}); limbs: {display_name(str(to))}', flush=True)
+    return bad

@@ -16,6 +16,7 @@ from ..models import find_arch
 from ..pose.encoding import encode_people, flip_people, people_array
 from ..pose.keypoints import PoseDetector, cached_poses
 from ..pose.parts import PARTS, ObjectFinder, crop_parts
+from ..train.recipes import STREAMS
 
 # %% auto #0
 __all__ = ['PartsExtractor', 'assemble', 'StreamExtractor', 'cached_streams']
@@ -56,21 +57,25 @@ class PartsExtractor:
 def assemble(
     logits:np.ndarray|None, # Of the image network, of shape (images, classes); None without the stream `image`
     people:np.ndarray, # From `people_array`
-    parts:np.ndarray, # From a `PartsExtractor`
-    finder:ObjectFinder # The network that computed `parts`
+    parts:np.ndarray|None=None, # From a `PartsExtractor`; None without the streams `parts` and `objects`
+    finder:ObjectFinder|None=None # The network that computed `parts`
 )->dict[str, np.ndarray]: # For each stream an array with a row for each image: whether it exists, and its features
     "The streams of images"
     there = (people[:, 0, :, 3].sum(1) > 0).astype(np.float32)[:, None]
+    streams = {} if logits is None else dict(image=(np.ones_like(there), _log_softmax(logits)))
+    streams['pose'] = there, np.concatenate([encode_people(people), encode_people(flip_people(people))], 1)
+    if parts is not None: streams |= _part_streams(parts, finder)
+    return {k: np.concatenate(v, 1).astype(np.float32) for k, v in streams.items()}
+
+# %% ../../nbs/fusion/01_streams.ipynb #e4f426d6
+def _part_streams(parts:np.ndarray, finder:ObjectFinder) -> dict[str, tuple]:
+    "For the streams `parts` and `objects` whether they exist, and their features"
     crops = parts.reshape(len(parts), 1 + len(PARTS), -1)
     shown, features = crops[:, 1:, 0], crops[:, 1:, 1:]
     objects = finder.log_probabilities(crops[:, :, 1:])
     objects[:, 1:] *= shown[..., None]
-    streams = dict(image=None if logits is None else _log_softmax(logits),
-                   pose=np.concatenate([encode_people(people), encode_people(flip_people(people))], 1),
-                   parts=np.concatenate([shown, features.reshape(len(parts), -1)], 1),
-                   objects=np.concatenate([shown, objects.reshape(len(parts), -1)], 1))
-    exists = dict(image=np.ones_like(there), pose=there, parts=shown.max(1, keepdims=True), objects=np.ones_like(there))
-    return {k: np.concatenate([exists[k], v], 1).astype(np.float32) for k, v in streams.items() if v is not None}
+    return dict(parts=(shown.max(1, keepdims=True), shown, features.reshape(len(parts), -1)),
+                objects=(np.ones((len(parts), 1)), shown, objects.reshape(len(parts), -1)))
 
 # %% ../../nbs/fusion/01_streams.ipynb #edebfb0b
 def _log_softmax(z:np.ndarray) -> np.ndarray:
@@ -81,14 +86,21 @@ def _log_softmax(z:np.ndarray) -> np.ndarray:
 class StreamExtractor:
     "Compute the streams of images"
     def __init__(self,
-        model, # A model: as for `Predictor`
+        model, # A model: as for `Predictor`; not used without the stream `image`
         pose_model=None, # As for `pose_model`
         device='cpu', # Device of the image network
         detector:PoseDetector|None=None, # Finds people; one with `pose_model` if None
-        finder:ObjectFinder|None=None # Recognises objects; a new one if None
+        finder:ObjectFinder|None=None, # Recognises objects; a new one if None
+        streams:Sequence[str]=STREAMS # What to compute; without 'image', 'parts' and 'objects' no network is needed
     ):
-        self.image = FeatureExtractor(model, device, half=False)
-        self.detector, self.parts = detector or PoseDetector(pose_model), PartsExtractor(finder)
+        self.image = FeatureExtractor(model, device, half=False) if 'image' in streams else None
+        self.detector = detector or PoseDetector(pose_model)
+        self.parts = PartsExtractor(finder) if {'parts', 'objects'} & set(streams) else None
+
+    @property
+    def finder(self) -> ObjectFinder|None:
+        "The network that recognises objects; None if it is not used"
+        return self.parts and self.parts.finder
 
     def logits(self,
         features:np.ndarray # From `image`, of shape (images, features)
@@ -104,9 +116,9 @@ class StreamExtractor:
         "The streams of one image"
         image = open_image(as_image(src))
         poses = self.detector.detect(image) if poses is None else poses
-        parts = self.parts.features([(image, poses)])
-        logits = self.logits(np.stack(self.image._compute([self.image.array(image)], False)))
-        return assemble(logits, people_array([poses], [image.width / image.height]), parts, self.parts.finder)
+        parts = self.parts and self.parts.features([(image, poses)])
+        logits = self.image and self.logits(np.stack(self.image._compute([self.image.array(image)], False)))
+        return assemble(logits, people_array([poses], [image.width / image.height]), parts, self.finder)
 
 # %% ../../nbs/fusion/01_streams.ipynb #be6df149
 def cached_streams(
@@ -117,7 +129,7 @@ def cached_streams(
 )->tuple[dict[str, np.ndarray], np.ndarray]: # As from `assemble`, and the people, from `people_array`
     "The streams of many images; what is not in the cache is computed"
     poses = cached_poses(extractor.detector, sha256, images)
-    parts = cached_features(extractor.parts, sha256, list(zip(images, poses)))
-    logits = extractor.logits(cached_features(extractor.image, sha256, images))
+    parts = extractor.parts and cached_features(extractor.parts, sha256, list(zip(images, poses)))
+    logits = extractor.image and extractor.logits(cached_features(extractor.image, sha256, images))
     people = people_array(poses, aspects)
-    return assemble(logits, people, parts, extractor.parts.finder), people
+    return assemble(logits, people, parts, extractor.finder), people

@@ -19,7 +19,7 @@ from .head import FusionHead, fit_scales, standardize
 from ..pose.encoding import augment_people, encode_people, flip_people
 
 # %% auto #0
-__all__ = ['AugmentPoses', 'train_head']
+__all__ = ['AugmentPoses', 'fit_head']
 
 # %% ../../nbs/fusion/03_training.ipynb #598696d0
 class AugmentPoses(Callback):
@@ -49,7 +49,7 @@ class _RowDL(DataLoader):
             yield self.dataset[torch.tensor(rows[i:i + self.bs])]
 
 # %% ../../nbs/fusion/03_training.ipynb #d82225ab
-def train_head(
+def fit_head(
     streams:dict[str, np.ndarray], # From `cached_streams`: for each stream an array with a row for each image
     people:np.ndarray, # People of the images, from `people_array`
     y:np.ndarray, # Classes, as indices
@@ -61,7 +61,7 @@ def train_head(
     bs:int=128, # Images per batch
     seed:int=42, # Of initial weights, order, augmentation and dropout
     drop_image:float=0.5 # As for `FusionHead`
-)->FusionHead: # In evaluation mode, with fitted scales
+)->Learner: # Its model is a `FusionHead` in evaluation mode, with fitted scales
     "Train the head of a fused model"
     set_seed(seed)
     x, y = np.concatenate(list(streams.values()), 1), np.asarray(y, np.int64)
@@ -74,7 +74,8 @@ def train_head(
                     opt_func=partial(OptimWrapper, opt=torch.optim.AdamW), cbs=_pose_augmentation(streams, people[~valid]))
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, lr)
     fit_scales(head, parts[1].x, parts[1].y)
-    return head.eval()
+    head.eval()
+    return learn
 
 # %% ../../nbs/fusion/03_training.ipynb #a4f0b634
 def _pose_augmentation(streams:dict[str, np.ndarray], people:np.ndarray) -> list[Callback]:

@@ -9,7 +9,7 @@ import numpy as np
 from .keypoints import KEYPOINTS, OTHER_SIDE
 
 # %% auto #0
-__all__ = ['people_array', 'encode_people', 'flip_people', 'augment_people']
+__all__ = ['LIMBS', 'people_array', 'encode_people', 'flip_people', 'augment_people', 'mean_pose', 'move_limb']
 
 # %% ../../nbs/pose/01_encoding.ipynb #fb1b8422
 def people_array(
@@ -104,3 +104,33 @@ def augment_people(
     turned += rng.normal(0, jitter, turned.shape) * torso
     seen = people[..., 3:] * (rng.random(people[..., 3:].shape) >= hide)
     return np.concatenate([turned, people[..., 2:3], seen], -1).astype(np.float32)
+
+# %% ../../nbs/pose/01_encoding.ipynb #82f76909
+_ARM, _LEG = ('elbow', 'wrist', 'pinky', 'index', 'thumb'), ('knee', 'ankle', 'heel', 'foot')
+# the keypoints of each limb; those of shoulders and hips are the frame of reference
+LIMBS = dict(head=list(range(11)), **{f'{side}_{limb}': _ids(*(f'{side}_{k}' for k in names))
+             for limb, names in (('arm', _ARM), ('leg', _LEG)) for side in ('left', 'right')}, second_person=[])
+
+# %% ../../nbs/pose/01_encoding.ipynb #e9bfa963
+def mean_pose(
+    people:np.ndarray # From `people_array`, of training images
+)->np.ndarray: # float32 of shape (33, 3), the same for both sides
+    "The average position of the keypoints of main persons, from the middle of the hips, in lengths of the torso"
+    people = people[people[:, 0, :, 3].sum(1) > 0]
+    both = np.concatenate([people, flip_people(people)])[:, 0]
+    hip, unit, *_ = _frame(both)
+    return np.clip((both[..., :3] - hip[:, None]) / unit[:, None], -5, 5).mean(0).astype(np.float32)
+
+# %% ../../nbs/pose/01_encoding.ipynb #e9ed9521
+def move_limb(
+    people:np.ndarray, # From `people_array`
+    limb:str, # A key of `LIMBS`
+    mean:np.ndarray # From `mean_pose`
+)->np.ndarray: # Of the same shape as `people`
+    "Put a limb of the main persons where it is on average, or remove the second person"
+    moved = people.copy()
+    if limb == 'second_person': moved[:, 1] = 0
+    else:
+        hip, unit, *_ = _frame(people[:, 0])
+        moved[:, 0, LIMBS[limb], :3] = hip[:, None] + mean[LIMBS[limb]] * unit[:, None]
+    return moved

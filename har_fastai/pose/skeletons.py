@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from .encoding import LIMBS
 from .keypoints import KEYPOINTS
 
 # %% auto #0
-__all__ = ['BONES', 'SIDE_COLOURS', 'BOX_COLOURS', 'draw_people', 'draw_boxes']
+__all__ = ['BONES', 'SIDE_COLOURS', 'BOX_COLOURS', 'FOR', 'AGAINST', 'draw_people', 'draw_boxes', 'draw_limbs']
 
 # %% ../../nbs/pose/02_skeletons.ipynb #b2fb4394
 _LIMBS = (('shoulder', 'elbow'), ('elbow', 'wrist'), ('wrist', 'index'), ('shoulder', 'hip'), ('hip', 'knee'), ('knee', 'ankle'),
@@ -82,3 +83,27 @@ def draw_boxes(
 # %% ../../nbs/pose/02_skeletons.ipynb #39d182da
 # RGB, dark enough for white text; from the palette of Okabe and Ito, 2008
 BOX_COLOURS = ((0, 90, 160), (180, 70, 0), (0, 110, 80), (150, 60, 110), (80, 80, 80))
+
+# %% ../../nbs/pose/02_skeletons.ipynb #754aa4cb
+FOR, AGAINST = (213, 94, 0), (0, 114, 178) # RGB; as `ORANGE` and `BLUE` of `figures`
+
+# %% ../../nbs/pose/02_skeletons.ipynb #e5468e30
+def draw_limbs(
+    image:Image.Image, # RGB image
+    pose:np.ndarray, # Keypoints of shape (33, 4)
+    contributions:dict[str, float], # By name of the limb, see `LIMBS`; positive for the class, in logits
+    side:int=480 # As for `draw_people`
+)->Image.Image: # A new image
+    "Draw a skeleton whose limbs are coloured by their contributions"
+    image = _enlarge(image, side)
+    draw, points = ImageDraw.Draw(image), pose[:, :2] * np.array(image.size)
+    limb_of = {i: k for k, ids in LIMBS.items() for i in ids}
+    thin, most = max(2, round(float(np.ptp(points[:, 1])) / 60)), max(map(abs, contributions.values()), default=0) or 1.
+    for a, b, _ in BONES:
+        value = contributions.get(limb_of.get(b) or limb_of.get(a), 0.) / most
+        colour, width = FOR if value > .1 else AGAINST if value < -.1 else (235, 235, 235), thin + round(2 * thin * abs(value))
+        for extra, c in ((2, (20, 20, 20)), (0, colour)): draw.line([*points[a], *points[b]], fill=c, width=width + extra)
+    for i in {i for a, b, _ in BONES for i in (a, b)}:
+        x, y = points[i]
+        draw.ellipse((x - thin, y - thin, x + thin, y + thin), fill=(255, 255, 255), outline=(20, 20, 20))
+    return image

@@ -14,7 +14,8 @@ from ..files import PREFETCH, prefetch_map, progress
 from ..images import ImageError, RESIZE_RULES, preprocess, open_image
 
 # %% auto #0
-__all__ = ['SHIPPED', 'LOW', 'UNLIKE', 'is_valid_card', 'shipped_model', 'find_model', 'as_image', 'ClassProbs', 'BasePredictor']
+__all__ = ['SHIPPED', 'FUSION', 'LOW', 'UNLIKE', 'is_valid_card', 'shipped_model', 'find_model', 'is_without_network', 'as_image',
+           'ClassProbs', 'BasePredictor']
 
 # %% ../../nbs/predict/00_base.ipynb #2c19e0c7
 def is_valid_card(
@@ -46,6 +47,17 @@ def find_model(
     if model is None: return shipped_model()
     named = str(model) in SHIPPED and not Path(model).is_dir()
     return shipped_model(str(model)) if named else Path(model)
+
+# %% ../../nbs/predict/00_base.ipynb #ea5bec0b
+FUSION = 'fusion.json' # file of a fused model, see the package `fusion`
+
+# %% ../../nbs/predict/00_base.ipynb #35981eba
+def is_without_network(
+    model:str|Path|None # As for `find_model`
+)->bool:
+    "Whether a folder has a fused model without an image network, such as one of poses alone"
+    folder = find_model(model)
+    return (folder/FUSION).is_file() and not (folder/'model.json').is_file()
 
 # %% ../../nbs/predict/00_base.ipynb #afc2d61b
 def as_image(

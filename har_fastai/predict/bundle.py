@@ -13,7 +13,7 @@ from torch import nn
 from ..files import HARError, read_json, sha256_file, write_atomic, write_json, write_together
 from ..images import RESIZE_RULES
 from ..models import create_model, find_arch, weight_bytes
-from .base import find_model, is_valid_card
+from .base import find_model, is_valid_card, is_without_network
 
 # %% auto #0
 __all__ = ['FORMAT', 'THRESHOLDS', 'MEANS', 'TRAINED_ON', 'Card', 'short_checksums', 'save_trained_on', 'trained_on', 'save_card',
@@ -107,6 +107,7 @@ def read_card(
     folder = find_model(folder); file = folder/'model.json'
     if not folder.is_dir(): raise HARError(_not_a_folder(folder))
     if not file.is_file():
+        if is_without_network(folder): raise HARError(f'{folder} is a model of poses: use it with har_predict and har_explain')
         if not (folder/'recipe.json').is_file(): raise HARError(f'{folder} holds no model: model.json is missing')
         raise HARError(f'{folder} is a run that has not finished: resume it with har_train --resume --out {folder}')
     d = read_json(file)

@@ -16,7 +16,7 @@ from ..models import find_arch
 from .predictor import Predictor, replace_module
 
 # %% auto #0
-__all__ = ['FeatureExtractor', 'FeatureCache', 'cached_features']
+__all__ = ['PART', 'FeatureExtractor', 'FeatureCache', 'cached_features']
 
 # %% ../../nbs/predict/09_features.ipynb #0f125b91
 class FeatureExtractor(Predictor):
@@ -47,6 +47,9 @@ class FeatureExtractor(Predictor):
         digest = hashlib.sha256(repr((c, str(self.dtype))).encode())
         for k, v in self.model.state_dict().items(): digest.update(k.encode() + v.float().cpu().numpy().tobytes())
         return digest.hexdigest()[:32]
+
+# %% ../../nbs/predict/09_features.ipynb #26cac36c
+PART = 2048 # images after which their features are written
 
 # %% ../../nbs/predict/09_features.ipynb #410fa26a
 _MOST = 200_000 # images in a file, about 1 GB; files of more are not written
@@ -84,18 +87,20 @@ def cached_features(
     "The features of images, computed for those that are not in the cache; prints an estimate if that takes long"
     known, names = FeatureCache(extractor), [bytes.fromhex(s) for s in sha256]
     new = {s: image for s, image in zip(names, images) if s not in known}
-    if new:
-        known.update(zip(new, _timed_features(extractor, list(new.values()))))
-        known.save()
+    for start in range(0, len(new), PART):
+        some = list(new)[start:start + PART]
+        images, total = [new[s] for s in some], 0 if start else len(new)
+        known.update(zip(some, _timed_features(extractor, images, total) if total else extractor.features(images)))
+        known.save() # what an interrupted call has computed is kept
     return np.stack([known[s] for s in names])
 
 # %% ../../nbs/predict/09_features.ipynb #f711ea2f
-def _timed_features(extractor:FeatureExtractor, images:list, first:int=64) -> np.ndarray:
-    "Features of images; the first ones are timed"
+def _timed_features(extractor:FeatureExtractor, images:list, total:int, first:int=64) -> np.ndarray:
+    "Features of images, the beginning of `total`; the first ones are timed"
     start, parts = time.perf_counter(), [extractor.features(images[:first])]
-    rest = (time.perf_counter() - start) / first * (len(images) - first)
+    rest = (time.perf_counter() - start) / first * (total - first)
     if rest > 20:
-        print(f'Computing the features of {plural(len(images), "image")} with {extractor.card.arch}: '
+        print(f'Computing the features of {plural(total, "image")} with {extractor.card.arch}: '
               f'about {rest / 60:.1f} minutes', flush=True)
     if images[first:]: parts.append(extractor.features(images[first:]))
     return np.concatenate(parts)

@@ -10,7 +10,7 @@ from ..images import RESIZE_RULES
 from ..models import Arch, check_size, find_arch
 
 # %% auto #0
-__all__ = ['OPTIMISERS', 'RECIPES', 'Recipe', 'find_recipe']
+__all__ = ['OPTIMISERS', 'STREAMS', 'RECIPES', 'Recipe', 'find_recipe']
 
 # %% ../../nbs/train/00_recipes.ipynb #5bde5675
 @dataclass
@@ -47,11 +47,13 @@ class Recipe:
     teacher:str='' # Model for knowledge distillation: a run, a folder with a model, or a model of the package; '' for none
     distill:float=0.9 # Weight of the teacher's probabilities in the loss, 0–1, see `Distillation`
     soft_labels:bool=False # Does the teacher predict each whole training image once, at its own size, see `SoftLabels`? Else every crop
+    streams:tuple=() # Streams of a fused model, any of `STREAMS`, see `fuse`; () for the network alone. Without 'image', no network is trained
     tta:bool=False # Average predictions over the image and its horizontal flip (test-time augmentation)?
     seed:int=42 # Seed of split, initial weights, sampling and augmentation
 
     def __post_init__(self):
         self.crop_scale, self.growth = tuple(self.crop_scale), tuple(tuple(g) for g in self.growth)
+        self.streams = tuple(self.streams)
         _convert_numbers(self)
         _check_recipe(self)
         self.growth = tuple((int(size), share) for size, share in self.growth)
@@ -95,6 +97,9 @@ def _convert_numbers(r:Recipe) -> None:
 # %% ../../nbs/train/00_recipes.ipynb #bba8d44f
 OPTIMISERS = dict(adamw='torch.optim:AdamW', muon='har_fastai.train.optim:Muon') # what `opt` may be, and the class of each
 
+# %% ../../nbs/train/00_recipes.ipynb #f7bdf83d
+STREAMS = ('image', 'pose', 'parts', 'objects') # the streams of a fused model, which `fuse` adds up
+
 # %% ../../nbs/train/00_recipes.ipynb #76df215b
 _WHOLE = dict(size=(16, 1024), epochs=(1, 10_000), freeze=(0, 10_000), bs=(2, 4096), warmup=(0, 10_000),
               num_ops=(0, 14), magnitude=(0, 30), seed=(0, 2**32 - 1))
@@ -114,6 +119,8 @@ def _check_recipe(r:Recipe) -> None:
     _check_numbers(r)
     if len(r.crop_scale) != 2 or not 0 < r.crop_scale[0] <= r.crop_scale[1] <= 1:
         raise HARError(f'crop_scale is {r.crop_scale} and must be two shares between 0 and 1, the smaller one first')
+    if unknown := [s for s in r.streams if s not in STREAMS]:
+        raise HARError(f'streams contains {unknown[0]!r} and may contain {", ".join(STREAMS)}')
     if r.soft_labels and (not r.teacher or r.mixup or r.cutmix):
         raise HARError('soft_labels is true, which needs a teacher, and neither mixup nor cutmix')
     if r.mixup and r.cutmix: raise HARError(f'mixup is {r.mixup} and cutmix is {r.cutmix}: set one of them to 0')
@@ -166,8 +173,10 @@ RECIPES = {r.name: r for r in (
     Recipe(name='probe', arch='efficientnet_lite0', pretrained=True, probe=True, size=264, epochs=1, **_TRANSFER),
     Recipe(name='finetune', arch='efficientnet_lite0', pretrained=True, probe=True, frozen=0.2, freeze_bn=True, size=256,
            growth=((192, 0.4), (224, 0.6)), epochs=10, ema=0.998, **_TRANSFER | dict(crop_scale=(0.25, 1.), mixup=0.2)),
+    Recipe(name='pose', streams=('pose',), epochs=40, bs=128, lr=1e-3, wd=0.3, warmup=0, per_batch=True, weighted=False),
     Recipe(name='demo', size=48, epochs=10, lr=2e-3, per_batch=True, num_ops=0, erase=0.),
 )} # the recipes that come with the library, by name
+RECIPES['fusion'] = replace(RECIPES['finetune'], name='fusion', streams=STREAMS)
 
 # %% ../../nbs/train/00_recipes.ipynb #3a8d4bff
 def find_recipe(

@@ -4,6 +4,7 @@ import shutil
 import pytest
 
 from har_fastai.predict.base import shipped_model
+from har_fastai.testing import Standing
 from helpers import call
 
 
@@ -19,6 +20,8 @@ def no_pose_model(monkeypatch, tmp_path):
     (('har_predict', 'IMAGE', '--fusion'), 'has no fused model'),
     (('har_predict', 'IMAGE', '--people', '--csv', 'a.csv'), 'leave out --csv'),
     (('har_predict', 'IMAGE', '--drawings', 'out'), '--drawings is for --people'),
+    (('har_train', '--data', 'DATA', '--recipe', 'pose', '--out', 'run'), 'har_download pose'),
+    (('har_train', '--data', 'DATA', '--recipe', 'fusion', '--out', 'run'), 'har_download pose'),
     (('har_fuse', 'MODEL', '--data', 'DATA'), '--split grouped or tail')])
 def test_what_cannot_be_used_is_one_sentence(args, words, drawn, tmp_path, no_pose_model, monkeypatch):
     image = next((drawn/'train').iterdir())
@@ -27,3 +30,21 @@ def test_what_cannot_be_used_is_one_sentence(args, words, drawn, tmp_path, no_po
     monkeypatch.chdir(tmp_path)
     done = call(*(names.get(a, a) for a in args))
     assert done.returncode == 2 and words in done.stderr and done.stderr.count('\n') == 1, done.stderr
+
+
+def test_a_model_of_poses_predicts_and_explains(drawn, tmp_path, monkeypatch):
+    "With a stand-in for the pose model; other commands say what the model is"
+    found = Standing(.3, .7)
+    for module in ('core', 'fusion.streams'): monkeypatch.setattr(f'har_fastai.{module}.PoseDetector', lambda *_: found)
+    monkeypatch.setenv('HAR_FASTAI_CACHE', str(tmp_path/'cache'))
+    done = call('har_train', '--data', drawn, '--recipe', 'pose', '--epochs', 2, '--out', tmp_path/'run')
+    assert done.returncode == 0 and 'A person was found in 100%' in done.stdout, done.stderr
+    photo = next((drawn/'train').iterdir())
+    done = call('har_predict', photo, '--model', tmp_path/'run', '--top', 3)
+    assert done.returncode == 0 and len(done.stdout.split(': ')[-1].split(',')) == 3, done.stdout
+    done = call('har_explain', photo, '--model', tmp_path/'run', '--out', tmp_path/'limbs')
+    assert done.returncode == 0 and 'arm' in done.stdout and [f.suffix for f in (tmp_path/'limbs').iterdir()] == ['.png'], done.stderr
+    for args in (('har_explain', photo, '--class', 'running', '--model', tmp_path/'run'), ('har_evaluate', tmp_path/'run', '--data', drawn),
+                 ('har_export', tmp_path/'run', '--out', tmp_path/'x.onnx')):
+        done = call(*args)
+        assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'of poses' in done.stderr, (args, done.stderr)

@@ -40,11 +40,29 @@ def test_people_in_the_app_and_the_service():
     assert sum(map(bool, found)) >= 4
 
 
+def some_photos(to:Path, each:int) -> pd.DataFrame:
+    "A data set of a few photographs of each class"
+    table = pd.read_csv(Path(DATA)/'Training_set.csv').groupby('label').head(each)
+    (to/'train').mkdir(parents=True)
+    for f in table.filename: shutil.copy(Path(DATA)/'train'/f, to/'train'/f)
+    table.to_csv(to/'Training_set.csv', index=False)
+    return table
+
+
+def test_a_model_of_poses(tmp_path):
+    "Better than chance, 1 of 15, from twenty photographs of each class"
+    table = some_photos(tmp_path/'data', 20)
+    done = run('har_train', '--data', tmp_path/'data', '--recipe', 'pose', '--out', tmp_path/'run')
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((tmp_path/'run'/'metrics.json').read_text())
+    assert scores['test']['accuracy']['value'] > .12
+    photos = [tmp_path/'data'/'train'/f for f in table.filename[:4]]
+    done = run('har_explain', *photos, '--model', tmp_path/'run', '--out', tmp_path/'limbs')
+    assert done.returncode == 0 and len(list((tmp_path/'limbs').iterdir())) == 4, done.stderr
+
+
 def test_a_fused_model_of_photographs(tmp_path):
-    table = pd.read_csv(Path(DATA)/'Training_set.csv').groupby('label').head(7)
-    (tmp_path/'data'/'train').mkdir(parents=True)
-    for f in table.filename: shutil.copy(Path(DATA)/'train'/f, tmp_path/'data'/'train'/f)
-    table.to_csv(tmp_path/'data'/'Training_set.csv', index=False)
+    table = some_photos(tmp_path/'data', 7)
     shutil.copytree(shipped_model('baseline'), tmp_path/'model')
     done = run('har_fuse', tmp_path/'model', '--data', tmp_path/'data', '--split', 'grouped')
     assert done.returncode == 0 and 'fused less alone' in done.stdout, done.stderr
