@@ -7,7 +7,9 @@ rounded to 16 bits. Prints one JSON line. Needs --data.
 
 This makes the evaluated model. With --evaluated, a second run makes the included model: the same recipe, trained on the test
 photographs as well, but not on the validation photographs, on which its temperature and limits are fitted again. Its scores are
-those of the evaluated model, which had a fifth fewer training images.
+those of the evaluated model, which had a fifth fewer training images. With --average, the weights are averaged with those of another
+such model, such as the evaluated one: at equal shares or others, as the loss on the validation photographs decides (Wortsman et al.,
+2022, Model soups, arXiv:2203.05482).
 """
 import argparse
 import ast
@@ -16,6 +18,7 @@ import os
 import shutil
 import sys
 from contextlib import redirect_stdout
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -64,16 +67,29 @@ def mix(data, to, whole):
     return to/'table.csv'
 
 
-def best_size(run, photos, sizes):
+def valid_scores(model, card, photos, size):
+    "Loss and accuracy on the validation photographs at a size, after calibration on them"
+    preds = calibrate(c := replace(card, size=size, temperature=1.), predict_table(Predictor((model, c)), photos))
+    y, predicted = class_indices(preds, card.vocab)
+    p = prob_array(preds, card.vocab)[np.arange(len(y)), y]
+    return dict(loss=float(-np.log(np.maximum(p, 1e-9)).mean()), accuracy=float((y == predicted).mean()))
+
+
+def best_size(model, card, photos, sizes):
     "The size with the lowest loss on the validation photographs, and that loss at each size"
-    model, card = load_bundle(run.path)
-    losses = {}
-    for size in sizes:
-        preds = calibrate(c := replace(card, size=size, temperature=1.), predict_table(Predictor((model, c)), photos))
-        y, predicted = class_indices(preds, card.vocab)
-        p = prob_array(preds, card.vocab)[np.arange(len(y)), y]
-        losses[size] = dict(loss=float(-np.log(np.maximum(p, 1e-9)).mean()), accuracy=float((y == predicted).mean()))
+    losses = {size: valid_scores(model, card, photos, size) for size in sizes}
     return min(losses, key=lambda s: losses[s]['loss']), losses
+
+
+def averaged(model, card, other, photos, shares=(0, 0.25, 0.5, 0.75)):
+    "The network, with its weights averaged with those of another model at the share of lowest validation loss, and all scores"
+    (start, _), own, scores = load_bundle(other), model.state_dict(), {}
+    def mean(share):
+        new = deepcopy(model)
+        new.load_state_dict({k: torch.lerp(v, start.state_dict()[k], share) if v.is_floating_point() else v for k, v in own.items()})
+        return new
+    for share in shares: scores[share] = valid_scores(mean(share), card, photos, card.size)
+    return mean(best := min(scores, key=lambda s: scores[s]['loss'])), dict(share=best, scores=scores)
 
 
 def own_metrics(model, card, photos, drawings):
@@ -109,6 +125,13 @@ def limits(model, card, df, valid, each=40, most=500):
     return means, fit_unsure(valid, card.vocab, similarities(extractor.features(some.path), means))
 
 
+def scores_of(evaluated, trained, share):
+    "Which model the scores are those of"
+    text = (f'scores of a model with the same recipe, trained on {evaluated["photographs"]:,} photographs; this model was trained on '
+            f'{trained["photographs"]:,}, among them those test images')
+    return text + (f'; its weights are averaged with those of the evaluated model, which have a share of {share:.0%}' if share else '')
+
+
 if __name__ == '__main__':
     here = Path(__file__).resolve().parent
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -116,13 +139,15 @@ if __name__ == '__main__':
     p.add_argument('--recipe', default='finetune')
     p.add_argument('--arch', default='efficientnet_lite2')
     p.add_argument('--epochs', type=int, default=12)
-    p.add_argument('--growth', type=ast.literal_eval, default=((192, 0.5), (224, 0.5)), help='progressive resizing: pairs of px and share of the epochs')
+    p.add_argument('--growth', type=ast.literal_eval, default=((192, 0.5), (224, 0.5)),
+                   help='progressive resizing: pairs of px and share of the epochs')
     p.add_argument('--seed', type=int, default=42, help='seed of the training; the split has seed 42 always')
     p.add_argument('--mixed', type=Path, default=Path('runs/mixed'), help='folder for the photographs and drawings')
     p.add_argument('--run', type=Path, default=Path('runs/lite2'), help='folder of the run')
     p.add_argument('--sizes', type=int, nargs='+', default=[224, 256, 288], help='sizes to choose from on validation photographs, px')
     p.add_argument('--to', type=Path, default=here.parent/'har_fastai'/'shipped'/'lite2', help='folder for the model')
     p.add_argument('--evaluated', type=Path, help='folder of the evaluated model: train on its test images too, and take its scores')
+    p.add_argument('--average', type=Path, help='folder of a model with the same network: average the weights with its weights')
     p.add_argument('--device')
     a = p.parse_args()
     start, whole = find_recipe(a.recipe), a.evaluated is not None # another network keeps its sizes
@@ -134,17 +159,19 @@ if __name__ == '__main__':
     df = read_har(table)
     photos = {part: df[(df.part == part) & df.filename.str.startswith('photos')].reset_index(drop=True) for part in PARTS}
     drawings = df[(df.part == 'test') & df.filename.str.startswith('drawings')].reset_index(drop=True)
-    size, losses = best_size(run, photos['valid'], a.sizes)
     model, card = load_bundle(run.path)
+    averages = {}
+    if a.average: model, averages = averaged(model, card, a.average, photos['valid'])
+    size, losses = best_size(model, card, photos['valid'], a.sizes)
     card = replace(card, size=size, temperature=1.)
     valid = calibrate(card, predict_table(Predictor((model, card), half=False), photos['valid']))
     means, card.unsure = limits(model, card, df, valid)
     card.means = torch.from_numpy(means)
     scores = read_card(a.evaluated).metrics if whole else own_metrics(model, card, photos, drawings)
     trained = dict(photographs=len(photos['train']), drawings=1200, validation=len(photos['valid']))
-    if whole: scores['of'] = (f'scores of a model with the same recipe, trained on {scores["trained"]["photographs"]:,} photographs; '
-                              f'this model was trained on {trained["photographs"]:,}, among them those test images')
-    card.metrics = scores | dict(sizes={str(k): v for k, v in losses.items()}, recipe=asdict(run.recipe), trained=trained)
+    if whole: scores['of'] = scores_of(scores['trained'], trained, averages.get('share'))
+    card.metrics = scores | dict(sizes={str(k): v for k, v in losses.items()}, averaged=averages, recipe=asdict(run.recipe),
+                                 trained=trained)
     save_bundle(a.to, model, card, half=True)
     split = read_split(run.file('split.csv'))
     save_trained_on(a.to, split.sha256[split.part.isin(['train', 'valid'])])
@@ -152,7 +179,8 @@ if __name__ == '__main__':
     some = photos['valid'].head(200)
     exact, rounded = (predict_table(Predictor(m, half=False), some) for m in ((model, card), a.to))
     change = np.abs(prob_array(rounded, card.vocab) - prob_array(exact, card.vocab)).max()
-    print(json.dumps(dict(what=a.to.name, recipe=run.recipe.name, size=size, sizes=losses, temperature=round(card.temperature, 4),
+    print(json.dumps(dict(what=a.to.name, recipe=run.recipe.name, size=size, sizes=losses, averaged=averages,
+                          temperature=round(card.temperature, 4),
                           size_kb=round((a.to/'model.safetensors').stat().st_size / 1e3), trained=trained,
                           largest_change_by_rounding=round(float(change), 5),
                           test={k: card.metrics['test'][k] for k in ('n', 'macro_f1', 'accuracy', 'top3')}, of=scores.get('of', ''),

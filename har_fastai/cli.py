@@ -181,7 +181,8 @@ def _predict_images(a:argparse.Namespace) -> None:
     sources = find_sources(a.paths, sys.stdin.buffer)
     if a.submission and not sources.table:
         raise HARError('--submission needs one table of images as PATH, such as Testing_set.csv')
-    predictor, files = _fused(a) if a.fusion or is_without_network(a.model) else open_predictor(a.model, a.device), dict(csv=a.csv, json=a.json, submission=a.submission)
+    predictor = _fused(a) if a.fusion or is_without_network(a.model) else open_predictor(a.model, a.device)
+    files = dict(csv=a.csv, json=a.json, submission=a.submission)
     predictor.at_least = a.at_least
     bar = any(files.values()) and not a.quiet and is_interactive() # replaces the printed lines, which a file contains already
     written = write_predictions(predict_sources(predictor, sources), a.top, **files)

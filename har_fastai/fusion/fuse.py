@@ -74,7 +74,8 @@ def fit_streams(
 )->tuple[Learner, dict, dict]: # The trained learner, its scores, and its predictions by part
     "Train, calibrate, score and save a fused model"
     vocab = list(extractor.image.card.vocab) if extractor.image else sorted(df.label[df.part == 'train'].unique())
-    if unknown := sorted(set(df.label) - set(vocab)): raise HARError(f'the images have the class {unknown[0]}, which {folder} does not know')
+    if unknown := sorted(set(df.label) - set(vocab)):
+        raise HARError(f'the images have the class {unknown[0]}, which {folder} does not know')
     data, people = cached_streams(extractor, list(df.sha256), list(df.path), list(df.width / df.height))
     print(f'A person was found in {(people[:, 0, :, 3].sum(1) > 0).mean():.0%} of {plural(len(df), "image")}', flush=True)
     data, fit = {k: data[k] for k in data if k in streams}, (df.part != 'test').to_numpy()

@@ -176,6 +176,7 @@ def write_limbs(
         try: e = predictor.explain(file)
         except ImageError as problem: bad += 1; print(f'note: {display_name(str(problem))}', file=sys.stderr, flush=True); continue
         with write_atomic(to := new_file(out, Path(file).stem)) as f: plot_limbs(file, e).save(f, 'PNG')
-        limbs = ', '.join(f'{k.replace("_", " ")} {v:+.1f}' for k, v in sorted(e.limbs.items(), key=lambda kv: -abs(kv[1]))[:3])
-        print(f'{display_name(str(file))}: {e.label} {e.probability:.3f} ({limbs or "nobody found"}); limbs: {display_name(str(to))}', flush=True)
+        most = sorted(e.limbs.items(), key=lambda kv: -abs(kv[1]))[:3]
+        limbs = ', '.join(f'{k.replace("_", " ")} {v:+.1f}' for k, v in most) or 'nobody found'
+        print(f'{display_name(str(file))}: {e.label} {e.probability:.3f} ({limbs}); limbs: {display_name(str(to))}', flush=True)
     return bad

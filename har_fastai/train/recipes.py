@@ -47,7 +47,7 @@ class Recipe:
     teacher:str='' # Model for knowledge distillation: a run, a folder with a model, or a model of the package; '' for none
     distill:float=0.9 # Weight of the teacher's probabilities in the loss, 0–1, see `Distillation`
     soft_labels:bool=False # Does the teacher predict each whole training image once, at its own size, see `SoftLabels`? Else every crop
-    streams:tuple=() # Streams of a fused model, any of `STREAMS`, see `fuse`; () for the network alone. Without 'image', no network is trained
+    streams:tuple=() # Streams of a fused model, any of `STREAMS`, see `fuse`; () for the network alone; no network without 'image'
     tta:bool=False # Average predictions over the image and its horizontal flip (test-time augmentation)?
     seed:int=42 # Seed of split, initial weights, sampling and augmentation
 

@@ -45,6 +45,6 @@ def test_a_model_of_poses_predicts_and_explains(drawn, tmp_path, monkeypatch):
     done = call('har_explain', photo, '--model', tmp_path/'run', '--out', tmp_path/'limbs')
     assert done.returncode == 0 and 'arm' in done.stdout and [f.suffix for f in (tmp_path/'limbs').iterdir()] == ['.png'], done.stderr
     for args in (('har_explain', photo, '--class', 'running', '--model', tmp_path/'run'), ('har_evaluate', tmp_path/'run', '--data', drawn),
-                 ('har_export', tmp_path/'run', '--out', tmp_path/'x.onnx')):
+                 ('har_export', tmp_path/'run', '--format', 'onnx', '--out', tmp_path/'x.onnx')):
         done = call(*args)
         assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'of poses' in done.stderr, (args, done.stderr)
