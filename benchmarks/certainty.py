@@ -1,9 +1,9 @@
 """Accuracy of the predictions of a model by their probability in words (very likely, probably, perhaps, unsure).
 
-Reads the predictions of labelled images that the model was not trained on, from `har_evaluate --csv`. For an included model and the
+Reads the predictions of labelled images that the model was not trained on, from `har_evaluate --csv`. For the evaluated model of the model card and the
 photographs of the course report:
 
-    har_evaluate lite2 --data photos --split tail --csv lite2.csv
+    har_evaluate evaluated/lite2 --data photos --split tail --csv lite2.csv
     python certainty.py lite2.csv --model lite2 >> results.jsonl
 
 Prints one JSON line with the number of images, the accuracy and its 95 % confidence interval (Wilson) for each word.

@@ -9,6 +9,7 @@ sample.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -35,10 +36,12 @@ def score(args, table, seed, processes, folder):
 
 
 def write_table(data, rows, to):
-    "A table of the test and validation images, and of the first `rows` training images; returns it and the split"
+    "A table of the test and validation images and of the first `rows` training images, beside copies of them; returns it"
     df = prepare(data, 'tail', 42)
-    df = pd.concat([df[df.part == 'train'].head(rows or len(df)), df[df.part.isin(['valid', 'test'])]], ignore_index=True)
-    df.assign(filename=df.path)[['filename', 'label', 'part']].to_csv(to, index=False)
+    df = pd.concat([df[df.part == 'train'].head(rows), df[df.part.isin(['valid', 'test'])]], ignore_index=True)
+    df['filename'] = [f'{i}{Path(p).suffix}' for i, p in enumerate(df.path)]
+    for name, path in zip(df.filename, df.path): shutil.copy(path, to.parent/name)
+    df[['filename', 'label', 'part']].to_csv(to, index=False)
     return df
 
 

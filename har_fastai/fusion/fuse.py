@@ -4,12 +4,14 @@
 
 # %% ../../nbs/fusion/04_fuse.ipynb #5252b255
 from __future__ import annotations
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 import numpy as np
 import pandas as pd
 from fastai.learner import Learner
 from ..files import HARError, lock_folder, plural, sha256_file
+from ..predict.bundle import trained_on
 from ..data.splits import read_split, split_har
 from ..evaluate.metrics import accuracy, class_f1, confusion, difference_interval, macro_f1
 from ..evaluate.scoring import class_indices, format_score, labelled_images, predict_parts, predict_table, score
@@ -39,12 +41,20 @@ def run_images(
         df = df[df.filename.isin(parts.index)]
         df = df[(parts.sha256[df.filename] == df.sha256.to_numpy()).to_numpy()]
         df = df.assign(part=parts.part[df.filename].to_numpy())
-    elif split: df = split_har(df, split)
+    elif split: df = _note_seen(run, split_har(df, split))
     else: raise HARError(f'{run.path} has no split.csv: give the split that it was trained with, --split grouped or tail')
     df = df[df.part.isin(['train', 'valid', 'test'])].reset_index(drop=True)
     for part in ('train', 'valid'):
         if not (df.part == part).any():
             raise HARError(f'{path} holds none of the {part} images of {run.path}: give the data it was trained with')
+    return df
+
+# %% ../../nbs/fusion/04_fuse.ipynb #7ed4e9b5
+def _note_seen(run:Run, df:pd.DataFrame) -> pd.DataFrame:
+    "Warn if a model was trained on some of the images that are to test it"
+    seen = trained_on(run.path, df.sha256[df.part == 'test'])
+    if seen is not None and seen.any():
+        warnings.warn(f'{run.path} was trained on {plural(int(seen.sum()), "test image")}: scores on them are too good', stacklevel=3)
     return df
 
 # %% ../../nbs/fusion/04_fuse.ipynb #ce81574d
