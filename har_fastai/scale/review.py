@@ -81,9 +81,10 @@ def read_corrections(
     try:
         rows = csv.DictReader(io.StringIO(job.read(CORRECTIONS).decode('utf-8-sig')))
         known = {int(r['row']): r['label'] for r in rows if r['label']}
-        if bad := [row for row in known if not 0 <= row < job.info['images']]: raise ValueError(f'there is no row {bad[0]}')
     except (ValueError, TypeError, KeyError) as e:
-        raise HARError(f'{job}/{CORRECTIONS} is no table of rows and labels ({first_sentence(e)}): repair or remove it') from e
+        raise HARError(f'{job}/{CORRECTIONS} has no columns row, a number, and label: repair or remove the file') from e
+    if bad := [row for row in known if not 0 <= row < job.info['images']]:
+        raise HARError(f'{job}/{CORRECTIONS} has a row {bad[0]:,}, and the job has {plural(job.info["images"], "image")}: repair the file')
     return known
 
 # %% ../../nbs/scale/06_review.ipynb #3a3d957f
@@ -96,7 +97,9 @@ def _only_writer(job:LabelJob) -> Iterator[None]:
     from filelock import FileLock
     try:
         with FileLock(f'{job.root}/.corrections.lock', timeout=20) if job.local else _LOCK: yield
-    except OSError as e: raise RunError(f'{job}/{CORRECTIONS} cannot be written ({first_sentence(e)}): the label is not saved') from e
+    except OSError as e:
+        why = (e.strerror or first_sentence(e)).lower()
+        raise RunError(f'{job}/{CORRECTIONS} cannot be written ({why}): the label is not saved') from e
 
 # %% ../../nbs/scale/06_review.ipynb #a9612233
 def add_corrections(
