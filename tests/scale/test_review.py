@@ -81,7 +81,9 @@ def test_a_class_is_saved_and_shown_again(job, served, browser, width):
     for _ in range(2): # the second time, there is nothing to choose
         menu = page.get_by_role('combobox', name='Correct class').first
         menu.wait_for()
-        if not read_corrections(job): menu.click(); page.get_by_role('option').first.click()
+        if not read_corrections(job):
+            menu.scroll_into_view_if_needed(); page.wait_for_timeout(800) # a menu closes when the page scrolls
+            menu.click(); page.get_by_role('option').first.click()
         page.get_by_text('Saved: the prediction is confirmed').wait_for()
         assert len(read_corrections(job)) == 1 and page.evaluate('document.documentElement.scrollWidth') <= width
         page.reload()
