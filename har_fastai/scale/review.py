@@ -17,9 +17,9 @@ from .parts import LabelJob, block_refs, done_blocks, read_parts
 from .label import count_labels
 
 # %% auto #0
-__all__ = ['ORDERS', 'COLUMNS', 'CORRECTIONS', 'SHOWN', 'MOST', 'KINDS', 'EMPTY', 'HELP', 'REVIEW_STYLE', 'SCRIPT',
-           'rows_to_review', 'row_ref', 'row_image', 'read_corrections', 'add_corrections', 'export_corrections',
-           'count_table', 'review_page', 'serve_review']
+__all__ = ['ORDERS', 'COLUMNS', 'CORRECTIONS', 'SHOWN', 'REVIEW_MOST', 'REVIEW_LISTS', 'REVIEW_EMPTY', 'REVIEW_HELP',
+           'REVIEW_STYLE', 'SCRIPT', 'rows_to_review', 'row_ref', 'row_image', 'read_corrections', 'add_corrections',
+           'export_corrections', 'count_table', 'review_page', 'serve_review']
 
 # %% ../../nbs/scale/06_review.ipynb #3f4a7359
 ORDERS = dict(unsure='probability', unlike='similarity') # order of the images: its column, of which small values come first
@@ -152,13 +152,13 @@ def count_table(
 
 # %% ../../nbs/scale/06_review.ipynb #104633ca
 SHOWN = 24 # images on a page
-MOST = 100 * SHOWN # images of an order that can be looked at
-KINDS = dict(unsure='Least sure', unlike='Least similar', corrected='Reviewed', errors='Not read') # orders and their names on the page
-EMPTY = dict(unsure='No image was predicted as this class.', unlike='No image was predicted as this class.',
-             corrected='No image has been reviewed yet. Choose the correct class of an image in one of the other lists.',
-             errors='All images could be read.') # what the page says if a list is empty
-HELP = ('**Least sure**: the lowest probability comes first. **Least similar**: the images come first that are least like the training '
-        'images. **Reviewed**: images for which a class was chosen. **Not read**: images that could not be opened.') # of the menu
+REVIEW_MOST = 100 * SHOWN # images of an order that can be looked at
+REVIEW_LISTS = dict(unsure='Least sure', unlike='Least similar', corrected='Reviewed', errors='Not read') # orders and their names
+REVIEW_EMPTY = dict(unsure='No image was predicted as this class.', unlike='No image was predicted as this class.',
+                    corrected='No image has been reviewed yet. Choose the correct class of an image in one of the other lists.',
+                    errors='All images could be read.') # what the page says if a list is empty
+REVIEW_HELP = ('**Least sure**: the lowest probability comes first. **Least similar**: the images come first that are least like the '
+               'training images. **Reviewed**: images for which a class was chosen. **Not read**: images that could not be opened.')
 
 # %% ../../nbs/scale/06_review.ipynb #4babbff6
 REVIEW_STYLE = """<style>
@@ -197,9 +197,9 @@ def _review(job:LabelJob) -> None:
     kind, label = _choose_list(job)
     with st.expander('Number of images by predicted class'): st.html(_counts_html(_cached('counts', job, done)))
     st.session_state.known = read_corrections(job)
-    if kind == 'corrected': rows = rows_to_review(job, kind, MOST, label)
-    else: rows = _cached('rows', job, done, kind, MOST, label)
-    if not len(rows): st.html(f'<p class="har-empty">{EMPTY[kind]}</p>')
+    if kind == 'corrected': rows = rows_to_review(job, kind, REVIEW_MOST, label)
+    else: rows = _cached('rows', job, done, kind, REVIEW_MOST, label)
+    if not len(rows): st.html(f'<p class="har-empty">{REVIEW_EMPTY[kind]}</p>')
     elif kind == 'errors': _show_errors(rows)
     else: _show_images(job, rows)
     st.html(f'<p class="har-foot">Labels that you have chosen are kept in the folder of the job. <code>har_review {name} --export DIR'
@@ -220,8 +220,8 @@ def _choose_list(job:LabelJob) -> tuple[str, str|None]:
     from har_fastai.serve.models import label_text
     def restart(): st.session_state.page = 1
     left, right = st.columns([3, 2], gap='large')
-    kind = left.segmented_control('Show', list(KINDS), default='unsure', required=True, format_func=KINDS.get, key='show',
-                                  on_change=restart, bind='query-params', wrap=True, help=HELP)
+    kind = left.segmented_control('Show', list(REVIEW_LISTS), default='unsure', required=True, format_func=REVIEW_LISTS.get, key='show',
+                                  on_change=restart, bind='query-params', wrap=True, help=REVIEW_HELP)
     if kind == 'errors': return kind, None
     label = right.selectbox('Predicted class', ['', *job.info['vocab']], format_func=lambda c: label_text(c) or 'all classes', key='class',
                             on_change=restart, bind='query-params')
