@@ -53,7 +53,8 @@ def har_map(argv=None):
     p.add_argument('--most', type=int, default=20_000, metavar='N',
                    help='images on the map, at most 65,000; of more, a random sample is shown')
     p.add_argument('--like', nargs='+', default=[], metavar='FILE',
-                   help='images of your own, at most 100: each is marked on the map, with the images nearest to it')
+                   help='images of your own, at most 100: each is marked on the map, with the images nearest to it '
+                        '(default: none)')
     p.add_argument('--mb', type=float, default=30., metavar='N', help='size of the page in megabytes, at most')
     add_device(p)
     a = p.parse_args(argv)
