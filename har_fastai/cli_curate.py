@@ -39,7 +39,7 @@ def har_audit(argv=None):
 @command
 def har_map(argv=None):
     "Draw a map of all images as a web page: similar images are near each other; colour, filter, zoom, find similar ones"
-    p = parser(har_map, 'photos --out map.html', 'photos --out map.html --model runs/mine', 'photos --unlabelled --most 5000',
+    p = parser(har_map, 'photos --out map.html', 'photos --model runs/mine', 'photos --unlabelled --most 5000', 'photos --like my.jpg',
                note='Open FILE in a browser; it needs no network. Without --model, predictions are made by classifiers that have not '
                     'seen the image, as in har_audit.')
     p.add_argument('data', metavar='DATA', help='folder or table of labelled images; with --unlabelled, any folder of images')
@@ -52,6 +52,9 @@ def har_map(argv=None):
                    help='how images are placed; umap needs umap-learn')
     p.add_argument('--most', type=int, default=20_000, metavar='N',
                    help='images on the map, at most 65,000; of more, a random sample is shown')
+    p.add_argument('--like', nargs='+', default=[], metavar='FILE',
+                   help='images of your own, at most 100: each is marked on the map, with the images nearest to it '
+                        '(default: none)')
     p.add_argument('--mb', type=float, default=30., metavar='N', help='size of the page in megabytes, at most')
     add_device(p)
     a = p.parse_args(argv)
@@ -59,7 +62,7 @@ def har_map(argv=None):
     if not 0 < a.mb <= 500: raise HARError(f'--mb is {a.mb:g} and must be over 0 and at most 500')
     from har_fastai.curate.map import map_images
     from har_fastai.curate.map_page import write_map
-    found = map_images(a.data, a.model, a.device, not a.unlabelled, a.method, a.most, a.layout)
+    found = map_images(a.data, a.model, a.device, not a.unlabelled, a.method, a.most, a.layout, like=a.like)
     page = write_map(found, a.out, a.mb)
     print(f'{found}\n{page}: open it in a browser ({page.stat().st_size / 1e6:.1f} MB)')
 

@@ -64,15 +64,17 @@ def neighbours(
     x:np.ndarray, # Features of shape (images, features), standardised
     k:int=10, # Number of neighbours
     groups:np.ndarray|None=None, # Neighbours of the same group are left out
-    block:int=1024 # Rows that are compared at a time
+    block:int=1024, # Rows that are compared at a time
+    among:int|None=None # Number of images, from the first on, that can be neighbours; all if None
 )->tuple[np.ndarray, np.ndarray]: # Indices (images, k), the nearest first, and cosine distances, 0–2
     "The nearest neighbours of each image in feature space"
     z = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9)).astype(np.float32)
-    k, found = min(k, len(z) - 1), []
+    among = len(z) if among is None else among
+    k, found = min(k, among - 1), []
     for s in progress(range(0, len(z), block), comment='comparing'):
-        d = 1 - z[s:s + block] @ z.T
-        d[np.arange(len(d)), np.arange(s, s + len(d))] = np.inf
-        if groups is not None: d[groups[s:s + block, None] == groups[None]] = np.inf
+        d, own = 1 - z[s:s + block] @ z[:among].T, np.arange(s, min(s + block, among))
+        d[own - s, own] = np.inf
+        if groups is not None: d[groups[s:s + block, None] == groups[None, :among]] = np.inf
         i = np.argpartition(d, k - 1, axis=1)[:, :k]
         i = np.take_along_axis(i, np.take_along_axis(d, i, 1).argsort(1, kind='stable'), 1)
         found.append((i, np.take_along_axis(d, i, 1)))

@@ -11,16 +11,25 @@ from ..data.duplicates import find_duplicates
 from ..files import HARError
 
 # %% auto #0
-__all__ = ['NETWORKS', 'STRENGTH', 'FOLDS', 'LEAST_IMAGES', 'frozen_features', 'fold_count', 'out_of_fold']
+__all__ = ['NETWORKS', 'STRENGTH', 'FOLDS', 'LEAST_IMAGES', 'standardise', 'frozen_features', 'fold_count', 'out_of_fold']
 
 # %% ../../nbs/curate/00_features.ipynb #fb388c8e
 NETWORKS = dict(efficientnet_lite0=224, efficientnet_lite2=256) # architectures with ImageNet weights, and the size of their input in pixels
+
+# %% ../../nbs/curate/00_features.ipynb #e66efebc
+def standardise(
+    x:np.ndarray, # Features of shape (images, features)
+    n:int|None=None # Number of images, from the first on, whose mean and standard deviation are used; all if None
+)->np.ndarray: # Of the same shape
+    "Shift and scale features so that their mean is 0 and their standard deviation 1"
+    return (x - x[:n].mean(0)) / (x[:n].std(0) + 1e-3)
 
 # %% ../../nbs/curate/00_features.ipynb #9d190121
 def frozen_features(
     df:pd.DataFrame, # Rows that `check_har` has checked, all usable
     device='cpu', # Where to compute
-    networks:dict[str, int]=NETWORKS # Architecture -> size in pixels
+    networks:dict[str, int]=NETWORKS, # Architecture -> size in pixels
+    n:int|None=None # As for `standardise`
 )->np.ndarray: # float32 of shape (images, features); the features of the networks side by side, each standardised
     "Features of images from networks that have not seen their labels; computed once and cached"
     from har_fastai.models import create_model, find_arch
@@ -30,7 +39,7 @@ def frozen_features(
         arch = find_arch(name)
         card = Card(name, ['a', 'b'], size, list(arch.mean), list(arch.std), 'keep', tta=True) # the classes are not used
         x = cached_features(FeatureExtractor((create_model(name, 2, pretrained=True).eval(), card), device), df.sha256, df.path)
-        found.append((x - x.mean(0)) / (x.std(0) + 1e-3))
+        found.append(standardise(x, n))
     return np.hstack(found)
 
 # %% ../../nbs/curate/00_features.ipynb #b7934998

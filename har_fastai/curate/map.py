@@ -5,6 +5,7 @@
 # %% ../../nbs/curate/04_map.ipynb #6baed28d
 from __future__ import annotations
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,16 +14,17 @@ from ..data.checks import check_har, usable
 from ..data.splits import read_split
 from ..data.tables import read_har
 from ..files import HARError, expand_home, plural
-from ..images import find_images
+from ..images import find_images, open_image
 from ..predict.base import find_model
 from ..predict.features import FeatureExtractor, cached_features
 from ..predict.inputs import display_name
 from .audit import neighbours
 from .choose import principal_components
-from .features import LEAST_IMAGES, frozen_features, out_of_fold
+from .features import LEAST_IMAGES, frozen_features, out_of_fold, standardise
 
 # %% auto #0
-__all__ = ['PLACEMENTS', 'COMPONENTS', 'MOST', 'NEAREST', 'place_images', 'model_predictions', 'ImageMap', 'map_images']
+__all__ = ['PLACEMENTS', 'COMPONENTS', 'MOST', 'NEAREST', 'MOST_OWN', 'place_images', 'model_predictions', 'ImageMap',
+           'map_images']
 
 # %% ../../nbs/curate/04_map.ipynb #2ba711a1
 PLACEMENTS = dict(tsne='t-SNE', umap='UMAP') # ways to place images on a map
@@ -74,7 +76,8 @@ def _images(path, labelled:bool, most:int, layout:str|None, seed:int) -> pd.Data
 def model_predictions(
     df:pd.DataFrame, # Rows that `check_har` has checked, all usable
     model:str|Path, # Folder of a run, or a model of the package
-    device='cpu' # Where to compute
+    device='cpu', # Where to compute
+    n:int|None=None # As for `standardise`
 )->tuple[np.ndarray, np.ndarray, list[str]]: # Features, standardised; probabilities (images, classes); the classes
     "The features and the predictions of a model; the features are cached"
     import torch
@@ -82,21 +85,21 @@ def model_predictions(
     x = cached_features(extractor, df.sha256, df.path)
     with torch.inference_mode():
         z = extractor.last(torch.from_numpy(x).to(extractor.device)) / extractor.card.temperature
-    return (x - x.mean(0)) / (x.std(0) + 1e-3), z.softmax(1).cpu().numpy(), extractor.vocab
+    return standardise(x, n), z.softmax(1).cpu().numpy(), extractor.vocab
 
 # %% ../../nbs/curate/04_map.ipynb #97daa88b
-def _features(df:pd.DataFrame, model, device, networks, seed:int) -> tuple[np.ndarray, np.ndarray|None, list[str], str]:
-    "Features, probabilities or None, the classes, and where the predictions come from"
-    if model is not None: return *model_predictions(df, model, device), f'the model {find_model(model).resolve().name}'
-    x = frozen_features(df, device, **(dict(networks=networks) if networks else {}))
-    if df.label.nunique() < 2 or len(df) < 2 * LEAST_IMAGES: return x, None, sorted(set(df.label) - {''}), ''
-    return x, *out_of_fold(df, x), 'classifiers that have not seen the image'
+def _features(df:pd.DataFrame, n:int, model, device, networks, seed:int) -> tuple[np.ndarray, np.ndarray|None, list[str], str]:
+    "Features, probabilities (those of the first `n` images without a model) or None, the classes, and where the predictions come from"
+    if model is not None: return *model_predictions(df, model, device, n), f'the model {find_model(model).resolve().name}'
+    x, df = frozen_features(df, device, **(dict(networks=networks) if networks else {}), n=n), df.head(n)
+    if df.label.nunique() < 2 or n < 2 * LEAST_IMAGES: return x, None, sorted(set(df.label) - {''}), ''
+    return x, *out_of_fold(df, x[:n]), 'classifiers that have not seen the image'
 
 # %% ../../nbs/curate/04_map.ipynb #a80195c5
 def _parts(df:pd.DataFrame, model) -> pd.Series:
     "The part of each image in the split of a run, else that of the data set, else empty"
     split = None if model is None else find_model(model)/'split.csv'
-    if split is None or not split.is_file(): return df.part if 'part' in df else pd.Series('', df.index)
+    if split is None or not split.is_file(): return df.part.fillna('') if 'part' in df else pd.Series('', df.index)
     return df.sha256.map(read_split(split).drop_duplicates('sha256').set_index('sha256').part).fillna('')
 
 # %% ../../nbs/curate/04_map.ipynb #8ba592e6
@@ -110,6 +113,7 @@ class ImageMap:
     vocab:list[str] # The classes that are predicted
     source:str='' # Where the predictions come from; empty without predictions
     method:str='tsne' # As for `place_images`
+    own:int=0 # Images at the end of `df` that are not part of the data set
 
     @property
     def wrong(self) -> np.ndarray:
@@ -117,14 +121,29 @@ class ImageMap:
         return (self.df.label.isin(self.vocab) & (self.df.prediction != '') & (self.df.prediction != self.df.label)).to_numpy()
 
     def __str__(self):
-        n = self.df.label[self.df.label != ''].nunique()
+        images, n = len(self.df) - self.own, self.df.label[self.df.label != ''].nunique()
         classes = 'without labels' if not n else f'of {n:,} classes' if n > 1 else 'of one class'
         wrong = f'; predictions of {self.source}: {self.wrong.sum():,} wrong' if self.source else ''
-        return f'{plural(len(self.df), "image")} {classes}{wrong}'
+        own = f', and {plural(self.own, "image")} of your own' if self.own else ''
+        return f'{plural(images, "image")} {classes}{wrong}{own}'
 
 # %% ../../nbs/curate/04_map.ipynb #dbd5ada0
 MOST = 20_000 # images on a map; of more, a random sample is shown
 NEAREST = 12 # nearest images that are stored for each image
+MOST_OWN = 100 # images that can be marked
+
+# %% ../../nbs/curate/04_map.ipynb #692f4207
+def _own_images(files:Sequence[str|Path]) -> pd.DataFrame:
+    "Images that are marked on the map, as rows that `check_har` has checked; the label is empty"
+    if len(files) > MOST_OWN: raise HARError(f'{plural(len(files), "image")} are to be marked, and the limit is {MOST_OWN}: give fewer')
+    paths = [expand_home(f) for f in files]
+    for p in paths: open_image(p) # an `ImageError` is one sentence
+    return check_har(pd.DataFrame(dict(filename=[display_name(p.name) for p in paths], label='', path=[str(p.resolve()) for p in paths])))
+
+# %% ../../nbs/curate/04_map.ipynb #73274cda
+def _own_places(xy:np.ndarray, near:np.ndarray) -> np.ndarray:
+    "Places for images that are not on the map, by the images nearest to them: the median, since single ones may be far away"
+    return np.median(xy[near[:, :5]], axis=1).astype(xy.dtype)
 
 # %% ../../nbs/curate/04_map.ipynb #ded34d4e
 def map_images(
@@ -136,15 +155,19 @@ def map_images(
     most:int=MOST, # Images on the map; of more, a random sample is taken. At most 65,000
     layout:str|None=None, # As for `read_har`
     networks:dict[str, int]|None=None, # As for `frozen_features`; `NETWORKS` by default
-    seed:int=0 # Of the sample and of the places
+    seed:int=0, # Of the sample and of the places
+    like:Sequence[str|Path]=() # Image files that are marked on the map, where the images nearest to them are; they change nothing else
 )->ImageMap:
     "Place the images of a data set on a map"
     _check_method(method)
     if not 3 <= most <= 65_000: raise HARError(f'the map is to show {plural(most, "image")}, and it must be 3 to 65,000')
+    own = _own_images(like) if len(like) else None # mistakes are found before the long computation
     df = _images(path, labelled, most, layout, seed)
-    x, probs, vocab, source = _features(df, model, device, networks, seed)
-    best = None if probs is None else probs.argmax(1)
-    df = df.assign(prediction='' if best is None else [vocab[i] for i in best],
-                   probability=np.nan if best is None else probs.max(1), part=_parts(df, model))
+    df, n = df if own is None else pd.concat([df, own], ignore_index=True), len(df)
+    x, probs, vocab, source = _features(df, n, model, device, networks, seed)
+    best = pd.Series([] if probs is None else [vocab[i] for i in probs.argmax(1)], dtype=object)
+    df = df.assign(prediction=best.reindex(df.index, fill_value=''), part=_parts(df, model),
+                   probability=pd.Series([] if probs is None else probs.max(1), dtype=float).reindex(df.index))
     df = df[['filename', 'label', 'prediction', 'probability', 'part', 'path']]
-    return ImageMap(Path(path), df, place_images(x, method, seed), neighbours(x, NEAREST)[0], vocab, source, method)
+    near, xy = neighbours(x, NEAREST, among=n)[0], place_images(x[:n], method, seed)
+    return ImageMap(Path(path), df, np.concatenate([xy, _own_places(xy, near[n:])]), near, vocab, source, method, len(df) - n)

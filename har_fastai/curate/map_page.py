@@ -64,8 +64,8 @@ def _page_data(m:ImageMap, order:np.ndarray, sizes:list[int]) -> dict:
     df, position = m.df.iloc[order], np.argsort(order)
     vocab = sorted((set(df.label) | set(df.prediction)) - {''})
     parts = [p for p in ('train', 'valid', 'test', 'unused') if p in set(df.part)]
-    return dict(names=df.filename.tolist(), vocab=vocab, known=[v in m.vocab for v in vocab], part_names=parts, block=THUMBNAIL_BLOCK,
-                span=[float(v) for v in m.xy.max(0)], colours=CLASS_COLOURS, xy=_encoded(m.xy[order] * 65535, '<u2'),
+    return dict(names=df.filename.tolist(), vocab=vocab, known=[v in m.vocab for v in vocab], part_names=parts, own=m.own,
+                block=THUMBNAIL_BLOCK, span=[float(v) for v in m.xy.max(0)], colours=CLASS_COLOURS, xy=_encoded(m.xy[order] * 65535, '<u2'),
                 near=_encoded(position[m.near[order]], '<u2'), sizes=_encoded(sizes, '<u4'), labels=_codes(df.label, vocab),
                 predictions=_codes(df.prediction, vocab), probs=_encoded(df.probability.fillna(0) * 255, 'u1'),
                 parts=_codes(df.part, parts))
@@ -111,13 +111,13 @@ aside p, aside dl, aside details { font-size: .86rem; color: var(--har-soft); }
 #detail dl { display: grid; grid-template-columns: auto minmax(0, 1fr); gap: .2rem .8rem; margin: .7rem 0 1rem; }
 #detail dt { margin: 0; } #detail dd { margin: 0; color: var(--har-ink); overflow-wrap: anywhere; }
 #detail dd.wrong { color: var(--har-warn); font-weight: 600; }
-#near { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: .5rem; list-style: none; margin: 0; padding: 0; }
-#near button { width: 100%; padding: .2rem; display: block; background: none; text-align: center; }
-#near :is(img, span.none) { display: block; width: 100%; height: 4.4rem; object-fit: cover; border-radius: .25rem;
+.tiles { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: .5rem; list-style: none; margin: 0; padding: 0; }
+.tiles button { width: 100%; padding: .2rem; display: block; background: none; text-align: center; }
+.tiles :is(img, span.none) { display: block; width: 100%; height: 4.4rem; object-fit: cover; border-radius: .25rem;
   background: var(--har-card); }
-#near em { display: block; font-style: normal; font-size: .74rem; line-height: 1.3; margin-top: .2rem; overflow: hidden;
+.tiles em { display: block; font-style: normal; font-size: .74rem; line-height: 1.3; margin-top: .2rem; overflow: hidden;
   text-overflow: ellipsis; white-space: nowrap; }
-#near .other em { color: var(--har-warn); font-weight: 600; }
+.tiles .other em { color: var(--har-warn); font-weight: 600; }
 #list { margin: .5rem 0; padding-left: 2.4rem; } #list button { text-align: left; border: 0; background: none; padding: .1rem .2rem;
   overflow-wrap: anywhere; }
 kbd { font: inherit; border: 1px solid var(--har-line); border-radius: .25rem; padding: 0 .3rem; }
@@ -135,7 +135,7 @@ kbd { font: inherit; border: 1px solid var(--har-line); border-radius: .25rem; p
   .keys { display: none; } .both { display: grid; grid-template-columns: 9.5rem minmax(0, 1fr); gap: 1rem; margin-bottom: .8rem; }
   #big { height: 9.5rem; } #detail dl { margin: 0; align-content: start; grid-template-columns: 1fr; gap: 0; }
   #detail dd { margin-bottom: .35rem; }
-  #near { grid-template-columns: repeat(4, minmax(0, 1fr)); }
+  .tiles { grid-template-columns: repeat(4, minmax(0, 1fr)); }
 }
 @media (pointer: coarse) { .keys { display: none; } #legend button { padding: .45rem .4rem; } }
 """ # added to `PAGE_CSS`
@@ -158,7 +158,8 @@ MAP_TEMPLATE = """<!doctype html>
 <section id="detail" aria-label="Selected image" hidden><div class="head"><h2 id="label" tabindex="-1"></h2>
 <button id="close" type="button" aria-label="Close the image">&times;</button></div>
 <div class="both"><img id="big" alt=""><dl id="facts"></dl></div>
-<h2>Nearest images</h2><ul id="near"></ul></section>
+<h2>Nearest images</h2><ul id="near" class="tiles"></ul></section>
+<section id="own" hidden><h2>Your images</h2><ul id="owns" class="tiles"></ul></section>
 <section id="classes"><div class="head"><h2 id="what"></h2><button id="all" type="button">Show all</button></div>
 <ul id="legend"></ul></section>
 <details id="box"><summary>Images as a list</summary><ol id="list"></ol><button id="more" type="button">More</button></details>
@@ -177,6 +178,7 @@ def _about(m:ImageMap) -> str:
     "What the map shows, in a few sentences"
     text = (f'Images are placed by {PLACEMENTS[m.method]} of their features, so that similar images are near each other. '
             'Distances between groups, and the sizes of groups, mean little.')
+    if m.own: text += ' Your images are not part of the data set: each stands amid the images nearest to it.'
     return text + (f' Predictions are those of {m.source}; a wrong prediction may also be a wrong label.' if m.source else '')
 
 # %% ../../nbs/curate/06_map_page.ipynb #bfff10de
@@ -188,7 +190,8 @@ def write_map(
     "Write a map as a web page"
     from jinja2 import Environment
     from markupsafe import Markup
-    order = z_order(m.xy)
+    n = len(m.df) - m.own
+    order = np.concatenate([z_order(m.xy[:n]), np.arange(n, len(m.df))]) # the reader's own images come last
     script = MAP_DATA + MAP_VIEW + MAP_DRAW + MAP_PAINT + MAP_MARKS + MAP_PANEL + MAP_INPUT
     rest = sum(map(len, (PAGE_CSS, MAP_CSS, MAP_TEMPLATE, script)))
     rest += len(json.dumps(_page_data(m, order, [0] * len(order)), ensure_ascii=False).encode())
@@ -198,7 +201,7 @@ def write_map(
     blocks = (base64.b64encode(b''.join(made[i:i + THUMBNAIL_BLOCK])).decode() for i in range(0, len(made), THUMBNAIL_BLOCK))
     chunks = '\n'.join(f'<script type="text/plain" id="b{i}">{b}</script>' for i, b in enumerate(blocks))
     page = Environment(autoescape=True).from_string(MAP_TEMPLATE).render(
-        title=f'Map of {m.path.resolve().name}', n=plural(len(m.df), 'image'), style=Markup(PAGE_CSS + MAP_CSS), about=_about(m),
+        title=f'Map of {m.path.resolve().name}', n=plural(n, 'image'), style=Markup(PAGE_CSS + MAP_CSS), about=_about(m),
         version=__version__, chunks=Markup(chunks), data=Markup(data), script=Markup(script))
     with write_atomic(file, 'w') as out: out.write(page)
     return Path(file)

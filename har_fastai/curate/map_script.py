@@ -8,11 +8,13 @@ __all__ = ['MAP_DATA', 'MAP_VIEW', 'MAP_DRAW', 'MAP_PAINT', 'MAP_MARKS', 'MAP_PA
 # %% ../../nbs/curate/05_map_script.ipynb #8943a955
 MAP_DATA = """
 const el = id => document.getElementById(id), D = JSON.parse(el('data').textContent), N = D.names.length
+const M = N - D.own // images of the data set; those that follow are the reader's own, which are marked on the map
 const make = (tag, attrs = {}, ...inner) => { const e = document.createElement(tag); for (const k in attrs) k in e ? e[k] = attrs[k] :
   e.setAttribute(k, attrs[k]); e.append(...inner); return e }
 function bytes(text) {
   const t = atob(text), a = new Uint8Array(t.length); for (let i = 0; i < t.length; i++) a[i] = t.charCodeAt(i); return a
 }
+const isOwn = i => i >= M, number = n => n.toLocaleString('en')
 const array = (kind, text) => new kind(bytes(text).buffer), NONE = 65535
 const XY = array(Uint16Array, D.xy), NEAR = array(Uint16Array, D.near), SIZE = array(Uint32Array, D.sizes), K = NEAR.length / N | 0
 const axis = k => Float32Array.from({length: N}, (_, i) => XY[2 * i + k] / 65535), X = axis(0), Y = axis(1)
@@ -56,7 +58,7 @@ let W = 1, H = 1, ratio = 1, s = 1, cx = .5, cy = .5, fitted = 1, deepest = 0 //
 let spanX = 1, spanY = 1, flight = 0, asked = false, chosen = -1, moved = false
 const STEPS = 18, GAP = Array.from({length: STEPS}, (_, k) => .2 * Math.pow(2, -k / 2)) // least distance of the images of a level
 let buffer, pixels // of the dots
-let level = new Uint8Array(N), shown = new Uint8Array(N).fill(1), count = N
+let level = new Uint8Array(N), shown = new Uint8Array(N).fill(1, 0, M), count = M
 function levels() { // the level from which on an image is drawn: those of a level are at least GAP apart, so that they do not overlap
   const todo = []; for (let j = 0, i = 0; j < N; j++, i = (i + stride) % N) if (shown[i]) todo.push(i)
   let placed = [], rest = todo; deepest = 0
@@ -168,7 +170,7 @@ function assign() { // colours and shapes of the classes: those with the same co
 function densest(values, n) { // the place of each group where most of its images are
   const G = 20, cells = Array.from({length: n}, () => new Float32Array(G * G)), found = []
   const cell = i => Math.min(Y[i] * G | 0, G - 1) * G + Math.min(X[i] * G | 0, G - 1)
-  for (let i = 0; i < N; i++) if (values[i] < n) cells[values[i]][cell(i)]++
+  for (let i = 0; i < M; i++) if (values[i] < n) cells[values[i]][cell(i)]++
   for (let v = 0; v < n; v++) {
     let best = 0, top = -1
     for (let c = 0; c < G * G; c++) { let sum = 0
@@ -176,7 +178,7 @@ function densest(values, n) { // the place of each group where most of its image
         if (x >= 0 && y >= 0 && x < G && y < G) sum += cells[v][y * G + x] * (a || b ? .6 : 1) }
       if (sum > top) { top = sum; best = c } }
     let x = 0, y = 0, k = 0
-    for (let i = 0; i < N; i++) if (values[i] === v) { const c = cell(i)
+    for (let i = 0; i < M; i++) if (values[i] === v) { const c = cell(i)
       if (Math.abs(c % G - best % G) < 2 && Math.abs((c / G | 0) - (best / G | 0)) < 2) { x += X[i]; y += Y[i]; k++ } }
     found.push(k ? [x / k, y / k] : null)
   }
@@ -209,7 +211,7 @@ function paint(now) {
   const above = Math.round((H / 2 - cy * s) * ratio) // all dots move together
   const dot = (i, d) => stamp(d, Math.round(X[i] * scale) + left, Math.round(Y[i] * scale) + above)
   pixels.fill(ink.blank); drawn = []
-  for (let i = 0; i < N; i++) {
+  for (let i = 0; i < M; i++) {
     const x = (X[i] - cx) * s + W / 2, y = (Y[i] - cy) * s + H / 2
     if (x < -pad || y < -pad || x > W + pad || y > H + pad) continue
     if (!shown[i]) dot(i, pale)
@@ -227,9 +229,9 @@ function paint(now) {
     side[i] = done ? goal : was + (goal - was) * .3 // it grows in a few frames
     young = thumb(i, p, side[i], style[values[i]], now) || !done || young
   }
-  const front = chosen >= 0 && bitmap(chosen) // the selected image, above the others
+  const front = chosen >= 0 && !isOwn(chosen) && bitmap(chosen) // the selected image, above the others
   if (front) { side[chosen] = Math.max(64, Math.min(side[chosen], 140)); thumb(chosen, front, side[chosen], style[values[chosen]], now) }
-  names(style); marks()
+  names(style); marks(); pins()
   forget(); if (young || waiting) redraw()
 }
 function thumb(i, p, size, style, now) { // true while it fades in
@@ -260,9 +262,32 @@ function names(style) { // the names of the classes where most of their images a
     g.fillStyle = ink.ink; g.fillText(text, x + 23, y + h / 2 + 1)
   })
 }
+function pins() { // the reader's own images: each in a frame with a tip at its place, above everything else
+  const order = Array.from({length: D.own}, (_, k) => M + k).sort((a, b) => (a === chosen) - (b === chosen)), size = W < 600 ? 54 : 68
+  for (const i of order) {
+    const x = toX(X[i]), y = toY(Y[i]), p = bitmap(i), k = p ? size / Math.max(p.width, p.height) : 0
+    if (x < -size || x > W + size || y < -size || y > H + size) continue
+    const w = p ? p.width * k : size, h = p ? p.height * k : size
+    const down = y - h - 24 < 0 ? 1 : -1 // the frame is above its place, if it fits
+    const middle = y + down * (h / 2 + 16), edge = middle - down * (h / 2 + 2)
+    const frame = i === chosen ? ink.accent : ink.ink; g.fillStyle = frame
+    g.beginPath(); g.moveTo(x, y); g.lineTo(x - 8, edge); g.lineTo(x + 8, edge); g.closePath(); g.fill()
+    g.beginPath(); g.arc(x, y, 3.5, 0, 7); g.fill()
+    g.beginPath(); g.roundRect(x - w / 2 - 6, middle - h / 2 - 6, w + 12, h + 12, 6); g.fill()
+    g.fillStyle = ink.paper; g.fillRect(x - w / 2 - 2, middle - h / 2 - 2, w + 4, h + 4)
+    if (p) g.drawImage(p, x - w / 2, middle - h / 2, w, h)
+    if (D.own > 1) { // its number
+      const u = x - w / 2 - 3, v = middle - h / 2 - 3
+      g.fillStyle = frame; g.beginPath(); g.arc(u, v, 10, 0, 7); g.fill()
+      g.fillStyle = ink.paper; g.font = '600 12px system-ui, sans-serif'; g.textAlign = 'center'; g.textBaseline = 'middle'
+      g.fillText(i - M + 1, u, v + 1); g.textAlign = 'start' }
+    drawn.push([i, x, middle, w + 12, h + 12])
+  }
+}
 function marks() { // the selected image, its nearest ones, and the cross of the keyboard
   const ring = (i, colour, width, least) => {
-    const d = drawn.find(t => t[0] === i), x = toX(X[i]), y = toY(Y[i]); g.strokeStyle = ink.paper; g.lineWidth = width + 2.5
+    const d = drawn.find(t => t[0] === i), [x, y] = d ? d.slice(1) : [toX(X[i]), toY(Y[i])]
+    g.strokeStyle = ink.paper; g.lineWidth = width + 2.5
     for (let k = 0; k < 2; k++) {
       g.beginPath(); if (d) g.rect(x - d[3] / 2 - 4, y - d[4] / 2 - 4, d[3] + 8, d[4] + 8); else g.arc(x, y, least, 0, 7)
       g.stroke(); g.strokeStyle = colour; g.lineWidth = width } }
@@ -271,7 +296,7 @@ function marks() { // the selected image, its nearest ones, and the cross of the
     for (let k = 0; k < K; k++) { const j = NEAR[chosen * K + k]; g.moveTo(toX(X[chosen]), toY(Y[chosen])); g.lineTo(toX(X[j]), toY(Y[j])) }
     g.stroke(); g.globalAlpha = 1
     for (let k = 0; k < K; k++) ring(NEAR[chosen * K + k], ink.accent, 1.5, 5)
-    ring(chosen, ink.accent, 3, 8)
+    if (!isOwn(chosen)) ring(chosen, ink.accent, 3, 8)
   }
   if (document.activeElement === canvas && canvas.matches(':focus-visible')) {
     g.strokeStyle = ink.ink; g.lineWidth = 1.5; g.beginPath(); g.moveTo(W / 2 - 9, H / 2); g.lineTo(W / 2 + 9, H / 2)
@@ -285,9 +310,9 @@ const picked = Object.fromEntries(Object.keys(GROUPS).map(m => [m, new Set()])),
 let listed = 50, query = ''
 function figures(v) { // what the legend says about a group
   const values = GROUPS[mode][2]; let n = 0, right = 0, known = 0
-  for (let i = 0; i < N; i++) if (values[i] === v) { n++; if (RIGHT[i] !== NONE) { known++; right += !RIGHT[i] } }
+  for (let i = 0; i < M; i++) if (values[i] === v) { n++; if (RIGHT[i] !== NONE) { known++; right += !RIGHT[i] } }
   const share = mode !== 'error' && known ? ', ' + Math.round(100 * right / known) + ' % right' : ''
-  return [n, n.toLocaleString('en') + share]
+  return [n, number(n) + share]
 }
 function key(style) { // the dot of a group as SVG
   const shapes = [['circle', {cx: 8, cy: 8, r: 5}], ['rect', {x: 3, y: 3, width: 10, height: 10}], ['path', {d: 'M8 2 14 13H2Z'}]]
@@ -310,15 +335,23 @@ function legend() {
 }
 function filter() { // which images are shown: those of the marked groups of every kind that contain all words
   const sets = Object.entries(picked).filter(([, p]) => p.size).map(([m, p]) => [GROUPS[m][2], p])
-  const terms = query.toLowerCase().split(/\\s+/).filter(Boolean), number = n => n.toLocaleString('en')
+  const terms = query.toLowerCase().split(/\\s+/).filter(Boolean)
   const fits = i => sets.every(([values, p]) => p.has(values[i])) && terms.every(t => TEXT[i].includes(t))
-  count = 0; for (let i = 0; i < N; i++) count += shown[i] = +fits(i)
-  const all = count === N; el('count').textContent = (all ? '' : number(count) + ' of ') + number(N) + (N === 1 ? ' image' : ' images')
+  count = 0; for (let i = 0; i < M; i++) count += shown[i] = +fits(i)
+  const all = count === M; el('count').textContent = (all ? '' : number(count) + ' of ') + number(M) + ' images'
   el('all').hidden = all; listed = 50; list(); levels(); bound(); redraw()
 }
 const guess = i => PRED[i] !== NONE && PRED[i] !== LABEL[i] ? 'predicted ' + called(PRED[i]) : ''
-const describe = i => [D.names[i], called(LABEL[i]), guess(i)].filter(Boolean).join(', ')
-const title = i => called(LABEL[i]) || called(PRED[i]) || D.names[i]
+const ownName = i => 'Your image' + (D.own > 1 ? ' ' + (i - M + 1) : '')
+const describe = i => [isOwn(i) ? ownName(i) : '', D.names[i], called(LABEL[i]), guess(i)].filter(Boolean).join(', ')
+const title = i => isOwn(i) ? ownName(i) : called(LABEL[i]) || called(PRED[i]) || D.names[i]
+function likeness(i) { // the classes of the nearest images, the most frequent first
+  const n = new Map(); for (const j of NEAR.subarray(i * K, i * K + K)) { const c = called(LABEL[j]); if (c) n.set(c, (n.get(c) || 0) + 1) }
+  return [...n].sort((a, b) => b[1] - a[1]).map(([c, k]) => c + ' ' + k).join(', ')
+}
+const image = i => SIZE[i] ? make('img', {src: url(i), alt: ''}) : make('span', {className: 'none'})
+const tile = (i, text, other) => make('li', {}, make('button', {type: 'button', title: describe(i), 'aria-label': describe(i),
+  onclick: () => choose(i, true), className: other ? 'other' : ''}, image(i), make('em', {textContent: text})))
 function list() { // the text alternative of the map
   if (!el('box').open) return
   const some = []; for (let i = 0; i < N && some.length < listed; i++) if (shown[i]) some.push(i)
@@ -334,13 +367,11 @@ function choose(i, move, back) { // show an image; `move`: and where it is
   const big = el('big'); big.src = url(i); big.alt = describe(i); big.hidden = !SIZE[i]
   const wrong = RIGHT[i] === 1, rows = [['File', D.names[i]], ['Label', called(LABEL[i])],
     ['Prediction', PRED[i] === NONE ? '' : called(PRED[i]) + ' (' + Math.round(PROB[i] / 2.55) + ' %)', wrong],
-    ['Part', D.part_names[PART[i]]]]
+    ['Nearest', isOwn(i) ? likeness(i) : ''], ['Part', D.part_names[PART[i]]]]
   el('facts').replaceChildren(...rows.filter(r => r[1]).flatMap(([k, v, odd]) =>
     [make('dt', {textContent: k}), make('dd', {textContent: v, className: odd ? 'wrong' : ''})]))
-  const image = j => SIZE[j] ? make('img', {src: url(j), alt: ''}) : make('span', {className: 'none'})
-  const near = j => make('button', {type: 'button', title: describe(j), 'aria-label': describe(j), onclick: () => choose(j, true),
-    className: LABEL[j] !== LABEL[i] ? 'other' : ''}, image(j), make('em', {textContent: title(j)}))
-  el('near').replaceChildren(...Array.from(NEAR.subarray(i * K, i * K + K), j => make('li', {}, near(j))))
+  const near = j => tile(j, title(j), !isOwn(i) && LABEL[j] !== LABEL[i])
+  el('near').replaceChildren(...Array.from(NEAR.subarray(i * K, i * K + K), near))
   sheet(true); el('side').scrollTop = 0
   const covered = getComputedStyle(el('side')).position === 'fixed' ? el('side').offsetHeight : 0 // on a phone
   const to = move ? Math.max(s, 6 * fitted) : s // a jump also zooms in, so that thumbnails are seen
@@ -412,4 +443,6 @@ dark.addEventListener('change', () => { repaint(); legend(); redraw() })
 new ResizeObserver(resize).observe(canvas)
 places = densest(LABEL.some(v => v !== NONE) ? LABEL : PRED, D.vocab.length); assign()
 show(el('mode').value || 'label'); filter(); resize(); home()
+el('own').hidden = !D.own; for (let i = M; i < N; i++) el('owns').append(tile(i, (D.own > 1 ? i - M + 1 + ' ' : '') + D.names[i]))
+if (D.own) choose(M)
 """ # mouse, touch and keyboard

@@ -4,39 +4,50 @@
 
 # %% ../../nbs/scale/06_review.ipynb #8ae0b71b
 from __future__ import annotations
-import csv, importlib.util, io, os, tempfile
+import csv, io, os, threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
 from pathlib import Path, PurePosixPath
 import pandas as pd
-from ..files import HARError, write_atomic
+from ..files import HARError, RunError, first_sentence, plural, write_atomic
 from ..images import ImageError, open_image
 from .sources import Ref, open_refs
 from .parts import LabelJob, block_refs, done_blocks, read_parts
 from .label import count_labels
 
 # %% auto #0
-__all__ = ['ORDERS', 'CORRECTIONS', 'SCRIPT', 'rows_to_review', 'row_ref', 'row_image', 'read_corrections', 'add_corrections',
+__all__ = ['ORDERS', 'COLUMNS', 'CORRECTIONS', 'SHOWN', 'REVIEW_MOST', 'REVIEW_LISTS', 'REVIEW_EMPTY', 'REVIEW_HELP',
+           'REVIEW_STYLE', 'SCRIPT', 'rows_to_review', 'row_ref', 'row_image', 'read_corrections', 'add_corrections',
            'export_corrections', 'count_table', 'review_page', 'serve_review']
 
 # %% ../../nbs/scale/06_review.ipynb #3f4a7359
 ORDERS = dict(unsure='probability', unlike='similarity') # order of the images: its column, of which small values come first
+COLUMNS = ['row', 'path', 'label', 'probability', 'top', 'top_probabilities', 'similarity', 'unsure', 'error'] # what a person has to know
 
 # %% ../../nbs/scale/06_review.ipynb #cfd457d6
 def rows_to_review(
     job:LabelJob, # A job with at least one part
-    order:str='unsure', # A key of `ORDERS`, or 'errors' for images that could not be read
+    order:str='unsure', # A key of `ORDERS`, 'corrected' for images with a correction, or 'errors' for those that could not be read
     n:int=60, # Maximum number of rows
     label:str|None=None # Only predictions of this class; all if None
-)->pd.DataFrame: # The first ones of the order, with row, path, label, probability, top, similarity, unsure and error
+)->pd.DataFrame: # The first ones of the order, with `COLUMNS`; `attrs['total']` is the number of all of them
     "The rows of a job that should be looked at"
-    if order not in (*ORDERS, 'errors'): raise HARError(f'order is {order!r} and must be one of {", ".join(ORDERS)} or errors')
-    best = None
-    for t in read_parts(job, ['row', 'path', 'label', 'probability', 'top', 'similarity', 'unsure', 'error']):
+    if order not in (*ORDERS, 'corrected', 'errors'):
+        raise HARError(f'order is {order!r} and must be one of {", ".join(ORDERS)}, corrected or errors')
+    blocks, known = done_blocks(job), read_corrections(job) if order == 'corrected' else None
+    if not blocks: raise HARError(f'{job} has no results yet: wait until har_label has written a part')
+    if known is not None: blocks &= {row // job.info['block'] for row in known}
+    best, total = pd.DataFrame(columns=COLUMNS), 0
+    for t in read_parts(job, COLUMNS, sorted(blocks)):
         df = t.to_pandas()
         df = df[df.error.notna() if order == 'errors' else df.error.isna() & ((df.label == label) | (label is None))]
-        best = df if best is None else pd.concat([best, df], ignore_index=True)
-        best = best.head(n) if order == 'errors' else best.nsmallest(n, ORDERS[order])
-    if best is None: raise HARError(f'{job} has no results yet: wait until har_label has written a part')
-    return best.reset_index(drop=True)
+        if known is not None: df = df[df.row.isin(known)]
+        best, total = pd.concat([best, df], ignore_index=True) if total else df, total + len(df)
+        best = best.nsmallest(n, ORDERS[order]) if order in ORDERS else best.head(n)
+    best = best.reset_index(drop=True)
+    best.attrs['total'] = total
+    return best
 
 # %% ../../nbs/scale/06_review.ipynb #e5d659cb
 def row_ref(
@@ -67,7 +78,28 @@ def read_corrections(
 )->dict[int, str]: # Label by row
     "The corrections that were made so far"
     if CORRECTIONS not in job.names(): return {}
-    return {int(r['row']): r['label'] for r in csv.DictReader(io.StringIO(job.read(CORRECTIONS).decode()))}
+    try:
+        rows = csv.DictReader(io.StringIO(job.read(CORRECTIONS).decode('utf-8-sig')))
+        known = {int(r['row']): r['label'] for r in rows if r['label']}
+    except (ValueError, TypeError, KeyError) as e:
+        raise HARError(f'{job}/{CORRECTIONS} has no columns row, a number, and label: repair or remove the file') from e
+    if bad := [row for row in known if not 0 <= row < job.info['images']]:
+        raise HARError(f'{job}/{CORRECTIONS} has a row {bad[0]:,}, and the job has {plural(job.info["images"], "image")}: repair the file')
+    return known
+
+# %% ../../nbs/scale/06_review.ipynb #3a3d957f
+_LOCK = threading.Lock() # pages of one process are threads
+
+# %% ../../nbs/scale/06_review.ipynb #4f9a1971
+@contextmanager
+def _only_writer(job:LabelJob) -> Iterator[None]:
+    "Hold the lock of the corrections, against other processes too if the folder is on a disk; `RunError` if they cannot be written"
+    from filelock import FileLock
+    try:
+        with FileLock(f'{job.root}/.corrections.lock', timeout=20) if job.local else _LOCK: yield
+    except OSError as e:
+        why = (e.strerror or first_sentence(e)).lower()
+        raise RunError(f'{job}/{CORRECTIONS} cannot be written ({why}): the label is not saved') from e
 
 # %% ../../nbs/scale/06_review.ipynb #a9612233
 def add_corrections(
@@ -75,11 +107,11 @@ def add_corrections(
     labels:dict[int, str] # Label by row; '' removes a correction
 )->dict[int, str]: # All corrections
     "Add corrections to those that were made before"
-    known = {row: label for row, label in {**read_corrections(job), **labels}.items() if label}
-    out = io.StringIO()
-    w = csv.writer(out, lineterminator='\n')
-    w.writerows([['row', 'label'], *sorted(known.items())])
-    job.write(CORRECTIONS, out.getvalue().encode())
+    with _only_writer(job):
+        known = {row: label for row, label in {**read_corrections(job), **labels}.items() if label}
+        out = io.StringIO()
+        csv.writer(out, lineterminator='\n').writerows([['row', 'label'], *sorted(known.items())])
+        job.write(CORRECTIONS, out.getvalue().encode())
     return known
 
 # %% ../../nbs/scale/06_review.ipynb #cfa80bf5
@@ -118,49 +150,161 @@ def count_table(
     rows = [*labels.most_common(), *((k, n) for k, n in (('unsure', unsure), ('not read', errors)) if n)]
     return pd.DataFrame(rows, columns=['class', 'images'])
 
-# %% ../../nbs/scale/06_review.ipynb #7a5adf21
+# %% ../../nbs/scale/06_review.ipynb #104633ca
+SHOWN = 24 # images on a page
+REVIEW_MOST = 100 * SHOWN # images of an order that can be looked at
+REVIEW_LISTS = dict(unsure='Least sure', unlike='Least similar', corrected='Reviewed', errors='Not read') # orders and their names
+REVIEW_EMPTY = dict(unsure='No image was predicted as this class.', unlike='No image was predicted as this class.',
+                    corrected='No image has been reviewed yet. Choose the correct class of an image in one of the other lists.',
+                    errors='All images could be read.') # what the page says if a list is empty
+REVIEW_HELP = ('**Least sure**: the lowest probability comes first. **Least similar**: the images come first that are least like the '
+               'training images. **Reviewed**: images for which a class was chosen. **Not read**: images that could not be opened.')
+
+# %% ../../nbs/scale/06_review.ipynb #4babbff6
+REVIEW_STYLE = """<style>
+.stMainBlockContainer [class*="st-key-card"] .har-figure img { height: 15rem; max-height: none; object-position: center;
+  background: var(--har-card); }
+[class*="st-key-card"] { gap: .5rem; padding-bottom: .4rem; }
+[class*="st-key-card"] figcaption { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; margin-top: .3rem; }
+[class*="st-key-card"] .har-label { font-size: 1.2rem; } [class*="st-key-card"] .har-note { margin: 0; min-height: 2.9em; }
+.har-note.har-count { margin: 0; }
+.har-saved { font-size: .92rem; min-height: 1.45em; line-height: 1.45; margin: 0; color: var(--har-accent); font-weight: 600; }
+.har-list { line-height: 1.5; overflow-wrap: anywhere; padding-left: 1.4rem; } .har-list li { margin-bottom: .4rem; }
+</style>""" # added to the styles of the web app
+
+# %% ../../nbs/scale/06_review.ipynb #e2a62fcd
 def review_page(
     dest:str # The folder of a job
 )->None:
     "The page that shows images to be corrected"
     import streamlit as st
-    from har_fastai.serve.models import APP_STYLE, label_text
+    from har_fastai.serve.models import APP_STYLE
     from har_fastai.serve.web import LAYOUT_STYLE, app_icon, escape_markdown
-    st.set_page_config('Review of labels', app_icon(), 'wide')
-    st.html(APP_STYLE + LAYOUT_STYLE)
-    job = LabelJob(dest)
-    st.title('Review of labels')
-    done, n = len(done_blocks(job)), job.info['images']
-    st.caption(escape_markdown(f'{job}: {n:,} images, {done:,} of {job.blocks:,} parts'))
-    counts = st.cache_data(lambda dest, done: count_table(LabelJob(dest)))(dest, done)
-    left, right = st.columns([1, 3], gap='large')
-    with left:
-        kind = st.radio('Show', [*ORDERS, 'errors'], format_func=dict(unsure='least sure', unlike='least similar', errors='not read').get)
-        label = st.selectbox('Predicted class', ['all', *job.info['vocab']], format_func=label_text) if kind != 'errors' else 'all'
-        st.dataframe(counts.assign(**{'class': counts['class'].map(label_text)}), hide_index=True)
-    with right: _review_images(job, kind, None if label == 'all' else label)
+    st.set_page_config('Review labels', app_icon(), 'wide', menu_items={'Get help': None, 'Report a bug': None, 'About': None})
+    st.html(APP_STYLE + LAYOUT_STYLE + REVIEW_STYLE)
+    st.title('Review labels', anchor=False)
+    try: _review(LabelJob(dest))
+    except HARError as e: st.error(escape_markdown(f'{e}.'))
 
-# %% ../../nbs/scale/06_review.ipynb #c7a00223
-def _review_images(job:LabelJob, kind:str, label:str|None) -> None:
-    "The images of a page, with a menu of classes below each, and the buttons"
+# %% ../../nbs/scale/06_review.ipynb #2583d872
+def _review(job:LabelJob) -> None:
+    "The page of a job: what it holds, the menus, and a list of images"
+    import streamlit as st
+    done, images, name = len(done_blocks(job)), plural(job.info['images'], 'image'), escape(PurePosixPath(job.dest).name)
+    part = '' if done == job.blocks else f', of which {done / job.blocks:.0%} are labelled so far'.replace('%', ' %')
+    st.html(f'<p class="har-note"><b>{name}</b>: {images}{part}. A class that you choose is saved at once; choose the predicted '
+            'class to confirm it.</p>')
+    kind, label = _choose_list(job)
+    with st.expander('Number of images by predicted class'): st.html(_counts_html(_cached('counts', job, done)))
+    st.session_state.known = read_corrections(job)
+    if kind == 'corrected': rows = rows_to_review(job, kind, REVIEW_MOST, label)
+    else: rows = _cached('rows', job, done, kind, REVIEW_MOST, label)
+    if not len(rows): st.html(f'<p class="har-empty">{REVIEW_EMPTY[kind]}</p>')
+    elif kind == 'errors': _show_errors(rows)
+    else: _show_images(job, rows)
+    st.html(f'<p class="har-foot">Labels that you have chosen are kept in the folder of the job. <code>har_review {name} --export DIR'
+            '</code> writes these images and a table of their labels, with which <code>har_train --data DIR</code> trains.</p>')
+
+# %% ../../nbs/scale/06_review.ipynb #fdc90eec
+def _of_job(what:str, dest:str, done:int, *args): return dict(counts=count_table, rows=rows_to_review)[what](LabelJob(dest), *args)
+
+def _cached(what:str, job:LabelJob, done:int, *args) -> pd.DataFrame:
+    "The counts or rows of a job, read again when more of its parts are done, or after ten minutes"
+    import streamlit as st
+    return st.cache_data(_of_job, ttl=600, max_entries=50, show_spinner='Reading the labels …')(what, job.dest, done, *args)
+
+# %% ../../nbs/scale/06_review.ipynb #f54d684a
+def _choose_list(job:LabelJob) -> tuple[str, str|None]:
+    "The menus for the kind of images and the predicted class, and what was chosen; the address of the page has both"
     import streamlit as st
     from har_fastai.serve.models import label_text
-    rows, known, vocab = rows_to_review(job, kind, 24, label), read_corrections(job), job.info['vocab']
-    if not len(rows): st.info('There are no such images.'); return
-    if kind == 'errors': st.dataframe(rows[['path', 'error']], hide_index=True); return
-    chosen = {}
-    with st.form('labels', border=False):
-        for start in range(0, len(rows), 3):
-            for column, r in zip(st.columns(3), rows.iloc[start:start + 3].itertuples()):
-                with column:
-                    try: st.image(row_image(job, r.row))
-                    except ImageError as e: st.warning(str(e))
-                    what = f'{label_text(r.label)} {r.probability:.2f}'
-                    value = st.selectbox(what, ['', *vocab], index=1 + vocab.index(known[r.row]) if known.get(r.row) in vocab else 0,
-                                         format_func=lambda v: label_text(v) or 'no correction', key=f'row{r.row}')
-                    if value or r.row in known: chosen[r.row] = value
-        if st.form_submit_button('Save corrections', type='primary'): known = add_corrections(job, chosen)
-    st.caption(f'{len(known):,} corrections. har_review DEST --export DIR writes them as a table for har_train.')
+    def restart(): st.session_state.page = 1
+    left, right = st.columns([3, 2], gap='large')
+    kind = left.segmented_control('Show', list(REVIEW_LISTS), default='unsure', required=True, format_func=REVIEW_LISTS.get, key='show',
+                                  on_change=restart, bind='query-params', wrap=True, help=REVIEW_HELP)
+    if kind == 'errors': return kind, None
+    label = right.selectbox('Predicted class', ['', *job.info['vocab']], format_func=lambda c: label_text(c) or 'all classes', key='class',
+                            on_change=restart, bind='query-params')
+    return kind, label or None
+
+# %% ../../nbs/scale/06_review.ipynb #2cde171a
+def _counts_html(counts:pd.DataFrame) -> str:
+    "The counts as a table with bars"
+    from har_fastai.serve.models import label_text
+    most = max(counts.images, default=1)
+    rows = (f'<tr><th scope="row">{escape(label_text(k))}</th><td aria-hidden="true"><span style="width: {100 * n / most:.1f}%"></span>'
+            f'</td><td>{n:,}</td></tr>' for k, n in counts.itertuples(index=False))
+    return f'<table class="har-bars har-counts"><tbody>{"".join(rows)}</tbody></table>'
+
+# %% ../../nbs/scale/06_review.ipynb #b0f5f4f5
+def _show_errors(rows:pd.DataFrame) -> None:
+    "The images that could not be read"
+    import streamlit as st
+    total, items = rows.attrs['total'], ''.join(f'<li>{escape(e)}</li>' for e in rows.error)
+    more = f' The first {len(rows):,} are:' if total > len(rows) else ''
+    st.html(f'<p>{plural(total, "image")} could not be read. When the cause is removed, the command of the job with <code>--retry</code> '
+            f'labels them again.{more}</p><ul class="har-list">{items}</ul>')
+
+# %% ../../nbs/scale/06_review.ipynb #93cbdf76
+def _show_images(job:LabelJob, rows:pd.DataFrame) -> None:
+    "A page of images, and the menus for other pages"
+    import streamlit as st
+    pages, total = -(-len(rows) // SHOWN), rows.attrs['total']
+    def turn(): st.session_state.page, st.session_state.turned = page + 1, True
+    with st.container(horizontal=True, vertical_alignment='center', gap='medium'):
+        page = st.pagination(pages, key='page', bind='query-params') if pages > 1 else 1
+        first = SHOWN * (page - 1)
+        text = f'Images {first + 1:,} to {min(first + SHOWN, len(rows)):,} of {total:,}' if pages > 1 else plural(total, 'image')
+        st.html(f'<p class="har-note har-count">{text}</p>', width='content')
+    for start in range(first, min(first + SHOWN, len(rows)), 3):
+        for column, r in zip(st.columns(3, gap='medium'), rows.iloc[start:start + 3].itertuples()):
+            with column: st.fragment(_card)(job, r)
+    if page < pages: st.button('Next images', type='primary', on_click=turn)
+    if st.session_state.pop('turned', False): # the new images begin at the top
+        st.html('<script>document.querySelector("[data-testid=stMain]").scrollTo(0, 0)</script>', unsafe_allow_javascript=True)
+
+# %% ../../nbs/scale/06_review.ipynb #51e92c7b
+def _card(job:LabelJob, r) -> None:
+    "An image, its prediction, and the menu of classes; only this part of the page is drawn again when a class is chosen"
+    import streamlit as st
+    from har_fastai.serve.models import figure_html, label_text
+    from har_fastai.serve.web import escape_markdown
+    known, key = st.session_state.known.get(r.row, ''), f'class-{r.row}'
+    with st.container(key=f'card{r.row}'):
+        try:
+            image, name = row_image(job, r.row), PurePosixPath(r.path).name
+            image.thumbnail((800, 800))
+            st.html(figure_html(image, f'The image {name}', name) + _prediction_html(r))
+        except ImageError as e:
+            st.warning(escape_markdown(f'{e}.'))
+            if not known: return # nobody can tell its class
+        st.session_state[key] = known or None # what is saved
+        st.selectbox('Correct class', list(dict.fromkeys([*r.top, *job.info['vocab'], *([known] if known else [])])), index=None, key=key,
+                     format_func=label_text, placeholder='Choose a class', on_change=_keep, args=(job, r.row, key))
+        if problem := st.session_state.pop(f'problem-{r.row}', ''): st.error(escape_markdown(f'{problem}.'))
+        if said := st.session_state.pop('said', ''): st.toast(said)
+        what = 'the prediction is confirmed' if known == r.label else 'the prediction is corrected'
+        st.html(f'<p class="har-saved" role="status">{f"Saved: {what}" if known else ""}</p>')
+
+# %% ../../nbs/scale/06_review.ipynb #c75fe591
+def _prediction_html(r) -> str:
+    "The predicted class of a row, its probability, the classes that follow, and why it is unsure"
+    from har_fastai.serve.models import label_text, percent
+    others = [f'{label_text(k)} {percent(p)}' for k, p in zip(r.top, r.top_probabilities)][1:]
+    unsure = f'Unsure: {r.unsure}. ' if r.unsure else ''
+    after = f'Next: {", ".join(others)}.' if others else ''
+    title = f'{label_text(r.label)} {percent(r.probability)}'
+    text = f'<p class="har-label">{escape(title)}</p><p class="har-note">{escape(unsure + after)}</p>'
+    return text.replace(' %', '&nbsp;%')
+
+# %% ../../nbs/scale/06_review.ipynb #f1dca33c
+def _keep(job:LabelJob, row:int, key:str) -> None:
+    "Save the class that was chosen, or remove it if the menu was cleared"
+    import streamlit as st
+    label = st.session_state[key] or ''
+    try: st.session_state.known = add_corrections(job, {row: label})
+    except HARError as e: st.session_state[f'problem-{row}'] = str(e)
+    else: st.session_state.said = f'{"Saved" if label else "Removed"}. {plural(len(st.session_state.known), "image")} reviewed.'
 
 # %% ../../nbs/scale/06_review.ipynb #98fa9da1
 SCRIPT = 'from har_fastai.scale.review import review_page\nreview_page({dest!r})\n' # of the page, because Streamlit runs scripts
@@ -172,15 +316,7 @@ def serve_review(
     port:int=8502 # Port to listen on
 )->None:
     "Serve the page until it is interrupted"
-    from har_fastai.serve.web import OPTIONS, check_port
-    if importlib.util.find_spec('streamlit') is None: raise HARError('the page needs Streamlit: pip install "har_fastai[app]"')
+    from har_fastai.serve.web import serve_script
     job = LabelJob(dest)
     if not done_blocks(job): raise HARError(f'{job} has no results yet: wait until har_label has written a part')
-    check_port(host, port)
-    from streamlit.web.cli import main
-    flags = [f'--{k}={str(v).lower() if isinstance(v, bool) else v}' for k, v in
-             {**OPTIONS, 'server.address': host, 'server.port': port}.items()]
-    with tempfile.TemporaryDirectory(prefix='har_review_') as folder:
-        (script := Path(folder)/'har_review.py').write_text(SCRIPT.format(dest=job.dest), encoding='utf-8')
-        print(f'The page is at http://{host}:{port} (stop it with Ctrl+C)', flush=True)
-        main(['run', str(script), *flags], standalone_mode=False)
+    serve_script(SCRIPT.format(dest=job.dest), host, port)

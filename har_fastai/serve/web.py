@@ -22,7 +22,8 @@ from .models import (APP_STYLE, MAX_BYTES, MAX_IMAGES, Models, model_summary, ba
 # %% auto #0
 __all__ = ['FRAME', 'FRAME_HEAD', 'ALL', 'LAYOUT_STYLE', 'LAUNCHER', 'OPTIONS', 'app_models', 'escape_markdown', 'sandboxed',
            'take_images', 'choose_models', 'show_heatmap', 'show_prediction', 'show_people', 'show_image',
-           'predict_page', 'report_page', 'compare_page', 'app_icon', 'app_page', 'check_port', 'serve_app']
+           'predict_page', 'report_page', 'compare_page', 'app_icon', 'app_page', 'check_port', 'serve_script',
+           'serve_app']
 
 # %% ../../nbs/serve/03_web.ipynb #4bd0c365
 @lru_cache(maxsize=1)
@@ -328,7 +329,8 @@ LAUNCHER = 'from har_fastai.serve.web import app_page\napp_page({runs!r}, {devic
 OPTIONS = {
     'server.headless': True, 'server.fileWatcherType': 'none', 'server.runOnSave': False, 'server.maxUploadSize': MAX_BYTES // 1_000_000,
     'browser.gatherUsageStats': False, 'client.toolbarMode': 'minimal', 'client.showErrorDetails': 'none', 'logger.level': 'warning',
-    'theme.baseRadius': '.4rem', 'theme.baseFontSize': 16, 'theme.headingFontSizes': '["2rem","1.5rem","1.25rem"]',
+    'global.disableWidgetStateDuplicationWarning': True, 'theme.baseRadius': '.4rem', 'theme.baseFontSize': 16,
+    'theme.headingFontSizes': '["2rem","1.5rem","1.25rem"]',
     **{f'theme.{mode}.{option}': THEME[role][i] for i, mode in enumerate(('light', 'dark')) for option, role in dict(
         primaryColor='accent', backgroundColor='paper', secondaryBackgroundColor='card', textColor='ink').items()},
 } # options of Streamlit: no telemetry, no file watching, no stack traces, and the colours of `THEME`
@@ -346,6 +348,23 @@ def check_port(
         reason = os.strerror(e.errno) if (getattr(e, 'errno', 0) or 0) > 0 else getattr(e, 'strerror', None) or e
         raise HARError(f'the app cannot listen on {host}, port {port} ({reason}): choose another --port or --host') from None
 
+# %% ../../nbs/serve/03_web.ipynb #8598462d
+def serve_script(
+    text:str, # Python
+    host:str, # Address to listen on
+    port:int # Port to listen on
+)->None:
+    "Serve a script of Streamlit until it is interrupted"
+    if importlib.util.find_spec('streamlit') is None: raise HARError('the web app needs Streamlit: pip install "har_fastai[app]"')
+    check_port(host, port)
+    from streamlit.web.cli import main
+    options = {**OPTIONS, 'server.address': host, 'server.port': port}
+    flags = [f'--{k}={str(v).lower() if isinstance(v, bool) else v}' for k, v in options.items()]
+    with tempfile.TemporaryDirectory(prefix='har_app_') as folder:
+        (script := Path(folder)/'app.py').write_text(text, encoding='utf-8')
+        print(f'The app is at http://{f"[{host}]" if ":" in host else host}:{port} (stop it with Ctrl+C)', flush=True)
+        main(['run', str(script), *flags], standalone_mode=False)
+
 # %% ../../nbs/serve/03_web.ipynb #dd90cec7
 def serve_app(
     runs=(), # Folders of runs, beside which the default model is shown
@@ -355,17 +374,8 @@ def serve_app(
     people:bool|str|Path=False # Predict each person too? As for `Models`
 )->None:
     "Serve the web app until it is interrupted"
-    if importlib.util.find_spec('streamlit') is None: raise HARError('the web app needs Streamlit: pip install "har_fastai[app]"')
     runs = (str(runs),) if isinstance(runs, (str, Path)) else tuple(map(str, runs))
     if runs and not set(runs) & set(SHIPPED): runs += (next(iter(SHIPPED)),) # to compare with
     people = people if isinstance(people, bool) else str(Path(people).absolute())
     Models(runs, device, people=people) # raises an error in the terminal if a folder has no model
-    check_port(host, port)
-    from streamlit.web.cli import main
-    options = {**OPTIONS, 'server.address': host, 'server.port': port}
-    flags = [f'--{k}={str(v).lower() if isinstance(v, bool) else v}' for k, v in options.items()]
-    with tempfile.TemporaryDirectory(prefix='har_app_') as folder:
-        text = LAUNCHER.format(runs=runs, device=device and str(device), people=people)
-        (script := Path(folder)/'har_app.py').write_text(text, encoding='utf-8')
-        print(f'The app is at http://{f"[{host}]" if ":" in host else host}:{port} (stop it with Ctrl+C)', flush=True)
-        main(['run', str(script), *flags], standalone_mode=False)
+    serve_script(LAUNCHER.format(runs=runs, device=device and str(device), people=people), host, port)

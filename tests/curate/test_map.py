@@ -80,7 +80,7 @@ def test_class_and_text_filter_the_map_and_its_list(mapped, opened):
     page, seen = opened()
     page.click('#legend button:has-text("cycling")')
     assert page.inner_text('#count') == '4 of 60 images'
-    page.click('#box summary'); assert page.locator('#list button').count() == 4
+    page.click('#box summary'); until(page, 'el("list").children.length === 4') # the event follows the click
     page.click('#all'); assert page.inner_text('#count') == '60 images'
     name = page.evaluate('D.names[5]')
     page.keyboard.press('/'); page.keyboard.type(name)
@@ -140,9 +140,58 @@ def test_images_without_labels_and_hostile_names(tmp_path, mapped, opened):
     assert page.inner_text('#label').startswith('<img') and page.locator('aside img').count() == 13 and seen == []
 
 
+@pytest.fixture(scope='module')
+def marked(mapped, tmp_path_factory):
+    "The map with two images that are not in the data set, of which the first is a copy of one that is"
+    home = tmp_path_factory.mktemp('marked')
+    own = [home/'a copy.png', home/'other.png']
+    copied = sorted((mapped[0]/'train').iterdir())[4]
+    own[0].write_bytes(copied.read_bytes())
+    own[1].write_bytes(next((draw_har(home/'more', n=15, size=64, seed=9, test=0)/'train').iterdir()).read_bytes())
+    har_map([str(mapped[0]), '--like', *map(str, own), '--out', str(home/'map.html')])
+    return home/'map.html', copied.name
+
+
+@pytest.mark.parametrize('width', [1280, 390])
+def test_own_images_are_marked_with_those_nearest_to_them(marked, opened, width):
+    page, seen = opened(marked[0], width, has_touch=width < 600)
+    assert page.inner_text('#count') == '60 images' and page.evaluate('D.names.length') == 62
+    assert page.inner_text('#label') == 'Your image 1' and 'a copy.png' in page.inner_text('#facts') # shown at once
+    assert page.evaluate('D.names[NEAR[60 * K]]') == marked[1] and page.locator('#near button').count() == 12
+    classes = page.evaluate('Array.from(NEAR.subarray(60 * K, 60 * K + K), j => called(LABEL[j]))')
+    assert all(f'{c} {classes.count(c)}' in page.inner_text('#facts') for c in classes)
+    until(page, 'drawn.filter(d => isOwn(d[0])).length === 2')
+    page.locator('#owns button').nth(1).click()
+    assert page.inner_text('#label') == 'Your image 2' and page.evaluate('chosen') == 61
+    page.click('#close'); page.evaluate('home()'); page.wait_for_timeout(300)
+    x, y, w, h = page.evaluate('drawn.find(d => d[0] === 61).slice(1)')
+    assert abs(x - page.evaluate('toX(X[61])')) < 1 and abs(y - page.evaluate('toY(Y[61])')) < h / 2 + 20 # its tip is at its place
+    box = page.locator('#map').bounding_box()
+    page.mouse.click(box['x'] + x, box['y'] + y); assert page.evaluate('chosen') == 61
+    assert page.evaluate('document.documentElement.scrollWidth') <= width and seen == []
+
+
+def test_filters_leave_own_images_on_the_map(marked, opened):
+    page, _ = opened(marked[0])
+    page.click('#close'); page.click('#legend button:has-text("cycling")')
+    assert page.inner_text('#count') == '4 of 60 images' and page.evaluate('count') == 4
+    until(page, 'drawn.filter(d => isOwn(d[0])).length === 2')
+    page.click('#box summary'); until(page, 'el("list").children.length === 4') # the event follows the click
+    page.fill('#query', 'a copy'); until(page, 'count === 0') # the search is for images of the data set
+    until(page, 'drawn.filter(d => isOwn(d[0])).length === 2')
+
+
+def test_an_own_image_without_labels_has_the_prediction_of_a_model(tmp_path, mapped, opened):
+    own = sorted((mapped[0]/'train').iterdir())[0]
+    har_map([str(mapped[0]/'train'), '--unlabelled', '--model', 'baseline', '--like', str(own), '--out', str(tmp_path/'map.html')])
+    page, seen = opened(tmp_path/'map.html')
+    assert page.inner_text('#label') == 'Your image' and 'Prediction' in page.inner_text('#facts') and seen == []
+
+
 @pytest.mark.parametrize('argv, words', [
     (['nowhere'], 'does not exist'), (['DATA', '--most', '2'], '3 to 65,000'), (['DATA', '--mb', '0'], '--mb is 0'),
-    (['DATA', '--mb', '.01'], 'do not fit'), (['DATA', '--out', 'DATA'], 'is a folder'), (['DATA/train'], 'without labels')])
+    (['DATA', '--mb', '.01'], 'do not fit'), (['DATA', '--out', 'DATA'], 'is a folder'), (['DATA/train'], 'without labels'),
+    (['DATA', '--like', 'nowhere.jpg'], 'no such file'), (['DATA', '--like', 'DATA/Training_set.csv'], 'not an image')])
 def test_mistakes_get_one_sentence(mapped, refuse, argv, words):
     code, message = refuse(har_map, *(a.replace('DATA', str(mapped[0])) for a in argv))
     assert code == 2 and words in message
