@@ -17,7 +17,7 @@ from .head import FusionHead
 from .streams import StreamExtractor
 from ..pose.encoding import LIMBS, encode_people, flip_people, move_limb, people_array
 from ..pose.parts import Found, ObjectFinder
-from ..pose.skeletons import draw_limbs, draw_people
+from ..pose.skeletons import draw_limbs
 from ..predict.base import FUSION, BasePredictor, as_image, find_model
 from ..predict.bundle import Card, load_bundle
 from ..predict.inputs import display_name
@@ -159,9 +159,9 @@ def plot_limbs(
     src, # An image, as `predict` accepts it
     explanation:FusionExplanation # Of the image
 ): # A PIL image
-    "Draw the skeletons of an image, with the limbs of the main person coloured by what they contribute"
+    "Draw the skeletons of an image, with the limbs of the main person coloured by what they contribute, see `draw_limbs`"
     poses, image = explanation.poses, open_image(as_image(src))
-    image = draw_people(image, poses[1:]) if len(poses) > 1 else image
+    for other in poses[1:]: image = draw_limbs(image, other, {})
     return draw_limbs(image, poses[0], explanation.limbs) if len(poses) else image
 
 # %% ../../nbs/fusion/02_predictor.ipynb #7da1d53f

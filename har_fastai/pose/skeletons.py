@@ -98,7 +98,8 @@ def draw_limbs(
     image = _enlarge(image, side)
     draw, points = ImageDraw.Draw(image), pose[:, :2] * np.array(image.size)
     limb_of = {i: k for k, ids in LIMBS.items() for i in ids}
-    thin, most = max(2, round(float(np.ptp(points[:, 1])) / 60)), max(map(abs, contributions.values()), default=0) or 1.
+    thin = max(2, round(min(float(np.ptp(points[:, 1])) / 60, max(image.size) / 100))) # points may be far outside the image
+    most = max(map(abs, contributions.values()), default=0) or 1.
     for a, b, _ in BONES:
         value = contributions.get(limb_of.get(b) or limb_of.get(a), 0.) / most
         colour, width = FOR if value > .1 else AGAINST if value < -.1 else (235, 235, 235), thin + round(2 * thin * abs(value))
