@@ -126,15 +126,22 @@ def connected(
         with connect(kwargs.get('device')): return f(*args, **kwargs)
     return run
 
+# %% ../nbs/06_distributed.ipynb #38162d63
+class _SumAll(torch.autograd.Function):
+    "The sum of a tensor over the processes; its gradient is the sum of their gradients"
+    @staticmethod
+    def forward(ctx, x): return sum_all(x)
+    @staticmethod
+    def backward(ctx, g): return sum_all(g)
+
 # %% ../nbs/06_distributed.ipynb #dec7e540
 class SyncedBatchNorm(nn.BatchNorm2d):
     "A batch norm with the mean and variance of the batch of all processes"
     def forward(self, x):
         if not self.training or world_size() == 1: return super().forward(x)
-        from torch.distributed.nn.functional import all_reduce # with gradients
         x32, n = x if x.dtype == torch.float64 else x.float(), x.numel() / x.shape[1] * world_size()
-        mean = all_reduce(x32.sum((0, 2, 3))) / n
-        var = all_reduce((x32 - mean[:, None, None]).square().sum((0, 2, 3))) / n
+        mean = _SumAll.apply(x32.sum((0, 2, 3))) / n
+        var = _SumAll.apply((x32 - mean[:, None, None]).square().sum((0, 2, 3))) / n
         self._update(mean.detach(), var.detach() * n / max(n - 1, 1))
         scale = self.weight * (var + self.eps).rsqrt()
         return torch.addcmul((self.bias - mean * scale)[:, None, None], x32, scale[:, None, None]).to(x.dtype)
