@@ -66,7 +66,10 @@ def test_from_images_to_predictions(arch, photos, tmp_path):
     shutil.rmtree(run) # some take half a gigabyte
 
 
-@pytest.mark.parametrize('recipe', mostly_slow(RECIPES, set(RECIPES) - {'finetune'}, 'large architectures'))
+IMAGE_RECIPES = [k for k, r in RECIPES.items() if not r.streams] # tests/pose has the others
+
+
+@pytest.mark.parametrize('recipe', mostly_slow(IMAGE_RECIPES, set(RECIPES) - {'finetune'}, 'large architectures'))
 def test_every_recipe_trains(recipe, photos, tmp_path):
     run = tmp_path/'run'
     train(photos, run, '--recipe', recipe, '--pretrained', 'no', '--epochs', 2, '--size', 64)

@@ -158,6 +158,8 @@ def _check_growth(r:Recipe, arch:Arch) -> None:
 # %% ../../nbs/train/00_recipes.ipynb #c7d1e2f0
 _TRANSFER = dict(bs=32, lr=3e-4, wd=0.05, warmup=1, per_batch=True, weighted=False, crop_scale=(0.35, 1.), num_ops=1, magnitude=7,
                  erase=0.1, tta=True) # what `probe` and `finetune` have in common
+_FINETUNE = _TRANSFER | dict(arch='efficientnet_lite0', pretrained=True, probe=True, frozen=0.2, freeze_bn=True, size=256,
+                             growth=((192, 0.4), (224, 0.6)), epochs=10, ema=0.998, crop_scale=(0.25, 1.), mixup=0.2)
 
 # %% ../../nbs/train/00_recipes.ipynb #2fad8690
 RECIPES = {r.name: r for r in (
@@ -171,12 +173,11 @@ RECIPES = {r.name: r for r in (
            lr=2e-3, wd=0.2, warmup=2, per_batch=True, ema=0.9975, weighted=False, crop_scale=(0.25, 1.), resize='keep',
            cutmix=1., tta=True),
     Recipe(name='probe', arch='efficientnet_lite0', pretrained=True, probe=True, size=264, epochs=1, **_TRANSFER),
-    Recipe(name='finetune', arch='efficientnet_lite0', pretrained=True, probe=True, frozen=0.2, freeze_bn=True, size=256,
-           growth=((192, 0.4), (224, 0.6)), epochs=10, ema=0.998, **_TRANSFER | dict(crop_scale=(0.25, 1.), mixup=0.2)),
+    Recipe(name='finetune', **_FINETUNE),
+    Recipe(name='fusion', streams=STREAMS, **_FINETUNE),
     Recipe(name='pose', streams=('pose',), epochs=40, bs=128, lr=1e-3, wd=0.3, warmup=0, per_batch=True, weighted=False),
     Recipe(name='demo', size=48, epochs=10, lr=2e-3, per_batch=True, num_ops=0, erase=0.),
 )} # the recipes that come with the library, by name
-RECIPES['fusion'] = replace(RECIPES['finetune'], name='fusion', streams=STREAMS)
 
 # %% ../../nbs/train/00_recipes.ipynb #3a8d4bff
 def find_recipe(
