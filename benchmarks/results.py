@@ -29,6 +29,9 @@ TITLES = {
     'images fed per second, packed / DataBlock': 'Images loaded per second: cached images / DataBlock',
     'macro-F1, packed - DataBlock': 'Macro-F1: cached images − DataBlock',
     'share of 95 % confidence intervals that hold the truth': 'Coverage of 95 % confidence intervals',
+    'macro-F1, two processes - one': 'Macro-F1: training in two processes − in one',
+    'poses alone: macro-F1': 'Poses alone: macro-F1',
+    'pose extraction, images per second': 'Pose extraction: images per second',
     'leak: macro-F1 of the last 20 % of rows': 'Leakage: macro-F1 on the last 20 % of rows',
     'kills of one run, and what became of it': 'Interruption and resumption of a run',
     'damaged images given to the opener': 'Fuzz test of open_image with damaged files',
@@ -47,6 +50,7 @@ TITLES = {
     'evaluation and report, over the forward passes alone': 'Time of evaluation and report / forward passes alone',
 } # headings in place of `what`
 LABELS = {
+    'one_interval': 'one process, 95 % CI of the mean', 'all_images': 'all images', 'with_person': 'images with a person',
     'features': 'averaged features, width chosen on training clips',
     'same_width': 'averaged features, same width', 'features_width': 'width for features, seconds', 'without': 'from random weights',
     'pretrained': 'from pretrained weights', 'pretrain_epochs': 'epochs without labels', 'unlabelled': 'images without a label',
