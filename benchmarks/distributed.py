@@ -65,7 +65,7 @@ def main():
     def half(x): return t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / len(x)**0.5
     d = two - one
     print(json.dumps(dict(
-        what='macro-F1, two processes - one', images='own' if a.data else 'drawn', rows=int((df.part == 'train').sum()),
+        what='distributed: macro-F1, two processes - one', images='own' if a.data else 'drawn', rows=int((df.part == 'train').sum()),
         scored=int((df.part == 'test').sum()), size=a.size, epochs=a.epochs, seeds=a.seeds,
         one_process=one.round(4).tolist(), two_processes=two.round(4).tolist(), difference=round(float(d.mean()), 4),
         low=round(float(d.mean() - half(d)), 4), high=round(float(d.mean() + half(d)), 4),

@@ -29,7 +29,7 @@ TITLES = {
     'images fed per second, packed / DataBlock': 'Images loaded per second: cached images / DataBlock',
     'macro-F1, packed - DataBlock': 'Macro-F1: cached images − DataBlock',
     'share of 95 % confidence intervals that hold the truth': 'Coverage of 95 % confidence intervals',
-    'macro-F1, two processes - one': 'Macro-F1: training in two processes − in one',
+    'distributed: macro-F1, two processes - one': 'Macro-F1: training in two processes − in one',
     'poses alone: macro-F1': 'Poses alone: macro-F1',
     'pose extraction, images per second': 'Pose extraction: images per second',
     'leak: macro-F1 of the last 20 % of rows': 'Leakage: macro-F1 on the last 20 % of rows',
