@@ -17,6 +17,7 @@ from har_fastai.evaluate.metrics import confusion, macro_f1
 from har_fastai.evaluate.scoring import class_indices
 from har_fastai.pose.keypoints import PoseDetector, cached_poses
 from har_fastai.data.splits import read_split
+from har_fastai.train.recipes import find_recipe
 from har_fastai.train.runs import machine
 
 from reproduce import mean_interval, test_table
@@ -43,7 +44,7 @@ def main():
             valid.append(round(run.metrics['valid']['macro_f1']['value'], 4))
         sha = read_split(run.file('split.csv')).set_index('filename').sha256[table.filename]
         found = np.array([len(x) > 0 for x in cached_poses(PoseDetector(), list(sha), [None] * len(sha))]) # all are in the cache
-    print(json.dumps(dict(what='poses alone: macro-F1', seeds=a.seeds, epochs=run.recipe.epochs, valid=valid,
+    print(json.dumps(dict(what='poses alone: macro-F1', seeds=a.seeds, epochs=find_recipe('pose').epochs, valid=valid,
                           all_images=scores(pairs, len(vocab)), with_person=scores([(y[found], q[found]) for y, q in pairs], len(vocab)),
                           person_found=round(float(found.mean()), 4), **machine())))
 
