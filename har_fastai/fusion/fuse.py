@@ -14,7 +14,7 @@ from ..files import HARError, lock_folder, plural, sha256_file
 from ..predict.bundle import trained_on
 from ..data.splits import read_split, split_har
 from ..evaluate.metrics import accuracy, class_f1, confusion, difference_interval, macro_f1
-from ..evaluate.scoring import class_indices, format_score, labelled_images, predict_parts, predict_table, score
+from ..evaluate.scoring import class_indices, format_score, labelled_images, predict_parts, score
 from ..evaluate.unsure import fit_unsure
 from .predictor import FusionPredictor, save_fusion
 from .streams import StreamExtractor, cached_streams

@@ -121,6 +121,7 @@ def _check_recipe(r:Recipe) -> None:
         raise HARError(f'crop_scale is {r.crop_scale} and must be two shares between 0 and 1, the smaller one first')
     if unknown := [s for s in r.streams if s not in STREAMS]:
         raise HARError(f'streams contains {unknown[0]!r} and may contain {", ".join(STREAMS)}')
+    if r.streams == ('image',): raise HARError("streams is ('image',): add another stream, or leave it empty for the network alone")
     if r.soft_labels and (not r.teacher or r.mixup or r.cutmix):
         raise HARError('soft_labels is true, which needs a teacher, and neither mixup nor cutmix')
     if r.mixup and r.cutmix: raise HARError(f'mixup is {r.mixup} and cutmix is {r.cutmix}: set one of them to 0')
