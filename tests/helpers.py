@@ -1,5 +1,5 @@
 "Helpers shared by the tests: paths of the repository, commands, and generated images, tables and models"
-import contextlib, csv, io, os, shutil, subprocess, sys, warnings
+import contextlib, csv, io, os, shutil, socket, subprocess, sys, warnings
 from configparser import ConfigParser
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +17,11 @@ REAL = [pytest.mark.skipif(not DATA, reason='HAR_DATA does not name the folder o
 def mostly_slow(values, quick, reason:str) -> list:
     "Parameters of a test of which only those in `quick` run in `make test`"
     return [v if v in quick else pytest.param(v, marks=pytest.mark.slow(reason)) for v in values]
+
+
+def free_port() -> int:
+    "A port of this machine that nobody uses"
+    with socket.create_server(('127.0.0.1', 0)) as s: return s.getsockname()[1]
 
 
 # ---- the repository ----

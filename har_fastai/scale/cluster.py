@@ -4,21 +4,36 @@
 
 # %% ../../nbs/scale/04_cluster.ipynb #330be315
 from __future__ import annotations
-import logging, os
+import logging, os, sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from ..files import HARError, RunError, first_sentence
 from .parts import LabelJob, done_blocks, part_name
 from .blocks import label_block, unpack_model
 
 # %% auto #0
-__all__ = ['OBJECT_STORE', 'has_ray', 'import_ray', 'ray_session', 'BlockLabeller', 'label_on_ray']
+__all__ = ['OBJECT_STORE', 'has_ray', 'is_client_address', 'import_ray', 'ray_session', 'BlockLabeller', 'label_on_ray']
 
 # %% ../../nbs/scale/04_cluster.ipynb #cef329ef
 def has_ray() -> bool:
     "Whether Ray is installed"
     from importlib.util import find_spec
     return find_spec('ray') is not None
+
+# %% ../../nbs/scale/04_cluster.ipynb #80dc305a
+def is_client_address(
+    address:str|None # As for `ray_session`
+)->bool:
+    "Whether Ray is reached through its client, without a Ray on this machine"
+    return bool(address) and address.startswith('ray://')
+
+# %% ../../nbs/scale/04_cluster.ipynb #07a431f9
+def _offer_token() -> None:
+    "Let Ray's client send the token of this user, as other connections of Ray do without being asked"
+    named = {'RAY_AUTH_TOKEN', 'RAY_AUTH_TOKEN_PATH'} & os.environ.keys()
+    if 'ray' not in sys.modules and (named or (Path.home()/'.ray'/'auth_token').is_file()):
+        os.environ.setdefault('RAY_AUTH_MODE', 'token') # read when Ray is imported
 
 # %% ../../nbs/scale/04_cluster.ipynb #fd186ad7
 def import_ray():
@@ -32,6 +47,14 @@ def import_ray():
 # %% ../../nbs/scale/04_cluster.ipynb #c8863aca
 OBJECT_STORE = 256_000_000 # memory for objects of a Ray that is started here, in bytes; they are models and numbers
 
+# %% ../../nbs/scale/04_cluster.ipynb #665e686d
+def _connect(ray, address:str, options:dict, tries:int=3) -> None:
+    "Connect to a running Ray; the server of Ray's client sometimes dies while it starts, and then another one is started"
+    for left in reversed(range(tries)):
+        try: return ray.init(address=address, **options)
+        except ConnectionAbortedError:
+            if not left: raise
+
 # %% ../../nbs/scale/04_cluster.ipynb #a231c4f8
 @contextmanager
 def ray_session(
@@ -39,12 +62,13 @@ def ray_session(
     address:str|None=None # Address of a running Ray, such as auto or ray://head:10001; None starts one on this machine
 ):
     "Connect to Ray or start it, and leave it as it was found"
+    if is_client_address(address): _offer_token()
     ray = import_ray()
     quiet = dict(logging_level=logging.ERROR, log_to_driver=False, ignore_reinit_error=True)
     here = dict(num_cpus=workers, include_dashboard=False, object_store_memory=OBJECT_STORE)
     begun = not ray.is_initialized()
     try:
-        if begun: ray.init(address=address, **quiet) if address else ray.init(address='local', **here, **quiet)
+        if begun: _connect(ray, address, quiet) if address else ray.init(address='local', **here, **quiet)
     except Exception as e: # Ray's errors of connecting have no common class
         raise HARError(f'there is no Ray at {address or "this machine"}: {first_sentence(e)}') from e
     context = ray.data.DataContext.get_current()
@@ -94,14 +118,29 @@ def label_on_ray(
 )->Iterator[dict]: # The counts of each block, as it is done
     "Label blocks with Ray Data"
     with ray_session(None if address else workers and max(1, round(workers * cpus)), address) as ray:
+        if is_client_address(address):
+            yield from _rows_through_client(ray, job, list(blocks), model, workers, None, device, cpus, gpus, embeddings)
+            return
         n = workers or max(1, int(ray.cluster_resources().get('CPU', 1) / cpus))
         shared = [ray.put(model)] # in a list, Ray passes on the reference
         data = ray.data.from_items([dict(block=i) for i in blocks], override_num_blocks=_pieces(len(blocks), n))
         pool = ray.data.ActorPoolStrategy(min_size=1, max_size=n, initial_size=n, max_tasks_in_flight_per_actor=2)
         done = data.map_batches(BlockLabeller, batch_size=1, compute=pool, num_cpus=cpus, num_gpus=gpus or None,
                                 fn_constructor_args=(job, shared, device, embeddings))
-        try: yield from done.iter_rows()
-        except ray.exceptions.RayError as e: raise _explained(e, job) from e
+        with _explaining(ray, job): yield from done.iter_rows()
+
+# %% ../../nbs/scale/04_cluster.ipynb #a225fc44
+class _ClusterRows:
+    "The rows of `label_on_ray`, called in the cluster"
+    def __init__(self, *args): self.rows = label_on_ray(*args)
+    def next(self) -> dict|None: return next(self.rows, None)
+
+# %% ../../nbs/scale/04_cluster.ipynb #4b607331
+def _rows_through_client(ray, job:LabelJob, *args) -> Iterator[dict]:
+    "The rows of `label_on_ray` for an address ray://, since Ray's client cannot iterate over a data set of Ray Data"
+    rows = ray.remote(num_cpus=0)(_ClusterRows).remote(job, *args)
+    with _explaining(ray, job):
+        while (row := ray.get(rows.next.remote())) is not None: yield row
 
 # %% ../../nbs/scale/04_cluster.ipynb #5b9dcff9
 def _explained(e:Exception, job:LabelJob) -> HARError:
@@ -111,3 +150,10 @@ def _explained(e:Exception, job:LabelJob) -> HARError:
     if isinstance(cause, HARError): return type(cause)(str(cause))
     lines = [l for l in str(cause).strip().splitlines() if l.strip()] or ['unknown']
     return RunError(f'a worker failed ({lines[-1].strip()[:200]}): {job} keeps what was labelled; run the same command again to continue')
+
+# %% ../../nbs/scale/04_cluster.ipynb #c5a084c8
+@contextmanager
+def _explaining(ray, job:LabelJob):
+    "Replace an error of Ray by the one behind it"
+    try: yield
+    except ray.exceptions.RayError as e: raise _explained(e, job) from e

@@ -1,4 +1,4 @@
-"Labelling on Ray: two nodes, one of which is killed in mid-run, and a driver that is killed and called again"
+"Labelling on Ray: nodes and drivers that are killed, and a cluster that is reached through Ray's client"
 import os, signal, subprocess, sys, time
 
 import pandas as pd
@@ -8,7 +8,7 @@ from har_fastai.scale.cluster import label_on_ray
 from har_fastai.scale.label import label_images
 from har_fastai.scale.parts import LabelJob, done_blocks
 from har_fastai.testing import put_shapes
-from helpers import ROOT
+from helpers import ROOT, free_port
 
 pytest.importorskip('ray')
 pytestmark = pytest.mark.slow('starts Ray clusters')
@@ -34,11 +34,11 @@ def undisturbed(photos, tmp_path_factory):
 
 @pytest.fixture
 def nodes():
-    "A Ray cluster of two nodes with one CPU each"
+    "A Ray cluster of two nodes with one CPU each; the first one has a port for Ray's client"
     from ray.cluster_utils import Cluster
-    cluster = Cluster()
+    cluster, port = Cluster(), free_port()
     small = dict(num_cpus=1, object_store_memory=100_000_000, include_dashboard=False)
-    try: yield cluster, [cluster.add_node(**small), cluster.add_node(**small)]
+    try: yield cluster, [cluster.add_node(**small, ray_client_server_port=port), cluster.add_node(**small)], port
     finally: cluster.shutdown()
 
 
@@ -59,7 +59,7 @@ def wait_for_parts(p, dest, n:int, seconds:float=120):
 
 
 def test_a_node_and_then_the_driver_are_killed(photos, undisturbed, nodes, tmp_path):
-    cluster, (head, other) = nodes
+    cluster, (head, other), _ = nodes
     first = start(photos, tmp_path, cluster.address)
     wait_for_parts(first, tmp_path, 4)
     cluster.remove_node(other, allow_graceful=False) # its processes are killed
@@ -72,6 +72,16 @@ def test_a_node_and_then_the_driver_are_killed(photos, undisturbed, nodes, tmp_p
     assert second.returncode == 0, out
     assert f'{IMAGES} images' in out and '2 not read' in out
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path), undisturbed)
+
+
+def test_through_the_client_of_ray(photos, undisturbed, nodes, tmp_path):
+    *_, port = nodes
+    out, _ = start(photos, tmp_path, f'ray://127.0.0.1:{port}').communicate(timeout=300)
+    assert f'{IMAGES} images' in out and '2 not read' in out, out
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path), undisturbed)
+    with pytest.raises(Exception, match='cannot be read|damaged|was cut short|not fit') as e: # an error of a worker is one sentence
+        list(label_on_ray(LabelJob(tmp_path), [0], {'broken.onnx': b'no model'}, workers=1, address=f'ray://127.0.0.1:{port}'))
+    assert type(e.value).__name__ in ('HARError', 'RunError') and '\n' not in str(e.value)
 
 
 def test_workers_on_this_machine(photos, undisturbed, tmp_path):

@@ -1,12 +1,12 @@
 "The apps for notebook and browser: their predictions, the uploads they refuse, many requests at once"
-import http.client, io, json, re, shutil, signal, socket, subprocess, sys, time
+import http.client, io, json, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 from threading import Event, Thread
 
 import pytest
 from PIL import Image
 
-from helpers import DATA, start
+from helpers import DATA, free_port, start
 from har_fastai.serve.models import MAX_BYTES, MAX_IMAGES, app_queue, label_text, percent
 from har_fastai.predict.predictor import Predictor
 
@@ -208,10 +208,6 @@ def test_twenty_at_once_take_the_memory_of_one(runs):
 # ---- in a browser ----
 
 slow = pytest.mark.slow('apps in a browser')
-
-
-def free_port() -> int:
-    with socket.create_server(('127.0.0.1', 0)) as s: return s.getsockname()[1]
 
 
 def wait_for(port, path, process, seconds=120):

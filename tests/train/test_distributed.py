@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from har_fastai.train.runs import Run
-from helpers import ROOT
+from helpers import ROOT, free_port
 from interruptions import leftovers, same_runs, wait_for
 
 pytest.importorskip('accelerate')
@@ -41,14 +41,9 @@ json.dump([cb.all, cb.rows], open(f'{out}-{os.environ.get("RANK", 0)}.json', 'w'
 '''
 
 
-def free_port() -> str:
-    import socket
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); return str(s.getsockname()[1])
-
-
 def launch(*args, **kwargs):
     "Start a command in two processes"
-    return subprocess.Popen([*TWO, free_port(), *map(str, args)], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    return subprocess.Popen([*TWO, str(free_port()), *map(str, args)], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             start_new_session=True, **kwargs)
 
 
