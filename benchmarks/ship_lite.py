@@ -142,6 +142,8 @@ if __name__ == '__main__':
     p.add_argument('--growth', type=ast.literal_eval, default=((192, 0.5), (224, 0.5)),
                    help='progressive resizing: pairs of px and share of the epochs')
     p.add_argument('--seed', type=int, default=42, help='seed of the training; the split has seed 42 always')
+    p.add_argument('--teacher', default='', help='folder of a model whose probabilities are learned as well')
+    p.add_argument('--distill', type=float, default=0.7, help='weight of these probabilities in the loss, 0–1')
     p.add_argument('--mixed', type=Path, default=Path('runs/mixed'), help='folder for the photographs and drawings')
     p.add_argument('--run', type=Path, default=Path('runs/lite2'), help='folder of the run')
     p.add_argument('--sizes', type=int, nargs='+', default=[224, 256, 288], help='sizes to choose from on validation photographs, px')
@@ -151,7 +153,8 @@ if __name__ == '__main__':
     p.add_argument('--device')
     a = p.parse_args()
     start, whole = find_recipe(a.recipe), a.evaluated is not None # another network keeps its sizes
-    recipe = find_recipe(a.recipe, arch=a.arch, epochs=a.epochs, size=start.size, growth=a.growth, seed=a.seed)
+    recipe = find_recipe(a.recipe, arch=a.arch, epochs=a.epochs, size=start.size, growth=a.growth, seed=a.seed, teacher=a.teacher,
+                         distill=a.distill)
     with redirect_stdout(sys.stderr): # standard output is for the JSON line
         table, run = mix(a.data, a.mixed, whole), Run(a.run)
         if not run.file('model.json').is_file():

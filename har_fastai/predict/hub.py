@@ -11,7 +11,7 @@ from .. import __version__
 from ..files import HARError, first_sentence
 from ..images import describe_resize
 from ..models import find_arch
-from .base import find_model
+from .base import FUSION, find_model
 from .bundle import Card, load_bundle
 
 # %% auto #0
@@ -81,7 +81,8 @@ def model_page(
 
 # %% ../../nbs/predict/05_hub.ipynb #9b55a920
 # the transferred files, with their maximum sizes in bytes
-FILES = {'model.safetensors': 5_000_000_000, 'model.json': 1_000_000, 'README.md': 1_000_000}
+FILES = {'model.safetensors': 5_000_000_000, 'model.json': 1_000_000, 'README.md': 1_000_000,
+         FUSION: 1_000_000, 'fusion.safetensors': 1_000_000_000}
 
 # %% ../../nbs/predict/05_hub.ipynb #909a1873
 def _hub():
@@ -120,10 +121,10 @@ def push_to_hub(
     private:bool=True, # Make a new repository private? An existing one stays as it is
     message:str='Upload a model of har_fastai' # Commit message
 )->str: # URL of the commit
-    "Upload the weights, the card and the page of a model in one commit"
+    "Upload a model in one commit: weights, card and page, and what `har_fuse` has added to it"
     hub, folder = _hub(), find_model(run)
     _, card = load_bundle(folder)
-    content = {f: str(folder/f) for f in FILES if f.startswith('model')}
+    content = {f: str(folder/f) for f in FILES if not f.endswith('.md') and (folder/f).is_file()}
     content['README.md'] = model_page(card, repo_id, licence).encode()
     with _hub_errors(repo_id, 'sent to'):
         api = hub.HfApi(library_name='har_fastai', library_version=__version__)
@@ -132,15 +133,20 @@ def push_to_hub(
         return api.create_commit(repo_id, files, commit_message=message).commit_url
 
 # %% ../../nbs/predict/05_hub.ipynb #162e4b81
-def _check_remote(hub, repo_id:str, revision:str|None) -> str:
-    "The commit of a revision; raises `HARError` if one of its files is too large"
+def _check_remote(hub, repo_id:str, revision:str|None) -> tuple[str, list[str]]:
+    "The commit of a revision, and its files; raises `HARError` if one of them is too large"
+    files = []
     for file in FILES:
-        meta = hub.get_hf_file_metadata(hub.hf_hub_url(repo_id, file, revision=revision), token=hub.get_token())
+        try: meta = hub.get_hf_file_metadata(hub.hf_hub_url(repo_id, file, revision=revision), token=hub.get_token())
+        except hub.errors.EntryNotFoundError:
+            if file.startswith('fusion'): continue # few models have these files
+            raise
         if meta.commit_hash is None or meta.size is None:
             raise HARError(f'{repo_id} cannot be fetched from the hub: it does not report the size of {file}')
         _check_bytes(repo_id, file, meta.size)
         revision = meta.commit_hash
-    return revision
+        files.append(file)
+    return revision, files
 
 # %% ../../nbs/predict/05_hub.ipynb #01843366
 def _check_bytes(repo_id:str, file:str, n:int) -> None:
@@ -156,8 +162,8 @@ def from_hub(
     hub = _hub()
     options = dict(library_name='har_fastai', library_version=__version__)
     with _hub_errors(repo_id, 'fetched from'):
-        commit = _check_remote(hub, repo_id, revision)
-        files = [Path(hub.hf_hub_download(repo_id, f, revision=commit, **options)) for f in FILES]
+        commit, names = _check_remote(hub, repo_id, revision)
+        files = [Path(hub.hf_hub_download(repo_id, f, revision=commit, **options)) for f in names]
     for f in files: _check_bytes(repo_id, f.name, f.stat().st_size)
     load_bundle(files[0].parent) # raises `HARError` if the files are damaged or do not fit together
     return files[0].parent

@@ -109,7 +109,8 @@ def block_refs(
 )->list[Ref]:
     "The references of a block"
     import pyarrow.parquet as pq
-    table = pq.ParquetFile(io.BytesIO(job.read(manifest_name(i // GROUPS)))).read_row_group(i % GROUPS)
+    name = f'{job.root}/{manifest_name(i // GROUPS)}'
+    with job.fs.open(name, block_size=2**18) as f: table = pq.ParquetFile(f).read_row_group(i % GROUPS) # not the whole file
     return [Ref(**r) for r in table.to_pylist()]
 
 # %% ../../nbs/scale/01_parts.ipynb #43b20895

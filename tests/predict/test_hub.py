@@ -9,6 +9,8 @@ import torch
 import yaml
 
 from har_fastai.files import HARError
+from har_fastai.fusion.head import FusionHead
+from har_fastai.fusion.predictor import load_fusion, save_fusion
 from har_fastai.models import create_model, find_arch
 from har_fastai.predict.bundle import Card, load_bundle, save_bundle
 from har_fastai.predict.hub import FILES, model_page, push_to_hub
@@ -16,6 +18,7 @@ from har_fastai.predict.predictor import Predictor
 from hub_server import TOKEN, local_hub
 
 pytest.importorskip('huggingface_hub')
+PLAIN = {f for f in FILES if not f.startswith('fusion')} # the files of a model to which nothing was added
 
 
 CHILD = '''
@@ -93,19 +96,30 @@ def test_upload_and_download(hub, mine, request, do, push, run, child):
     "A downloaded model predicts as the uploaded one; other files of the run or of the repository are not transferred"
     url = push('apache-2.0')
     ((oid, files),), home = mine(), child[1]
-    assert url == f'{hub.url}/{repo(request)}/commit/{oid}' and set(files) == set(FILES) and hub.private[repo(request)]
+    assert url == f'{hub.url}/{repo(request)}/commit/{oid}' and set(files) == PLAIN and hub.private[repo(request)]
     assert files['model.safetensors'] == (run/'model.safetensors').read_bytes()
     assert ('PUT', f'/lfs/{json.loads(files["model.json"])["sha256"]}') in hub.log
     hub.commit(repo(request), {**files, 'evil.pkl': b'\x80\x04.', 'tokenizer.bin': bytes(9), 'config.py': b'raise SystemExit'})
     hub.log.clear()
     folder = Path(do('from_hub(REPO)'))
-    assert {f.name for f in folder.iterdir()} == set(FILES) and not [p for _, p in hub.log if 'evil' in p or 'config.py' in p]
+    assert {f.name for f in folder.iterdir()} == PLAIN and not [p for _, p in hub.log if 'evil' in p or 'config.py' in p]
     assert not [f for f in home.rglob('*') if f.name in ('evil.pkl', 'tokenizer.bin', 'config.py')]
     a, b = (Predictor(f, half=False) for f in (run, folder))
     x = torch.randn(2, 3, 48, 48).numpy()
     assert torch.equal(a.logits(x), b.logits(x)) and load_bundle(folder)[1] == load_bundle(run)[1]
     hub.log.clear()
     assert do('from_hub(REPO)') == str(folder) and not downloads(hub), 'a second call must use the downloaded files'
+
+
+def test_a_fused_model_travels_in_one_folder(mine, do, push, run, tmp_path):
+    head, info = FusionHead(dict(pose=4), 2), dict(vocab=['running', 'sitting'], base=load_bundle(run)[1].sha256)
+    shutil.copytree(run, tmp_path/'fused')
+    save_fusion(tmp_path/'fused', head, None, info)
+    push(folder=tmp_path/'fused')
+    assert set(mine()[-1][1]) == set(FILES)
+    folder = do('from_hub(REPO)')
+    assert (Path(folder)/'fusion.safetensors').read_bytes() == (tmp_path/'fused'/'fusion.safetensors').read_bytes()
+    assert load_fusion(folder)[2]['base'] == load_bundle(folder)[1].sha256
 
 
 def test_a_revision_keeps_its_files(hub, mine, request, do, push):
