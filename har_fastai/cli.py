@@ -492,3 +492,4 @@ def har_fuse(argv=None):
     from har_fastai.fusion.fuse import fuse
     fuse(a.run, a.data, a.split, a.pose_model, a.device, a.seed)
     print(f'Fused model: {a.run}/fusion.json; use it with har_predict --model {a.run} --fusion')
+    if (page := Path(a.run)/'report-fused.html').is_file(): print(f'Report: {page}')

@@ -32,6 +32,7 @@ from .report.run import write_report
 from .pose.keypoints import PoseDetector
 from .fusion.streams import StreamExtractor
 from .fusion.fuse import fit_streams
+from .fusion.report import write_fusion_report
 from .train.recipes import RECIPES, Recipe, find_recipe
 from .train.runs import Run, begin_run, machine, run_folder
 from .train.callbacks import Compile, TimeEstimate
@@ -367,10 +368,11 @@ def add_streams(
     extractor = StreamExtractor(run.path, device=device, detector=detector, streams=recipe.streams)
     df = df[df.part.isin(['train', 'valid', 'test'])].reset_index(drop=True)
     learn, scores, preds = fit_streams(run.path, df, extractor, recipe.streams, seed=recipe.seed, **own)
-    if alone:
+    if alone: # its scores and curves are those of the run
         _save_scores(run, preds, sorted(df.label[df.part == 'train'].unique()), scores, recipe.epochs - 1)
         history = pd.DataFrame(learn.recorder.values, columns=['train_loss', 'valid_loss', 'valid_accuracy']).rename_axis('epoch')
         with write_atomic(run.file('history.csv'), 'w') as f: history.to_csv(f, lineterminator='\n')
+    write_fusion_report(run, preds, scores, detector)
     return learn
 
 # %% ../nbs/10_core.ipynb #ff471387

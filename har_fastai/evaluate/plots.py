@@ -18,19 +18,22 @@ __all__ = ['plot_history', 'plot_confusion', 'plot_classes', 'plot_reliability',
 def plot_history(
     history:pd.DataFrame # The history.csv of a run
 ): # A matplotlib figure
-    "Draw loss and macro-F1 of training and validation by epoch"
+    "Draw loss and macro-F1 of training and validation by epoch; accuracy if there is no macro-F1"
     from matplotlib.ticker import MaxNLocator
     parts = {'train': ('training (augmented)', BLUE, '--'), 'valid': ('validation', ORANGE, '-')}
     fig = new_figure(figsize=(9, 3.2), layout='constrained')
-    for ax, (col, name) in zip(fig.subplots(1, 2), dict(loss='Cross-entropy loss', macro_f1='Macro-F1').items()):
+    f1 = 'valid_macro_f1' in history
+    score = dict(macro_f1='Macro-F1') if f1 else dict(accuracy='Accuracy')
+    for ax, (col, name) in zip(fig.subplots(1, 2), (dict(loss='Cross-entropy loss') | score).items()):
         for part, (label, colour, style) in parts.items():
+            if f'{part}_{col}' not in history: continue
             ax.plot(history.epoch + 1, history[f'{part}_{col}'], style, color=colour, marker='.', label=label)
         ax.set(xlabel='Epoch', ylabel=name, title=f'{name} by epoch'); ax.grid(alpha=0.3)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if history.valid_macro_f1.notna().any(): # without validation images, no epoch was selected
+    if f1 and history.valid_macro_f1.notna().any(): # without validation images, no epoch was selected
         best = history.valid_macro_f1.idxmax()
         ax.plot(history.epoch[best] + 1, history.valid_macro_f1[best], 'o', ms=9, mfc='none', color='black', label='saved epoch')
-    ax.legend()
+    fig.axes[int(f1)].legend() # accuracy is not known for training images
     return fig
 
 # %% ../../nbs/evaluate/01_plots.ipynb #033fb3b3

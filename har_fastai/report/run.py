@@ -30,7 +30,8 @@ from ..train.runs import Run
 __all__ = ['RISK_CAPTION', 'PUBLISHED', 'FAITHFULNESS_CAPTION', 'Evaluation', 'evaluation_figures', 'weakest_classes',
            'heatmap_figures', 'check_heatmaps', 'affordable_images', 'training_table', 'split_table',
            'describe_duplicates', 'class_table', 'calibration_table', 'published_table', 'describe_split',
-           'published_notes', 'score_cards', 'report_sections', 'verdict', 'write_report']
+           'published_notes', 'score_cards', 'evaluation_sections', 'report_sections', 'verdict', 'save_figures',
+           'write_page', 'write_report']
 
 # %% ../../nbs/report/02_run.ipynb #e7f80fb6
 @dataclass
@@ -41,6 +42,7 @@ class Evaluation:
     name:str='test' # Name of the images: test, valid, tail, all
     card:Card|None=None # Card of the model; read from the folder of the run if None
     scores:dict|None=None # From `score` or `score_with_seen`; computed if None
+    of:str='' # What is evaluated if it is not the network of the run, such as fused; part of the names of files
 
     def __post_init__(self):
         self.card = self.card or read_card(self.run.path)
@@ -54,12 +56,14 @@ class Evaluation:
     @property
     def kind(self) -> str: return 'labelled' if self.name == 'all' else self.name
     @property
+    def suffix(self) -> str: return '-'.join(filter(None, (self.of, '' if self.name == 'test' else self.name)))
+    @property
     def probs(self) -> np.ndarray: return prob_array(self.preds, self.vocab)
     @cached_property
     def history(self) -> pd.DataFrame: return self.run.history
     @property
-    def validated(self) -> bool: # Were the epoch and the temperature chosen on validation images?
-        return bool(self.history.valid_macro_f1.notna().any())
+    def validated(self) -> bool: # Were there validation images, to choose the epoch and the temperature?
+        return bool(self.history.valid_loss.notna().any())
 
     def sample(self, n:int) -> pd.DataFrame:
         "`n` random rows of the predictions, the same ones at each call"
@@ -337,6 +341,20 @@ def score_cards(
             dict(name='calibration error', value=f'{c["ece"]:.3f}', note=f'{c["ece_before"]:.3f} before temperature scaling')]
 
 # %% ../../nbs/report/02_run.ipynb #2895cd10
+def evaluation_sections(
+    e:Evaluation, # Evaluation of a run
+    figures:dict[str, dict] # Parts of the page by name, from `figure`
+)->list[dict]: # From `section`, in order
+    "The sections with scores, calibration, unsure predictions and sample images"
+    def some(*names): return [figures[n] for n in names if n in figures]
+    fitted = text('The temperature was fitted on the validation images. It changes the probabilities, but not the predicted classes.'
+                  if e.validated else 'There were no validation images to fit a temperature on.')
+    return [_evaluation_section(e, some('classes', 'confusion')),
+            section('calibration', 'Calibration', fitted, table(calibration_table(e), digits=3), *some('reliability')),
+            *_unsure_section(e, some('risk')),
+            section('images', 'Images', *some('predictions', 'top_losses'))]
+
+# %% ../../nbs/report/02_run.ipynb #13681f27
 def report_sections(
     e:Evaluation, # Evaluation of a run
     figures:dict[str, dict], # Parts of the page by name, from `figure`
@@ -346,14 +364,9 @@ def report_sections(
     def some(*names): return [figures[n] for n in names if n in figures]
     split = read_split(e.run.file('split.csv'))
     data = text(f'{plural(len(split), "image")}, {describe_split(e.run)}. {describe_duplicates(split)}')
-    fitted = text('The temperature was fitted on the validation images. It changes the probabilities, but not the predicted classes.'
-                  if e.validated else 'There were no validation images to fit a temperature on.')
     out = [section('training', 'Training', table(training_table(e), index=False, words=True), *some('history')),
            section('data', 'Data', data, table(split_table(split), 'Images of each class')),
-           _evaluation_section(e, some('classes', 'confusion')),
-           section('calibration', 'Calibration', fitted, table(calibration_table(e), digits=3), *some('reliability')),
-           *_unsure_section(e, some('risk')),
-           section('images', 'Images', *some('predictions', 'top_losses')),
+           *evaluation_sections(e, figures),
            section('gradcam', 'Grad-CAM', *([text(describe_faithfulness(faith))] if faith else []), *some('heatmaps', 'atlas')),
            _faithfulness_section(faith, some('faithfulness'))]
     if sorted(e.vocab) == sorted(ACTIONS):
@@ -402,14 +415,33 @@ def _faithfulness_section(faith:Faithfulness|None, figures:list[dict]) -> dict:
     return section('faithfulness', title, means, *figures)
 
 # %% ../../nbs/report/02_run.ipynb #a57c0961
-def _save_figures(e:Evaluation, figures:dict[str, PageFigure]) -> dict[str, dict]:
+def save_figures(
+    e:Evaluation, # Evaluation of a run
+    figures:dict[str, PageFigure] # By name
+)->dict[str, dict]: # From `figure`, by name
     "Draw figures, save them in the folder of the run, and convert them to parts of the page"
-    folder = 'figures' if e.name == 'test' else f'figures/{e.name}'
+    folder = f'figures/{e.suffix}'.rstrip('/')
     plots = list(figures.values()) # in processes that are forked from this one, as they cannot be sent to another
     made = list(parallel_map(lambda some: [(plots[i].png, figure(plots[i])) for i in some], range(len(plots)), k=1, least=2, threads=False))
     for name, (png, _) in zip(figures, made):
         with write_atomic(e.run.file(f'{folder}/{name}.png')) as file: file.write(png)
     return {name: part for name, (_, part) in zip(figures, made)}
+
+# %% ../../nbs/report/02_run.ipynb #99e52acb
+def write_page(
+    e:Evaluation, # Evaluation of a run
+    sections:list[dict] # From `section`, in order
+)->Path: # The page, in the folder of the run
+    "Write a report, with the result in one sentence at its top"
+    run, scored = e.run, plural(len(e.preds), e.kind + ' image')
+    data = Path(run.info.get('data', '?')).name
+    subtitle = (f'Data set {data}; {e.card.arch}{e.of and ", " + e.of}, recipe “{run.recipe.name}”, seed {run.recipe.seed}; '
+                f'evaluated on {scored} of {len(e.vocab)} classes')
+    html = render(f'{run.path.resolve().name}: human action recognition', subtitle, sections, score_cards(e), seen_warning(e.scores),
+                  verdict(e))
+    page = run.file(f'report-{e.suffix}'.rstrip('-') + '.html')
+    with write_atomic(page, 'w') as f: f.write(html)
+    return page
 
 # %% ../../nbs/report/02_run.ipynb #7ca6c7d8
 FAITHFULNESS_CAPTION = ('Probability of the class as pixels are removed or restored in the order of a map, '
@@ -433,12 +465,4 @@ def write_report(
     if n := affordable_images(e, explainer) if faithfulness is None else faithfulness:
         faith = check_heatmaps(e, explainer, n)
         figures['faithfulness'] = PageFigure(partial(plot_faithfulness, faith), FAITHFULNESS_CAPTION, wide=True)
-    sections = report_sections(e, _save_figures(e, figures), faith)
-    scored = plural(len(preds), e.kind + ' image')
-    subtitle = (f'Data set {Path(run.info.get("data", "?")).name}; {e.card.arch}, recipe “{run.recipe.name}”, seed {run.recipe.seed}; '
-                f'evaluated on {scored} of {len(e.vocab)} classes')
-    html = render(f'{run.path.resolve().name}: human action recognition', subtitle, sections, score_cards(e), seen_warning(e.scores),
-                  verdict(e))
-    page = e.run.file('report.html' if name == 'test' else f'report-{name}.html')
-    with write_atomic(page, 'w') as f: f.write(html)
-    return page
+    return write_page(e, report_sections(e, save_figures(e, figures), faith))
