@@ -39,9 +39,9 @@ def describe_difference(
             f'{d["high"]:+.3f}), on the same {n}.')
 
 # %% ../../nbs/fusion/04_report.ipynb #56eb71f0
-LIMBS_CAPTION = ('The same random images as above, with the same frames. Each limb was moved to where it is on average. Orange: the logit of '
-                 'the predicted class fell, so the position of the limb speaks for the class. Blue: it rose. The stronger the colour, the '
-                 'larger the change.')
+LIMBS_CAPTION = ('The same random images as above, with the same frames. Each limb was moved to where it is on average. Orange: the logit '
+                 'of the predicted class fell, so the position of the limb speaks for the class. Blue: it rose. The stronger the colour, '
+                 'the larger the change.')
 
 # %% ../../nbs/fusion/04_report.ipynb #d739315e
 def limbs_figure(
