@@ -68,6 +68,11 @@ def test_a_module_and_its_notebook_are_found_from_each_other():
     assert set(modules(PACKAGE)) == set(expected)
 
 
+def test_notebooks_of_a_folder_have_numbers_of_their_own():
+    places = [(nb.parent, nb.name.split('_')[0]) for nb in notebooks(NBS).values()]
+    assert sorted(p for p in set(places) if places.count(p) > 1) == []
+
+
 def test_imports_follow_the_layers(): assert upward(PACKAGE, numbers()) == []
 
 
