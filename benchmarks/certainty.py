@@ -1,4 +1,4 @@
-"""Accuracy of the predictions of a model by their probability in words (very likely, probably, perhaps, unsure).
+"""Accuracy of the predictions of a model by their probability in words (very likely, probably, perhaps, doubtful).
 
 Reads the predictions of labelled images that the model was not trained on, from `har_evaluate --csv`. For the evaluated model of the model card and the
 photographs of the course report:

@@ -6,18 +6,28 @@
 from __future__ import annotations
 import importlib, pkgutil, sys
 import har_fastai
+from .files import did_you_mean
 
 # %% auto #0
-__all__ = ['find_command', 'main']
+__all__ = ['find_command', 'command_names', 'main']
+
+# %% ../nbs/16___main__.ipynb #fd16f3ff
+def _modules() -> list:
+    "The modules with commands"
+    names = [m.name for m in pkgutil.iter_modules(har_fastai.__path__) if m.name == 'cli' or m.name.startswith('cli_')]
+    return [importlib.import_module(f'har_fastai.{m}') for m in names]
 
 # %% ../nbs/16___main__.ipynb #ec6b2482
 def find_command(
     name:str # Name of a command, with or without har_
 ): # A function of a list of arguments, or None
     "The command with a name"
-    names = [m.name for m in pkgutil.iter_modules(har_fastai.__path__) if m.name == 'cli' or m.name.startswith('cli_')]
-    found = (getattr(importlib.import_module(f'har_fastai.{m}'), f'har_{name.removeprefix("har_")}', None) for m in names)
-    return next((f for f in found if f), None)
+    return next((f for m in _modules() if (f := getattr(m, f'har_{name.removeprefix("har_")}', None))), None)
+
+# %% ../nbs/16___main__.ipynb #461267a9
+def command_names() -> list[str]:
+    "The names of all commands, without har_"
+    return sorted(n.removeprefix('har_') for m in _modules() for n in vars(m) if n.startswith('har_') and n in m.__all__)
 
 # %% ../nbs/16___main__.ipynb #b33f8ac1
 def main(
@@ -25,7 +35,11 @@ def main(
 )->None:
     "Run a command"
     f = find_command(argv[0]) if argv else None
-    if f is None: sys.exit('har_fastai: give a command, such as python -m har_fastai train --help')
+    if f is None:
+        names = command_names()
+        unknown = f'unknown command {argv[0]}{did_you_mean(argv[0], names)}' if argv else 'give a command, such as train --help'
+        print(f'har_fastai: {unknown}; the commands are {", ".join(names)}', file=sys.stderr)
+        sys.exit(2)
     f(argv[1:])
 
 # %% ../nbs/16___main__.ipynb #cfe80e86

@@ -187,7 +187,7 @@ def _predict_images(a:argparse.Namespace) -> None:
     bar = any(files.values()) and not a.quiet and is_interactive() # replaces the printed lines, which a file contains already
     written = write_predictions(predict_sources(predictor, sources), a.top, **files)
     to = ', '.join(f for f in files.values() if f and f != '-')
-    print_predictions(written, a.top, sources.total, not (a.quiet or bar), bar, to if bar else '')
+    print_predictions(written, a.top, sources.total, not (a.quiet or bar), bar, to if bar or not a.quiet else '')
 
 # %% ../nbs/11_cli.ipynb #9c1f24b7
 def _add_pose_model(p:argparse.ArgumentParser) -> None:
@@ -271,17 +271,18 @@ def har_explain(argv=None):
         for file, (explanation, problem) in zip(files[i:], explainer.try_explain(files[i:i + explainer.bs], a.cls)):
             bad += bool(problem)
             if problem: print(f'note: {display_name(problem)}', file=sys.stderr, flush=True)
-            else: _write_heatmap(file, explanation, a.out)
+            else: _write_heatmap(file, explanation, explainer.unsure(explainer.predict_batch([file])[0]), a.out)
     report_unread(bad, len(files), 'images')
 
 # %% ../nbs/11_cli.ipynb #5d2c1a4b
-def _write_heatmap(file:Path, explanation, out:str) -> None:
-    "Draw the heat-map of an image into a new file of a folder, and print the prediction"
+def _write_heatmap(file:Path, explanation, unsure:str, out:str) -> None:
+    "Draw the heat-map of an image into a new file of a folder, and print the prediction and why it is unsure"
     from har_fastai.explain.gradcam import plot_cam
     from har_fastai.files import new_file, write_atomic
     from har_fastai.predict.inputs import display_name
     with write_atomic(to := new_file(out, file.stem)) as f: plot_cam(file, explanation).savefig(f, format='png', dpi=110)
     prediction = f'{explanation.label} {explanation.probs.max():.3f}'
+    if unsure: prediction = f'unsure: {prediction} ({unsure})'
     print(f'{display_name(file)}: {prediction}; heat-map of {explanation.cls}: {display_name(to)}', flush=True)
 
 # %% ../nbs/11_cli.ipynb #1593214f

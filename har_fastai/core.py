@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastai.learner import Learner
 from fastcore.foundation import L
-from .files import HARError, RunError, expand_home, lock_folder, plural, sha256_file, write_atomic, write_json
+from .files import HARError, RunError, expand_home, plural, sha256_file, write_atomic, write_json
 from .efficientnet_lite import has_imagenet_weights
 from .models import find_arch, torch_device
 from .distributed import connected, from_main, is_main, main_first, share_of, world_size
@@ -34,7 +34,7 @@ from .fusion.streams import StreamExtractor
 from .fusion.fuse import fit_streams
 from .fusion.report import write_fusion_report
 from .train.recipes import RECIPES, Recipe, find_recipe
-from .train.runs import Run, begin_run, machine, run_folder
+from .train.runs import Run, begin_run, locked_run, machine, run_folder
 from .train.callbacks import Compile, TimeEstimate
 from .train.probe import FitProbe
 from .train.learner import HARLearner, har_learner
@@ -410,7 +410,7 @@ def train_baseline(
     check_tracker(log)
     detector = _check_streams(recipe, split)
     if recipe.soft_labels and not cached: raise HARError('soft labels need cached images: leave out --cache no')
-    with lock_folder(run.path) if is_main() else nullcontext():
+    with locked_run(run) if is_main() else nullcontext():
         if not resume and is_main() and run.exists: raise HARError(f'{run.path} was just taken by another run: choose another --out')
         has_network = not recipe.streams or 'image' in recipe.streams
         df = main_first(lambda: reload_data(run, path) if resume else

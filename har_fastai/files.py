@@ -15,9 +15,9 @@ from itertools import islice
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['PREFETCH', 'HARError', 'RunError', 'plural', 'first_sentence', 'natural_key', 'write_atomic', 'new_file',
-           'write_together', 'write_json', 'read_json', 'sha256_file', 'expand_home', 'cache_folder', 'lock_folder',
-           'is_interactive', 'progress', 'prefetch_map', 'parallel_map']
+__all__ = ['PREFETCH', 'HARError', 'RunError', 'plural', 'first_sentence', 'did_you_mean', 'natural_key', 'write_atomic',
+           'new_file', 'write_together', 'write_json', 'read_json', 'sha256_file', 'expand_home', 'cache_folder',
+           'lock_folder', 'is_interactive', 'progress', 'prefetch_map', 'parallel_map']
 
 # %% ../nbs/00_files.ipynb #b0635abd
 class HARError(Exception):
@@ -47,6 +47,16 @@ def first_sentence(
     text = lines[0].split('. ')[0].rstrip('.')
     if len(text) <= most: return text
     return (text[:most - 2].rpartition(' ')[0] or text[:most - 2]) + ' …'
+
+# %% ../nbs/00_files.ipynb #15988740
+def did_you_mean(
+    name, # An unknown name
+    names:Iterable[str] # The known ones
+)->str: # Such as ' (did you mean probe?)'; empty if none is like it
+    "Name the known names that are most like an unknown one"
+    from difflib import get_close_matches
+    near = get_close_matches(str(name), list(names), 2, 0.6)
+    return f' (did you mean {" or ".join(near)}?)' if near else ''
 
 # %% ../nbs/00_files.ipynb #8b9b9546
 def natural_key(

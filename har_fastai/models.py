@@ -7,13 +7,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
 import torch
 from torch import nn
-from .files import HARError, first_sentence, write_atomic
+from .files import did_you_mean, HARError, first_sentence, write_atomic
 from .images import IMAGENET_MEAN, IMAGENET_STD, SIDE_STEP, MAX_ASPECT_RATIO, eval_shape
 from .efficientnet_lite import LITE, EfficientNetLite, imagenet_file
 
@@ -198,8 +197,7 @@ def find_arch(
     if isinstance(arch, Arch): return arch
     found = (ARCHS.get(arch) or _timm(arch)) if isinstance(arch, str) else None
     if found: return found
-    near = get_close_matches(str(arch), ARCHS, 2, 0.6)
-    hint = f' (did you mean {" or ".join(near)}?)' if near else ''
+    hint = did_you_mean(arch, ARCHS)
     raise HARError(f'unknown architecture {arch!r}{hint}: choose one of {", ".join(ARCHS)}, or a timm model with har_fastai[zoo]')
 
 # %% ../nbs/03_models.ipynb #cbf3fa50

@@ -138,7 +138,7 @@ def write_people(
 # %% ../../nbs/pose/04_people.ipynb #70ca3ebe
 def _lines(whole:Prediction, people:list[PersonPrediction], top:int) -> list[str]:
     "What is printed for an image"
-    def text(p): return ('unsure, perhaps ' if p.unsure else '') + ', '.join(f'{label} {v:.3f}' for label, v in p.top(top))
+    def text(p): return ('unsure: ' if p.unsure else '') + ', '.join(f'{label} {v:.3f}' for label, v in p.top(top))
     def place(b): return f'{b[0]:.0%} to {b[2]:.0%} from the left'
     return [f'{whole.name}  {text(whole)}', *(f'  person {i}, {place(p.box)}: {text(p.prediction)}' for i, p in enumerate(people, 1))]
 

@@ -4,13 +4,14 @@
 
 # %% ../../nbs/predict/00_base.ipynb #4276e56d
 from __future__ import annotations
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from concurrent.futures import Executor, ThreadPoolExecutor
 import numpy as np
 from fastcore.basics import patch
 from PIL import Image
-from ..files import PREFETCH, prefetch_map, progress
+from ..files import PREFETCH, HARError, prefetch_map, progress
 from ..images import ImageError, RESIZE_RULES, preprocess, open_image
 
 # %% auto #0
@@ -141,6 +142,7 @@ class BasePredictor:
 
     def _collect(self, images:Iterable, catch=()) -> list:
         "All results of `_stream`, with a progress bar in an interactive session"
+        if isinstance(images, (str, bytes, os.PathLike)): raise HARError('give a list of images; for one image, use predict')
         images = list(images)
         k = max(1, min(self._chunk, len(images) // self._threads)) # also spreads a few images over the threads
         threads = max(1, min(self._threads, len(images) // k))
@@ -168,6 +170,7 @@ class BasePredictor:
         src # A path, bytes, an open file, a PIL image, an array of uint8 (height, width, 3), or a function that returns one of these
     )->tuple[str, int, np.ndarray]: # The label, its index in `vocab`, the probabilities of all classes
         "Predict the class of one image"
+        if isinstance(src, (list, tuple)): raise HARError('predict takes one image; for a list of images, use probs')
         p, = self.predict_batch([src])
         return self.vocab[p.argmax()], int(p.argmax()), p
 

@@ -13,7 +13,7 @@ from torch import nn
 from ..files import HARError, read_json, sha256_file, write_atomic, write_json, write_together
 from ..images import RESIZE_RULES
 from ..models import create_model, find_arch, weight_bytes
-from .base import find_model, is_valid_card, is_without_network
+from .base import SHIPPED, find_model, is_valid_card, is_without_network
 
 # %% auto #0
 __all__ = ['FORMAT', 'THRESHOLDS', 'MEANS', 'TRAINED_ON', 'Card', 'short_checksums', 'save_trained_on', 'trained_on', 'save_card',
@@ -124,7 +124,7 @@ def _not_a_folder(path:Path) -> str:
     "The error message for a `path` that is not a folder"
     if path.suffix.lower() in {'.pkl', '.pth', '.pt', '.pickle', '.bin'}:
         return f'{path} may contain a pickle, which could run code, so it is not opened: give the folder of a run'
-    return f'{path} {"is a file" if path.exists() else "does not exist"}: give the folder of a run'
+    return f'{path} {"is a file" if path.exists() else "does not exist"}: give the folder of a run, or one of {", ".join(SHIPPED)}'
 
 # %% ../../nbs/predict/01_bundle.ipynb #cc1e3e92
 def _check_card(card:Card, file:Path) -> None:

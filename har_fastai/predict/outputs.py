@@ -18,7 +18,7 @@ __all__ = ['CERTAINTY', 'WRITERS', 'Prediction', 'predict_sources', 'open_output
            'print_predictions', 'report_unread']
 
 # %% ../../nbs/predict/07_outputs.ipynb #08331a0d
-CERTAINTY = {.9: 'very likely', .7: 'probably', .5: 'perhaps', 0.: 'unsure'} # least calibrated probability -> words
+CERTAINTY = {.9: 'very likely', .7: 'probably', .5: 'perhaps', 0.: 'doubtful'} # least calibrated probability -> words
 
 # %% ../../nbs/predict/07_outputs.ipynb #dc191c07
 @dataclass
@@ -92,7 +92,7 @@ def _summary(labels:Counter, unsure:int, unread:int, most:int=8) -> str:
 def _describe(p:Prediction, top:int) -> str:
     "The classes of a prediction with their probabilities, at least three below one half, and how certain it is"
     classes = ', '.join(f'{label} {prob:.3f}' for label, prob in p.top(top if p.probability >= .5 else max(top, 3)))
-    if p.unsure: return f'unsure, perhaps {classes} ({p.unsure})'
+    if p.unsure: return f'unsure: {classes} ({p.unsure})'
     return f'{classes} ({p.certainty})' if p.certainty else classes
 
 # %% ../../nbs/predict/07_outputs.ipynb #1a793702
@@ -166,7 +166,7 @@ def print_predictions(
     labels, unsure = Counter(), 0
     for p in progress(predictions, total, 'images') if bar else predictions:
         n, unread = n + 1, unread + bool(p.problem)
-        if p.certainty == 'unsure': unsure += 1
+        if p.unsure: unsure += 1
         elif not p.problem: labels[p.label] += 1
         if p.problem and bar: notes.append(p.problem)
         elif p.problem: print(f'note: {p.problem}', file=sys.stderr, flush=True)
@@ -184,6 +184,6 @@ def report_unread(
 )->None:
     "Raise the error that ends a command: exit code 2 if no input could be read, 1 if some could not"
     if not n: raise HARError(f'there are no {what} to read')
-    if unread == n: raise HARError(f'none of the {n:,} {what} could be read' if n > 1 else f'the one {what[:-1]} could not be read')
+    if unread == n: raise HARError(f'none of the {n:,} {what} could be read' if n > 1 else f'no {what[:-1]} could be read')
     counts = [f'{k:,} of the {n:,} {what} could not be read{how}' for k, how in ((unread, ''), (damaged, ' completely')) if k]
     if counts: raise RunError(f'{", and ".join(counts)}; the rest was processed')

@@ -209,7 +209,12 @@ def training_table(
         'seed': r.seed,
         'duration': f'{h.seconds.sum() / 60:.1f} minutes on {where}' if 'seconds' in h else 'unknown',
         'libraries': ', '.join(f'{k} {m[k]}' for k in ('torch', 'fastai', 'har_fastai') if m.get(k))}
+    if _is_probe(r): # these settings were not used
+        for k in [k for k in rows if k.startswith(('training images', 'epochs', 'optimiser', 'label smoothing', 'augm', 'sampl'))]: del rows[k]
     return pd.DataFrame({'': rows.keys(), ' ': map(str, rows.values())})
+
+# %% ../../nbs/report/02_run.ipynb #b928a1fc
+def _is_probe(r:Recipe) -> bool: return r.probe and r.epochs == 1 # nothing but the last layer was trained
 
 # %% ../../nbs/report/02_run.ipynb #e2ed0d46
 def _initial_weights(r:Recipe, info:dict) -> str:
@@ -221,7 +226,7 @@ def _schedule(r:Recipe) -> str:
     "The learning-rate schedule as text"
     if r.freeze: return f'the last layer alone for {plural(r.freeze, "epoch")}, then all layers with decreasing rates, by batch'
     probe = 'the last layer by logistic regression' if r.probe else ''
-    if probe and r.epochs == 1: return probe
+    if _is_probe(r): return f'{probe}, on the features of whole images; its regularisation was chosen on the validation images'
     frozen = f'without the first {r.frozen:.0%} of the layers' if r.frozen else ''
     cosine = f'{plural(r.warmup, "epoch")} of warm-up, then cosine, {"by batch" if r.per_batch else "by epoch"}'
     norms = 'batch norms frozen' if r.freeze_bn else ''
@@ -253,15 +258,16 @@ def describe_duplicates(
     used = split[split.part != 'unused']
     shared = used.groupby('sha256').part.nunique().gt(1).sum()
     return (f'Exact duplicates: {split.sha256.duplicated().sum():,}. Duplicates, exact or near, were kept in the same part of the split; '
-            f'images left out for this reason: {len(split) - len(used):,}. Checksums in more than one part: {shared:,}.')
+            f'images left out for this reason: {len(split) - len(used):,}. Images in more than one part: {shared:,}.')
 
 # %% ../../nbs/report/02_run.ipynb #8298e929
 def class_table(
     e:Evaluation # Evaluation of a run
 )->pd.DataFrame: # A row for each class and each average
-    "Precision, recall, F1 and support of each class, with the 95 % confidence interval of F1"
+    "Precision, recall, F1 and support of each class, with the 95 % confidence interval of F1 if it has ten images"
     table, ci = classification_table(e.y, e.p, e.vocab), class_intervals(e.cm, e.vocab)
     low, high = ci.f1_low.reindex(table.index), ci.f1_high.reindex(table.index)
+    low, high = (v.where(table.support >= 10) for v in (low, high)) # fewer images would give an interval without width, such as 0–0
     for row, key in zip(average_rows(e.vocab), ('macro_f1', 'weighted_f1', 'accuracy')):
         low[row], high[row] = e.scores[key]['low'], e.scores[key]['high']
     table.insert(3, 'F1, 95 % CI', [f'{a:.2f}–{b:.2f}' if np.isfinite(a) else '' for a, b in zip(low, high)])
@@ -364,7 +370,8 @@ def report_sections(
     def some(*names): return [figures[n] for n in names if n in figures]
     split = read_split(e.run.file('split.csv'))
     data = text(f'{plural(len(split), "image")}, {describe_split(e.run)}. {describe_duplicates(split)}')
-    out = [section('training', 'Training', table(training_table(e), index=False, words=True), *some('history')),
+    out = [section('training', 'Training', table(training_table(e), index=False, words=True),
+                   *([] if _is_probe(e.run.recipe) else some('history'))),
            section('data', 'Data', data, table(split_table(split), 'Images of each class')),
            *evaluation_sections(e, figures),
            section('gradcam', 'Grad-CAM', *([text(describe_faithfulness(faith))] if faith else []), *some('heatmaps', 'atlas')),
@@ -400,7 +407,7 @@ def _unsure_section(e:Evaluation, figures:list[dict]) -> list[dict]:
 def _evaluation_section(e:Evaluation, figures:list[dict]) -> dict:
     "The section with the scores"
     note = text(f'Scored on {plural(len(e.preds), e.kind + " image")}. The 95 % confidence intervals (CI) show the uncertainty due to the '
-                'number of images; they do not include the effect of images from another source.')
+                'number of images; they do not include the effect of images from another source. A class with fewer than ten images has none.')
     scores = table(score_table(e.scores).rename(columns=dict(low='95 % CI from', high='to')), 'Scores', 3)
     return section('evaluation', 'Evaluation', note, scores, table(class_table(e), 'Classes'), *figures,
                    table(confused_pairs(e.cm, e.vocab), 'Most frequent confusions', index=False))
@@ -409,8 +416,8 @@ def _faithfulness_section(faith:Faithfulness|None, figures:list[dict]) -> dict:
     "The section with the test of the heat-maps; its result in words stands above the heat-maps"
     title = 'Faithfulness of the heat-maps'
     if faith is None:
-        return section('faithfulness', title, text('This was not tested: the test was switched off, or would have taken longer than six '
-                                                   'seconds on this machine. To run it, use har_evaluate --faithfulness 64.'))
+        return section('faithfulness', title, text('This was not tested: it was switched off, or eight images would have taken longer than '
+                                                   'six seconds. To test it: har_evaluate RUN --data DIR --faithfulness 64.'))
     means = table(faithfulness_table(faith), f'{plural(faith.n, "image")}, mean and 95 % confidence interval')
     return section('faithfulness', title, means, *figures)
 

@@ -5,7 +5,7 @@
 # %% ../../nbs/train/00_recipes.ipynb #972e6455
 from __future__ import annotations
 from dataclasses import dataclass, fields, replace
-from ..files import HARError
+from ..files import did_you_mean, HARError
 from ..images import RESIZE_RULES
 from ..models import Arch, check_size, find_arch
 
@@ -187,10 +187,11 @@ def find_recipe(
 )->Recipe:
     "Return a recipe by name, with changes"
     if isinstance(recipe, str):
-        if recipe not in RECIPES: raise HARError(f'unknown recipe {recipe!r}: choose one of {", ".join(RECIPES)}')
+        if recipe not in RECIPES: raise HARError(f'unknown recipe {recipe!r}{did_you_mean(recipe, RECIPES)}: choose one of {", ".join(RECIPES)}')
         recipe = RECIPES[recipe]
-    unknown = set(changes) - {f.name for f in fields(Recipe)}
-    if unknown: raise TypeError(f'a recipe has no {", ".join(sorted(unknown))}')
+    names = [f.name for f in fields(Recipe)]
+    unknown = sorted(set(changes) - set(names))
+    if unknown: raise TypeError(f'a recipe has no {", ".join(unknown)}{did_you_mean(unknown[0], names)}')
     changes = {k: v for k, v in changes.items() if v is not None}
     if 'arch' in changes and recipe.pretrained: # the weights are best at the size they were trained at
         changes = {'size': find_arch(changes['arch']).size, 'growth': (), **changes}

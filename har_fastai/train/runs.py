@@ -5,15 +5,17 @@
 # %% ../../nbs/train/01_runs.ipynb #972e6455
 from __future__ import annotations
 import platform, time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 import pandas as pd, torch
-from ..files import HARError, expand_home, read_json, write_json
+from ..files import HARError, expand_home, lock_folder, read_json, write_json
 from .recipes import Recipe
 
 # %% auto #0
-__all__ = ['Run', 'recipe_of', 'run_folder', 'machine', 'begin_run']
+__all__ = ['Run', 'recipe_of', 'run_folder', 'locked_run', 'machine', 'begin_run']
 
 # %% ../../nbs/train/01_runs.ipynb #f1971cee
 class Run:
@@ -76,6 +78,20 @@ def run_folder(
     try: path.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise HARError(f'the folder {path} cannot be created ({e.strerror}): choose another --out') from e
     return Run(path)
+
+# %% ../../nbs/train/01_runs.ipynb #5bea5213
+@contextmanager
+def locked_run(
+    run:Run # A run, or the folder of a new one
+)->Iterator[None]:
+    "Hold the lock of a run; a folder into which nothing was written, because of an error, is removed at the end"
+    try:
+        with lock_folder(run.path): yield
+    finally:
+        with suppress(OSError):
+            if [f.name for f in run.path.iterdir()] == ['.lock']:
+                (run.path/'.lock').unlink()
+                run.path.rmdir()
 
 # %% ../../nbs/train/01_runs.ipynb #be30ce09
 def _new_folder(parent:Path, name:str) -> Path:
