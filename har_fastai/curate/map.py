@@ -16,6 +16,7 @@ from ..data.tables import read_har
 from ..files import HARError, expand_home, plural
 from ..images import find_images, open_image
 from ..predict.base import find_model
+from ..predict.bundle import trained_on
 from ..predict.features import FeatureExtractor, cached_features
 from ..predict.inputs import display_name
 from .audit import neighbours
@@ -102,6 +103,16 @@ def _parts(df:pd.DataFrame, model) -> pd.Series:
     if split is None or not split.is_file(): return df.part.fillna('') if 'part' in df else pd.Series('', df.index)
     return df.sha256.map(read_split(split).drop_duplicates('sha256').set_index('sha256').part).fillna('')
 
+# %% ../../nbs/curate/04_map.ipynb #697f3201
+def _seen(sha256:list[str], model) -> np.ndarray|None:
+    "Whether a model was trained on images, or chosen on them"
+    if model is None: return None
+    folder = find_model(model)
+    if (folder/'split.csv').is_file():
+        split = read_split(folder/'split.csv')
+        return np.isin(sha256, list(split.sha256[split.part.isin(['train', 'valid'])]))
+    return trained_on(folder, sha256)
+
 # %% ../../nbs/curate/04_map.ipynb #8ba592e6
 @dataclass
 class ImageMap:
@@ -114,6 +125,7 @@ class ImageMap:
     source:str='' # Where the predictions come from; empty without predictions
     method:str='tsne' # As for `place_images`
     own:int=0 # Images at the end of `df` that are not part of the data set
+    seen:np.ndarray|None=None # Was the model trained on the image? None if that is unknown
 
     @property
     def wrong(self) -> np.ndarray:
@@ -123,9 +135,16 @@ class ImageMap:
     def __str__(self):
         images, n = len(self.df) - self.own, self.df.label[self.df.label != ''].nunique()
         classes = 'without labels' if not n else f'of {n:,} classes' if n > 1 else 'of one class'
-        wrong = f'; predictions of {self.source}: {self.wrong.sum():,} wrong' if self.source else ''
+        wrong = f'; predictions of {self.source}: {self.wrong.sum():,} wrong{self._unseen()}' if self.source else ''
         own = f', and {plural(self.own, "image")} of your own' if self.own else ''
         return f'{plural(images, "image")} {classes}{wrong}{own}'
+
+    def _unseen(self) -> str:
+        "The wrong predictions of images that the model was not trained on, if it was trained on some"
+        if self.seen is None or not self.seen.any(): return ''
+        new = ~self.seen & (np.arange(len(self.df)) < len(self.df) - self.own)
+        if not new.any(): return ', on images that it was trained on'
+        return f', {self.wrong[new].sum():,} of them among the {plural(int(new.sum()), "image")} that it was not trained on'
 
 # %% ../../nbs/curate/04_map.ipynb #dbd5ada0
 MOST = 20_000 # images on a map; of more, a random sample is shown
@@ -165,9 +184,10 @@ def map_images(
     df = _images(path, labelled, most, layout, seed)
     df, n = df if own is None else pd.concat([df, own], ignore_index=True), len(df)
     x, probs, vocab, source = _features(df, n, model, device, networks, seed)
+    sha256 = list(df.sha256)
     best = pd.Series([] if probs is None else [vocab[i] for i in probs.argmax(1)], dtype=object)
     df = df.assign(prediction=best.reindex(df.index, fill_value=''), part=_parts(df, model),
                    probability=pd.Series([] if probs is None else probs.max(1), dtype=float).reindex(df.index))
     df = df[['filename', 'label', 'prediction', 'probability', 'part', 'path']]
     near, xy = neighbours(x, NEAREST, among=n)[0], place_images(x[:n], method, seed)
-    return ImageMap(Path(path), df, np.concatenate([xy, _own_places(xy, near[n:])]), near, vocab, source, method, len(df) - n)
+    return ImageMap(Path(path), df, np.concatenate([xy, _own_places(xy, near[n:])]), near, vocab, source, method, len(df) - n, _seen(sha256, model))
