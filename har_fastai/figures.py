@@ -84,7 +84,8 @@ tbody th, td:first-child, th:first-child, .words :is(th, td) { text-align: left;
 figure { margin: 1.4rem 0; }
 figure img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: .4rem; }
 figcaption { font-size: .9rem; margin-top: .4rem; max-width: 46rem; }
-@media (max-width: 40rem) { figure.wide img { max-width: none; width: 46rem; } h1 { font-size: 1.5rem; } }
+@media (max-width: 40rem) { figure.wide img { max-width: none; width: 46rem; }
+  figure.wide figcaption::before { content: "← Scroll the figure sideways. → "; font-weight: 600; } h1 { font-size: 1.5rem; } }
 @media print { nav { display: none; } figure, table { break-inside: avoid; } }
 """ # whole pages: readable on a phone, in dark mode and on paper
 

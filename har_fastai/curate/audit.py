@@ -205,7 +205,7 @@ class Audit:
         odd = ', '.join(f'{k} ({r.ratio:.1f} times chance)' for k, r in self.shortcuts[self.shortcuts.shortcut].iterrows())
         return (f'{plural(len(self.df), "image")} of {self.df.label.nunique()} classes, {self.duplicates:,} of them copies of others\n'
                 f'{counts}\n'
-                f'Possible shortcuts: {odd or "none"}\nLabels that classifiers predict without having seen them: {self.accuracy:.1%}')
+                f'Possible shortcuts: {odd or "none"}\nCross-validated accuracy: {self.accuracy:.1%}')
 
 # %% ../../nbs/curate/01_audit.ipynb #40177ca9
 KINDS = dict(label='labels that may be wrong', copy='copies with other labels', outlier='images unlike the others',

@@ -16,7 +16,8 @@ from ..images import ImageError, open_image
 from .audit import KINDS, Audit
 
 # %% auto #0
-__all__ = ['AUDIT_CSS', 'AUDIT_SCRIPT', 'AUDIT_TEMPLATE', 'NOTES', 'encode_thumbnail', 'thumbnails', 'audit_page']
+__all__ = ['AUDIT_CSS', 'AUDIT_SCRIPT', 'AUDIT_TEMPLATE', 'NOTES', 'OVERLAP_COLUMNS', 'encode_thumbnail', 'thumbnails',
+           'audit_page']
 
 # %% ../../nbs/curate/02_page.ipynb #1904cb25
 def encode_thumbnail(
@@ -129,7 +130,7 @@ AUDIT_TEMPLATE = """<!doctype html>
 <body><header><h1>{{ title }}</h1><p class="sub">{{ subtitle }}</p>
 <div class="cards">{% for name, value in cards %}
 <div class="card"><span>{{ name }}</span><b>{{ value }}</b></div>{% endfor %}</div></header>
-<div class="bar"><div><p><span id="count" aria-live="polite"></span><span class="keys">. Keys: K keep, R relabel, D drop,
+<div class="bar"><div><p><span id="count" aria-live="polite">No decision</span><span class="keys">. Keys: K keep, R relabel, D drop,
 Z undo, arrows to move</span></p>
 <button id="undo" type="button">Undo</button><button id="save" class="save" type="button">Save decisions.csv</button></div></div>
 <main>{% for kind, heading, n, note in kinds %}<section><h2>{{ heading }} ({{ n }})</h2>
@@ -140,7 +141,7 @@ Z undo, arrows to move</span></p>
 {{ verdict }}</p>
 <div class="scroll" tabindex="0">{{ shortcuts }}</div></section></main>
 <footer><p>Written by har_fastai {{ version }}. Decisions stay in this browser until they are saved. Write a table with them with
-<code>har_check DIR --fix --decisions decisions.csv</code>.</p></footer>
+<code>har_check {{ folder }} --fix --decisions decisions.csv</code>.</p></footer>
 <script type="application/json" id="data">{{ data }}</script><script>{{ script }}</script></body></html>
 """ # Jinja template
 
@@ -149,6 +150,7 @@ NOTES = dict(label='The label is improbable for a classifier that has not seen i
              copy='Both images of a pair are listed; one of the labels is wrong, or the image belongs to both classes.',
              outlier='Far from all other images in feature space.',
              flat='Nearly all of the image has one colour, or it shows lines of text.', size='Very small, or narrow.')
+OVERLAP_COLUMNS = dict(a='class', b='other class', a_as_b='predicted as the other', b_as_a='the reverse') # headings of the table
 
 # %% ../../nbs/curate/02_page.ipynb #b961bea2
 def audit_page(
@@ -171,8 +173,8 @@ def audit_page(
     page = Environment(autoescape=True).from_string(AUDIT_TEMPLATE).render(
         title=f'Audit of {a.path.name}', subtitle=f'{plural(len(a.df), "image")} of {a.df.label.nunique()} classes',
         style=Markup(PAGE_CSS + AUDIT_CSS), version=__version__, script=Markup(AUDIT_SCRIPT),
-        cards=[(what, f'{n.get(k, 0):,}') for k, what in KINDS.items()], kinds=kinds, overlap=html(a.overlap, ''),
-        shortcuts=html(a.shortcuts, 'row'),
+        cards=[(what, f'{n.get(k, 0):,}') for k, what in KINDS.items()], kinds=kinds, overlap=html(a.overlap.rename(columns=OVERLAP_COLUMNS), ''),
+        shortcuts=html(a.shortcuts.assign(shortcut=a.shortcuts.shortcut.map({True: 'yes', False: 'no'})), 'row'), folder=a.path.name,
         verdict=f'A network could learn these in place of the content: {odd}.' if odd else 'None of them is a shortcut.',
         data=Markup(json.dumps(data, ensure_ascii=False).replace('<', '\\u003c')))
     with write_atomic(file, 'w') as out: out.write(page)

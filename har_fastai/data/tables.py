@@ -148,7 +148,8 @@ def _warn_of_case(df:pd.DataFrame, where) -> None:
     "Warn of labels that differ only in upper and lower case"
     labels = pd.Series(sorted(set(df.label)), dtype=str)
     alike = [', '.join(g) for _, g in labels.groupby(labels.str.casefold()) if len(g) > 1]
-    if alike: warnings.warn(f'{where}: labels that differ only in upper and lower case: {"; ".join(alike)}')
+    if alike: warnings.warn(f'{where}: labels that differ only in upper and lower case: {"; ".join(alike)}; '
+                             'give them one name if they mean the same class')
 
 def _finish(df:pd.DataFrame, roots:list[Path], where, links:bool=False, found:list|None=None) -> pd.DataFrame:
     "Validate raw rows, whose index names them, into the table that `read_har` returns"
