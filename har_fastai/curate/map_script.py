@@ -312,7 +312,7 @@ function figures(v) { // what the legend says about a group
   const values = GROUPS[mode][2]; let n = 0, right = 0, known = 0
   for (let i = 0; i < M; i++) if (values[i] === v) { n++; if (RIGHT[i] !== NONE) { known++; right += !RIGHT[i] } }
   const share = mode !== 'error' && known ? ', ' + Math.round(100 * right / known) + ' % right' : ''
-  return [n, number(n) + share]
+  return [n, number(n) + (share && (n === 1 ? ' image' : ' images') + share)]
 }
 function key(style) { // the dot of a group as SVG
   const shapes = [['circle', {cx: 8, cy: 8, r: 5}], ['rect', {x: 3, y: 3, width: 10, height: 10}], ['path', {d: 'M8 2 14 13H2Z'}]]
