@@ -137,7 +137,7 @@ def test_prediction_skips_broken_images(trained, tmp_path):
         probs = [float(r['probability']) for r in rows if r['path'] == p]
         assert [r['rank'] for r in rows if r['path'] == p] == ['1', '2', '3']
         assert probs == sorted(probs, reverse=True) and 0 < sum(probs) <= 1
-    assert len(done.stdout.splitlines()) == len(good) and plain(done.stdout + done.stderr)
+    assert len(done.stdout.splitlines()) == len(good) + 1 and plain(done.stdout + done.stderr)
 
 
 def test_prediction_of_broken_images_only(trained, tmp_path, refuse):

@@ -184,6 +184,6 @@ def report_unread(
 )->None:
     "Raise the error that ends a command: exit code 2 if no input could be read, 1 if some could not"
     if not n: raise HARError(f'there are no {what} to read')
-    if unread == n: raise HARError(f'none of the {n:,} {what} could be read' if n > 1 else f'no {what[:-1]} could be read')
+    if unread == n: raise HARError(f'none of the {n:,} {what} could be read' if n > 1 else f'the {what[:-1]} could not be read')
     counts = [f'{k:,} of the {n:,} {what} could not be read{how}' for k, how in ((unread, ''), (damaged, ' completely')) if k]
     if counts: raise RunError(f'{", and ".join(counts)}; the rest was processed')

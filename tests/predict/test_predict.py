@@ -264,4 +264,4 @@ def test_clips_need_an_extra(trained, clip, refuse, monkeypatch):
 def test_a_playlist_named_as_a_clip_opens_nothing(trained, clip, tmp_path, refuse):
     (tmp_path/'list.mp4').write_text(f'#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{clip[0]}\n#EXT-X-ENDLIST\n')
     code, message = refuse(har_predict, tmp_path/'list.mp4', '--model', trained.run)
-    assert code == 2 and 'no clip could be read' in message
+    assert code == 2 and 'the clip could not be read' in message
