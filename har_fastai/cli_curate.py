@@ -82,7 +82,8 @@ def har_next(argv=None):
     from har_fastai.files import plural, write_atomic
     chosen = choose_images(a.pool, a.labelled, a.n, a.device)
     with write_atomic(a.out, 'w') as f: chosen.to_csv(f, index=False, float_format='%.4f', lineterminator='\n')
-    print(f'{a.out}: {plural(len(chosen), "image")} to label next, the most useful first; har_annotate {a.pool} --order next shows them in this order')
+    print(f'{a.out}: {plural(len(chosen), "image")} to label next, the most useful first; '
+          f'har_annotate {a.pool} --order next shows them in this order')
 
 # %% ../nbs/12_cli_curate.ipynb #2d0ab0e4
 @command

@@ -190,4 +190,5 @@ def map_images(
                    probability=pd.Series([] if probs is None else probs.max(1), dtype=float).reindex(df.index))
     df = df[['filename', 'label', 'prediction', 'probability', 'part', 'path']]
     near, xy = neighbours(x, NEAREST, among=n)[0], place_images(x[:n], method, seed)
-    return ImageMap(Path(path), df, np.concatenate([xy, _own_places(xy, near[n:])]), near, vocab, source, method, len(df) - n, _seen(sha256, model))
+    return ImageMap(Path(path), df, np.concatenate([xy, _own_places(xy, near[n:])]), near, vocab, source, method, len(df) - n,
+                    _seen(sha256, model))

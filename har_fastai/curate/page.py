@@ -173,8 +173,9 @@ def audit_page(
     page = Environment(autoescape=True).from_string(AUDIT_TEMPLATE).render(
         title=f'Audit of {a.path.name}', subtitle=f'{plural(len(a.df), "image")} of {a.df.label.nunique()} classes',
         style=Markup(PAGE_CSS + AUDIT_CSS), version=__version__, script=Markup(AUDIT_SCRIPT),
-        cards=[(what, f'{n.get(k, 0):,}') for k, what in KINDS.items()], kinds=kinds, overlap=html(a.overlap.rename(columns=OVERLAP_COLUMNS), ''),
-        shortcuts=html(a.shortcuts.assign(shortcut=a.shortcuts.shortcut.map({True: 'yes', False: 'no'})), 'row'), folder=a.path.name,
+        cards=[(what, f'{n.get(k, 0):,}') for k, what in KINDS.items()], kinds=kinds, folder=a.path.name,
+        overlap=html(a.overlap.rename(columns=OVERLAP_COLUMNS), ''),
+        shortcuts=html(a.shortcuts.assign(shortcut=a.shortcuts.shortcut.map({True: 'yes', False: 'no'})), 'row'),
         verdict=f'A network could learn these in place of the content: {odd}.' if odd else 'None of them is a shortcut.',
         data=Markup(json.dumps(data, ensure_ascii=False).replace('<', '\\u003c')))
     with write_atomic(file, 'w') as out: out.write(page)

@@ -66,10 +66,17 @@ def as_image(
 ): # An image as `open_image` accepts it
     "Call a function, convert an array of pixels to a PIL image, pass anything else on"
     if callable(src): src = src()
+    if isinstance(src, (list, tuple)): raise HARError('this takes one image; for a list of images, use probs')
     if not isinstance(src, np.ndarray): return src
     if src.dtype != np.uint8 or src.ndim != 3 or src.shape[2] != 3 or not src.size:
         raise ImageError(f'an array of {src.dtype} and shape {src.shape} is not an image: give uint8 of shape (height, width, 3), in RGB')
     return Image.fromarray(src)
+
+# %% ../../nbs/predict/00_base.ipynb #07ff9c50
+def _listed(images:Iterable) -> list:
+    "Images as a list"
+    if isinstance(images, (str, bytes, os.PathLike)): raise HARError('give a list of images; for one image, use predict')
+    return list(images)
 
 # %% ../../nbs/predict/00_base.ipynb #9477e58f
 def _result_or_error(f, x, catch):
@@ -142,8 +149,7 @@ class BasePredictor:
 
     def _collect(self, images:Iterable, catch=()) -> list:
         "All results of `_stream`, with a progress bar in an interactive session"
-        if isinstance(images, (str, bytes, os.PathLike)): raise HARError('give a list of images; for one image, use predict')
-        images = list(images)
+        images = _listed(images)
         k = max(1, min(self._chunk, len(images) // self._threads)) # also spreads a few images over the threads
         threads = max(1, min(self._threads, len(images) // k))
         return list(progress(self._stream(images, k, threads, catch), total=len(images), comment='images'))
@@ -170,7 +176,6 @@ class BasePredictor:
         src # A path, bytes, an open file, a PIL image, an array of uint8 (height, width, 3), or a function that returns one of these
     )->tuple[str, int, np.ndarray]: # The label, its index in `vocab`, the probabilities of all classes
         "Predict the class of one image"
-        if isinstance(src, (list, tuple)): raise HARError('predict takes one image; for a list of images, use probs')
         p, = self.predict_batch([src])
         return self.vocab[p.argmax()], int(p.argmax()), p
 

@@ -210,7 +210,8 @@ def training_table(
         'duration': f'{h.seconds.sum() / 60:.1f} minutes on {where}' if 'seconds' in h else 'unknown',
         'libraries': ', '.join(f'{k} {m[k]}' for k in ('torch', 'fastai', 'har_fastai') if m.get(k))}
     if _is_probe(r): # these settings were not used
-        for k in [k for k in rows if k.startswith(('training images', 'epochs', 'optimiser', 'label smoothing', 'augm', 'sampl'))]: del rows[k]
+        unused = 'training images', 'epochs', 'optimiser', 'label smoothing', 'augmentation', 'sampling'
+        rows = {k: v for k, v in rows.items() if not k.startswith(unused)}
     return pd.DataFrame({'': rows.keys(), ' ': map(str, rows.values())})
 
 # %% ../../nbs/report/02_run.ipynb #b928a1fc
@@ -407,7 +408,8 @@ def _unsure_section(e:Evaluation, figures:list[dict]) -> list[dict]:
 def _evaluation_section(e:Evaluation, figures:list[dict]) -> dict:
     "The section with the scores"
     note = text(f'Scored on {plural(len(e.preds), e.kind + " image")}. The 95 % confidence intervals (CI) show the uncertainty due to the '
-                'number of images; they do not include the effect of images from another source. A class with fewer than ten images has none.')
+                'number of images; they do not include the effect of images from another source. '
+                'A class with fewer than ten images has none.')
     scores = table(score_table(e.scores).rename(columns=dict(low='95 % CI from', high='to')), 'Scores', 3)
     return section('evaluation', 'Evaluation', note, scores, table(class_table(e), 'Classes'), *figures,
                    table(confused_pairs(e.cm, e.vocab), 'Most frequent confusions', index=False))

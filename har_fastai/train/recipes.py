@@ -187,7 +187,8 @@ def find_recipe(
 )->Recipe:
     "Return a recipe by name, with changes"
     if isinstance(recipe, str):
-        if recipe not in RECIPES: raise HARError(f'unknown recipe {recipe!r}{did_you_mean(recipe, RECIPES)}: choose one of {", ".join(RECIPES)}')
+        hint = did_you_mean(recipe, RECIPES)
+        if recipe not in RECIPES: raise HARError(f'unknown recipe {recipe!r}{hint}: choose one of {", ".join(RECIPES)}')
         recipe = RECIPES[recipe]
     names = [f.name for f in fields(Recipe)]
     unknown = sorted(set(changes) - set(names))

@@ -48,7 +48,7 @@ def test_every_kind_of_input_gives_the_same_predictions(trained, images, expecte
     args, stdin = given(kind, images, tmp_path)
     if stdin is not None: monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(stdin)))
     done = predict(*args, '--model', trained.run, '--csv', tmp_path/'t.csv', '--json', tmp_path/'t.jsonl', '--top', 2)
-    assert done.returncode == 0 and done.stderr == '' and len(done.stdout.splitlines()) == len(images)
+    assert done.returncode == 0 and done.stderr == '' and len(done.stdout.splitlines()) == len(images) + 1 # and a summary of the files
     got = read_rows(tmp_path/'t.csv'); first = got[::2]
     assert [Path(r['path']).name for r in first] == [f.name for f in images] and [r['rank'] for r in got] == ['1', '2'] * len(images)
     for r in first:

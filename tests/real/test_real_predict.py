@@ -28,7 +28,7 @@ def test_the_test_table_becomes_a_submission(model, tmp_path):
     table = Path(DATA)/'Testing_set.csv'
     done = call('har_predict', table, '--model', model, '--submission', tmp_path/'s.csv', '--csv', tmp_path/'t.csv')
     names, sent = [r['filename'] for r in read_rows(table)], read_rows(tmp_path/'s.csv')
-    assert done.returncode == 0 and len(done.stdout.splitlines()) == len(names), done.stderr
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == len(names) + 1, done.stderr
     assert [r['filename'] for r in sent] == names
     assert [(Path(r['path']).name, r['label']) for r in read_rows(tmp_path/'t.csv')] == [(r['filename'], r['label']) for r in sent]
     assert len({r['label'] for r in sent}) > 5
