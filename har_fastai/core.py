@@ -224,7 +224,8 @@ def resume_run(
     if any(s is not None for s in settings):
         raise HARError("--resume uses the run's own recipe: leave out the recipe and its settings")
     run = Run(out)
-    if is_main() and run.file('metrics.json').is_file(): print(f'{run.path} is complete, and is only evaluated again.', flush=True)
+    if is_main() and run.file('metrics.json').is_file() and not run.recipe.streams:
+        print(f'{run.path} is complete, and is only evaluated again.', flush=True)
     return run, run.recipe, path or run.info['data']
 
 # %% ../nbs/10_core.ipynb #9f617d53
