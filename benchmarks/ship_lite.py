@@ -32,7 +32,7 @@ from har_fastai.data.tables import read_har
 from har_fastai.evaluate.metrics import class_intervals, prob_array, classification_table, confused_pairs, confusion
 from har_fastai.evaluate.scoring import calibrate, class_indices, predict_table, score
 from har_fastai.evaluate.unsure import class_means, fit_unsure, similarities, unsure_scores
-from har_fastai.predict.bundle import load_bundle, read_card, save_bundle, save_trained_on
+from har_fastai.predict.bundle import TRAINED_ON, load_bundle, read_card, save_bundle, save_trained_on
 from har_fastai.predict.export import export_graph
 from har_fastai.predict.features import FeatureExtractor
 from har_fastai.predict.predictor import Predictor
@@ -125,11 +125,17 @@ def limits(model, card, df, valid, each=40, most=500):
     return means, fit_unsure(valid, card.vocab, similarities(extractor.features(some.path), means))
 
 
+def add_trained_on(to, other):
+    "Count the training images of another model, with which the weights were averaged, as those of this one"
+    both = [np.load(Path(d)/TRAINED_ON, allow_pickle=False) for d in (to, other)]
+    np.save(Path(to)/TRAINED_ON, np.unique(np.concatenate(both)))
+
+
 def scores_of(evaluated, trained, share):
     "Which model the scores are those of"
     text = (f'scores of a model with the same recipe, trained on {evaluated["photographs"]:,} photographs; this model was trained on '
             f'{trained["photographs"]:,}, among them those test images')
-    return text + (f'; its weights are averaged with those of the evaluated model, which have a share of {share:.0%}' if share else '')
+    return text + (f'; its weights are averaged with those of another training, which have a share of {share:.0%}' if share else '')
 
 
 if __name__ == '__main__':
@@ -178,6 +184,7 @@ if __name__ == '__main__':
     save_bundle(a.to, model, card, half=True)
     split = read_split(run.file('split.csv'))
     save_trained_on(a.to, split.sha256[split.part.isin(['train', 'valid'])])
+    if averages.get('share'): add_trained_on(a.to, a.average)
     export_graph(a.to)
     some = photos['valid'].head(200)
     exact, rounded = (predict_table(Predictor(m, half=False), some) for m in ((model, card), a.to))

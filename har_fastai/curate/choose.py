@@ -76,7 +76,7 @@ def next_images(
     top = np.sort(probs, axis=1)
     uncertain = 1 - (top[:, -1] - top[:, -2])
     few = np.argsort(-uncertain, kind='stable')[:CANDIDATES * n]
-    chosen = few[_spread(z[pool[few]], n, uncertain[few] + 1e-6, seed)]
+    chosen = few[_spread(z[pool[few]], n, uncertain[few]**2 + 1e-6, seed)]
     chosen = chosen[np.argsort(-uncertain[chosen], kind='stable')]
     return pool[chosen], probs[chosen], list(model.classes_)
 

@@ -156,6 +156,7 @@ FAULTS = { # number -> (description, consequence)
     27: ('a class with one image', 'stays in train'),
     41: ('no image of a class: another file, or a run folder', 'not used'),
     42: ('class folders that hold only folders', 'stops training'),
+    45: ('labels that differ only in upper and lower case', 'are different classes'),
 }
 
 # %% ../../nbs/data/03_checks.ipynb #0b497878

@@ -144,12 +144,14 @@ def _part_of(name:str) -> str|None:
     return _PARTS.get(re.sub(r'(?<=\w)[\s_-]*(set|data|split)$', '', name.strip().lower()))
 
 # %% ../../nbs/data/00_tables.ipynb #d95d760b
-def _warn_of_case(df:pd.DataFrame, where) -> None:
+def _warn_of_case(df:pd.DataFrame, where, found:list|None) -> None:
     "Warn of labels that differ only in upper and lower case"
     labels = pd.Series(sorted(set(df.label)), dtype=str)
     alike = [', '.join(g) for _, g in labels.groupby(labels.str.casefold()) if len(g) > 1]
-    if alike: warnings.warn(f'{where}: labels that differ only in upper and lower case: {"; ".join(alike)}; '
-                             'give them one name if they mean the same class')
+    if not alike: return
+    why = 'labels that differ only in upper and lower case'
+    warnings.warn(f'{where}: {why}: {"; ".join(alike)}; give them one name if they mean the same class')
+    if found is not None: found += [_fault(45, '', '', g, why, kept=True) for g in alike]
 
 def _finish(df:pd.DataFrame, roots:list[Path], where, links:bool=False, found:list|None=None) -> pd.DataFrame:
     "Validate raw rows, whose index names them, into the table that `read_har` returns"
@@ -159,7 +161,7 @@ def _finish(df:pd.DataFrame, roots:list[Path], where, links:bool=False, found:li
         why = 'the part must be train, valid or test, not ' + ', '.join(map(repr, sorted(set(df.part[bad]))))
         df = _refuse(df, bad, where, why, 24, found)
         df = df.assign(part=df.part.map(_part_of))
-    _warn_of_case(df, where)
+    _warn_of_case(df, where, found)
     return df.reset_index(drop=True)
 
 # %% ../../nbs/data/00_tables.ipynb #3b683b0f
