@@ -51,7 +51,7 @@ TITLES = {
 } # headings in place of `what`
 LABELS = {
     'one_interval': 'one process, 95 % CI of the mean', 'all_images': 'all images', 'with_person': 'images with a person',
-    'features': 'averaged features, width chosen on training clips',
+    'mean_features': 'averaged features, width chosen on training clips',
     'same_width': 'averaged features, same width', 'features_width': 'width for features, seconds', 'without': 'from random weights',
     'pretrained': 'from pretrained weights', 'pretrain_epochs': 'epochs without labels', 'unlabelled': 'images without a label',
     'float32_vs_frozen': 'PyTorch, float32', 'bfloat16_vs_frozen': 'PyTorch, bfloat16',

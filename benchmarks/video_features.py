@@ -134,7 +134,7 @@ def result(a, tmp):
     width = max(WIDTHS, key=lambda w: sum(metrics(counts(train, mean_logits(w)), frames[0])))
     net = trained(train)
     ways = dict(single=lambda t, x, z: softmax(z), smoothed=lambda t, x, z: smooth_probs(t, softmax(z), SMOOTHING),
-                features=mean_logits(width), same_width=mean_logits(SMOOTHING), attention=lambda t, x, z: softmax(net(x, z)))
+                mean_features=mean_logits(width), same_width=mean_logits(SMOOTHING), attention=lambda t, x, z: softmax(net(x, z)))
     found = {k: counts(test, f) for k, f in ways.items()}
     pick = np.random.default_rng(1).integers(0, len(test), (2000, len(test)))
     out = dict(what='clips: features, against smoothed probabilities', model=a.model,
