@@ -1,5 +1,5 @@
 "Labelling in one process: damaged, huge and vanished images are rows with reasons; the command; tables, archives, DuckDB's view"
-import io, tarfile
+import io, os, sys, tarfile
 
 import pandas as pd
 import pytest
@@ -84,3 +84,12 @@ def test_a_table_may_hold_anything_beside_the_names(photos, tmp_path):
         with pytest.raises(HARError, match='cannot be read as a CSV table'): list(list_images(tmp_path/'bad.csv'))
     pd.DataFrame(dict(path=[str(photos/'00.png'), None, ''])).to_parquet(tmp_path/'table.parquet')
     assert len(list(list_images(tmp_path/'table.parquet'))) == 1
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='file names are text')
+def test_a_file_name_that_is_not_utf8(photos, tmp_path):
+    os.makedirs(tmp_path/'photos')
+    with open(os.fsencode(tmp_path/'photos')+b'/caf\xe9.png', 'wb') as f: f.write((photos/'00.png').read_bytes())
+    label_images(tmp_path/'photos', tmp_path/'labels', 'baseline')
+    df = pd.read_parquet(tmp_path/'labels')
+    assert df.error.isna().all() and df.path.str.endswith('caf\N{REPLACEMENT CHARACTER}.png').all()
