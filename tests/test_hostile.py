@@ -53,7 +53,9 @@ def test_only_known_architectures_are_built(hostile, tmp_path, refuse, arch):
 
 @pytest.mark.parametrize('changes', [
     dict(vocab=['a']), dict(vocab='calling'), dict(size=10**9), dict(size=-1), dict(size='48'), dict(mean=['x'] * 3), dict(std=[0, 0, 0]),
-    dict(temperature=0), dict(temperature=None), dict(resize='../x'), dict(tta='yes'), dict(path='/etc/passwd')], ids=str)
+    dict(temperature=0), dict(temperature=None), dict(resize='../x'), dict(tta='yes'), dict(path='/etc/passwd'),
+    dict(mean=[float('nan')] * 3), dict(temperature=1e-320), dict(temperature=10**400), dict(unsure='x'), dict(metrics=['test'])],
+    ids=lambda d: str(d)[:40])
 def test_an_invalid_card_is_refused(hostile, tmp_path, refuse, changes):
     run, _ = hostile; image(0).save(tmp_path/'p.png')
     edit(run/'model.json', lambda d: d.update(changes))
