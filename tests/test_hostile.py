@@ -63,6 +63,14 @@ def test_an_invalid_card_is_refused(hostile, tmp_path, refuse, changes):
     assert code == 2 and 'model.json' in message
 
 
+def test_a_class_name_does_not_control_the_terminal(hostile, tmp_path):
+    run, _ = hostile; image(0).save(tmp_path/'p.png')
+    edit(run/'model.json', lambda d: d.update(vocab=[f'\x1b[2J{v}\n' for v in d['vocab']]))
+    done = call('har_predict', tmp_path/'p.png', '--model', run, '--json', tmp_path/'p.json')
+    assert done.returncode == 0 and '\x1b' not in done.stdout and done.stdout.count('\n') == 2, done.stdout
+    assert '\\u001b[2J' in (tmp_path/'p.json').read_text()
+
+
 def test_weights_stay_in_their_folder(hostile, tmp_path, refuse):
     run, private = hostile; image(0).save(tmp_path/'p.png')
     os.replace(run/'model.safetensors', private/'w.safetensors')
