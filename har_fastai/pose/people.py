@@ -144,4 +144,5 @@ def _lines(whole:Prediction, people:list[PersonPrediction], top:int) -> list[str
 
 def _save_drawing(source:Source, people:list[PersonPrediction], folder:str|Path) -> None:
     "Write an image with boxes; a name that is taken gets a number"
-    with write_atomic(new_file(folder, Path(source.name).stem)) as f: draw_predictions(open_image(as_image(source.image)), people).save(f, 'PNG')
+    image = draw_predictions(open_image(as_image(source.image)), people)
+    with write_atomic(new_file(folder, Path(source.name).stem)) as f: image.save(f, 'PNG')

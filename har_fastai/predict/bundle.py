@@ -133,7 +133,7 @@ def _check_card(card:Card, file:Path) -> None:
         rules = ' and '.join(RESIZE_RULES)
         raise HARError(f'{file} has the resize rule {card.resize!r} and this version supports {rules}: update har_fastai')
     if not (is_valid_card(card) and isinstance(card.tta, bool)):
-        raise HARError(f'{file} is damaged: its classes, size, normalisation, temperature, TTA setting, thresholds or scores are not usable')
+        raise HARError(f'{file} is damaged: its classes, preprocessing, temperature, TTA setting, thresholds or scores are not usable')
 
 # %% ../../nbs/predict/01_bundle.ipynb #fdf39982
 def _state_is_complete(model:nn.Module) -> bool:
