@@ -90,8 +90,9 @@ def _print_nearest(a:argparse.Namespace, extractor, table) -> None:
         raise HARError(f'{a.paths[0]} has features of another network ({table.network.get("arch")}): give its --model')
     query, *more = embed(extractor, find_sources([a.nearest]))
     if more or query.problem: raise HARError('--nearest needs one image' + (f': {query.problem}' if query.problem else ''))
-    at, similarity = nearest(query.features, table.features, a.k + 1)
+    at, similarity = nearest(query.features, table.features, len(table.paths)) # it may have copies
     found = [(table.paths[i], s) for i, s in zip(at, similarity) if not query.sha256 or table.sha256[i] != query.sha256][:a.k]
+    if not found: raise HARError(f'{a.nearest} cannot be compared: there are no other images')
     for path, s in found: print(f'{s:.3f}  {path}')
     if not a.figure: return
     try: fig = plot_nearest(a.nearest, *zip(*found))

@@ -64,7 +64,7 @@ def natural_key(
 )->list: # For `sorted(…, key=natural_key)`
     "A sort key that compares numbers by value: Image_2 before Image_10"
     parts = [t for t in re.split(r'(\d+)', str(path)) if t]
-    return [(0, int(t), '') if t.isdecimal() else (1, 0, t.lower()) for t in parts]
+    return [(0, int(t[:4000]), '') if t.isdecimal() else (1, 0, t.lower()) for t in parts]
 
 # %% ../nbs/00_files.ipynb #5aad3070
 @contextmanager

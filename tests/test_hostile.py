@@ -53,12 +53,22 @@ def test_only_known_architectures_are_built(hostile, tmp_path, refuse, arch):
 
 @pytest.mark.parametrize('changes', [
     dict(vocab=['a']), dict(vocab='calling'), dict(size=10**9), dict(size=-1), dict(size='48'), dict(mean=['x'] * 3), dict(std=[0, 0, 0]),
-    dict(temperature=0), dict(temperature=None), dict(resize='../x'), dict(tta='yes'), dict(path='/etc/passwd')], ids=str)
+    dict(temperature=0), dict(temperature=None), dict(resize='../x'), dict(tta='yes'), dict(path='/etc/passwd'),
+    dict(mean=[float('nan')] * 3), dict(temperature=1e-320), dict(temperature=10**400), dict(unsure='x'), dict(metrics=['test'])],
+    ids=lambda d: str(d)[:40])
 def test_an_invalid_card_is_refused(hostile, tmp_path, refuse, changes):
     run, _ = hostile; image(0).save(tmp_path/'p.png')
     edit(run/'model.json', lambda d: d.update(changes))
     code, message = refuse(cli.har_predict, tmp_path/'p.png', '--model', run)
     assert code == 2 and 'model.json' in message
+
+
+def test_a_class_name_does_not_control_the_terminal(hostile, tmp_path):
+    run, _ = hostile; image(0).save(tmp_path/'p.png')
+    edit(run/'model.json', lambda d: d.update(vocab=[f'\x1b[2J{v}\n' for v in d['vocab']]))
+    done = call('har_predict', tmp_path/'p.png', '--model', run, '--json', tmp_path/'p.json')
+    assert done.returncode == 0 and '\x1b' not in done.stdout and done.stdout.count('\n') == 2, done.stdout
+    assert '\\u001b[2J' in (tmp_path/'p.json').read_text()
 
 
 def test_weights_stay_in_their_folder(hostile, tmp_path, refuse):

@@ -55,7 +55,8 @@ def draw_clips(
     "Draw clips of people doing the 15 actions"
     dest, labels = Path(dest), list(DRAWN_ACTIONS)
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())): raise HARError(f'{dest} is not empty: choose a new folder')
-    if n < 1 or seconds <= 0: raise HARError(f'n ({n}) and seconds ({seconds:g}) must be above 0')
+    if n < 1 or round(seconds * rate) < 1: raise HARError(f'n is {n} and seconds {seconds:g}: at least one clip of one frame is needed')
+    if seed < 0: raise HARError(f'seed is {seed} and must not be negative')
     if size < 16 or size % 2: raise HARError(f'size is {size} and must be an even number of at least 16 px')
     dest.mkdir(parents=True, exist_ok=True)
     rows = [(f'Clip_{i + 1}.mp4', labels[i % len(labels)]) for i in range(n)]

@@ -18,7 +18,7 @@ from .streams import StreamExtractor
 from ..pose.encoding import LIMBS, encode_people, flip_people, move_limb, people_array
 from ..pose.parts import Found, ObjectFinder
 from ..pose.skeletons import draw_limbs
-from ..predict.base import FUSION, BasePredictor, as_image, find_model
+from ..predict.base import FUSION, BasePredictor, as_image, find_model, is_valid_card
 from ..predict.bundle import Card, load_bundle
 from ..predict.inputs import display_name
 from ..predict.predictor import single_thread_pool
@@ -85,7 +85,7 @@ class FusionExplanation:
 # %% ../../nbs/fusion/02_predictor.ipynb #9fca5a99
 def _card_without_image(info:dict) -> Card:
     "The card of a fused model without an image network"
-    return Card(' and '.join(info['streams']), info['vocab'], 256, [.5] * 3, [.5] * 3)
+    return Card(' and '.join(info['streams']), info.get('vocab'), 256, [.5] * 3, [.5] * 3)
 
 # %% ../../nbs/fusion/02_predictor.ipynb #da768355
 class FusionPredictor(BasePredictor):
@@ -103,7 +103,9 @@ class FusionPredictor(BasePredictor):
         if model is not None and self.info.get('base') != card.sha256:
             raise HARError(f'the fused model in {folder} belongs to another image network: make it again with har_fuse')
         self.extractor = StreamExtractor((model, card), pose_model, device, detector, self.finder, self.head.streams)
-        self.card = replace(card, temperature=self.info['temperature'], unsure=self.info['unsure'], metrics=self.info['metrics'])
+        self.card = replace(card, **{k: self.info.get(k) for k in ('temperature', 'unsure', 'metrics')})
+        if not is_valid_card(self.card) or len(self.vocab) != self.info['classes']:
+            raise HARError(f'the fused model in {folder} is damaged: make it again with har_fuse')
         self._use(streams)
         self._threads = torch.get_num_threads()
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from ..files import write_atomic
+from ..files import new_file, write_atomic
 from ..images import ImageError, open_image
 from .keypoints import PoseDetector, pose_box
 from .skeletons import draw_boxes
@@ -131,8 +131,8 @@ def write_people(
             n, bad = n + 1, bad + bool(whole.problem)
             if out: out.write(json.dumps(whole.cli_dict(top) | dict(people=[p.dict(top) for p in people]), ensure_ascii=False) + '\n')
             if json_file != '-' and not whole.problem: print(*_lines(whole, people, top), sep='\n', flush=True)
-            if whole.problem: print(f'note: {whole.name}: {whole.problem}', file=sys.stderr, flush=True)
-            elif folder: _save_drawing(source, people, Path(folder), n)
+            if whole.problem: print(f'note: {whole.problem}', file=sys.stderr, flush=True)
+            elif folder: _save_drawing(source, people, folder)
     return n, bad
 
 # %% ../../nbs/pose/04_people.ipynb #70ca3ebe
@@ -142,9 +142,7 @@ def _lines(whole:Prediction, people:list[PersonPrediction], top:int) -> list[str
     def place(b): return f'{b[0]:.0%} to {b[2]:.0%} from the left'
     return [f'{whole.name}  {text(whole)}', *(f'  person {i}, {place(p.box)}: {text(p.prediction)}' for i, p in enumerate(people, 1))]
 
-def _save_drawing(source:Source, people:list[PersonPrediction], folder:Path, n:int) -> None:
-    "Write an image with boxes; a name that is taken gets the number of the image"
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder/f'{Path(source.name).stem}.png'
-    if file.exists(): file = folder/f'{file.stem}-{n}.png'
-    with write_atomic(file) as f: draw_predictions(open_image(as_image(source.image)), people).save(f, 'PNG')
+def _save_drawing(source:Source, people:list[PersonPrediction], folder:str|Path) -> None:
+    "Write an image with boxes; a name that is taken gets a number"
+    image = draw_predictions(open_image(as_image(source.image)), people)
+    with write_atomic(new_file(folder, Path(source.name).stem)) as f: image.save(f, 'PNG')

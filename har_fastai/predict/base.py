@@ -20,14 +20,17 @@ __all__ = ['SHIPPED', 'FUSION', 'LOW', 'UNLIKE', 'is_valid_card', 'shipped_model
 
 # %% ../../nbs/predict/00_base.ipynb #2c19e0c7
 def is_valid_card(
-    card # An object with `vocab`, `size`, `mean`, `std` and `resize`
+    card # An object with `vocab`, `size`, `mean`, `std` and `resize`, and perhaps `temperature`, `unsure` and `metrics`
 )->bool:
-    "Whether a card has two or more distinct classes and valid preprocessing"
+    "Whether a card has two or more distinct classes, valid preprocessing, and a temperature, thresholds and scores that can be used"
     vocab, size, mean, std, resize = (getattr(card, k, None) for k in ('vocab', 'size', 'mean', 'std', 'resize'))
-    def rgb(v): return isinstance(v, (list, tuple)) and len(v) == 3 and all(isinstance(x, (int, float)) for x in v)
+    unsure, metrics = (getattr(card, k, {}) for k in ('unsure', 'metrics'))
+    def number(x, least=-1e6): return isinstance(x, (int, float)) and least < x < 1e6 # not NaN or infinity, which JSON files can hold
+    def rgb(v, least=-1e6): return isinstance(v, (list, tuple)) and len(v) == 3 and all(number(x, least) for x in v)
     classes = isinstance(vocab, list) and len(vocab) >= 2 and all(isinstance(v, str) for v in vocab)
+    fitted = number(getattr(card, 'temperature', 1.), 1e-3) and isinstance(unsure, dict) and all(map(number, unsure.values()))
     return (classes and len(set(vocab)) == len(vocab) and isinstance(size, int) and 16 <= size <= 2048
-            and resize in RESIZE_RULES and rgb(mean) and rgb(std) and all(x > 0 for x in std))
+            and resize in RESIZE_RULES and rgb(mean) and rgb(std, 1e-6) and fitted and isinstance(metrics, dict))
 
 # %% ../../nbs/predict/00_base.ipynb #6a1b2c3e
 SHIPPED = dict(lite2='EfficientNet-Lite2, fine-tuned on photographs and drawings', # the default

@@ -16,14 +16,13 @@ from ..models import create_model, find_arch, weight_bytes
 from .base import SHIPPED, find_model, is_valid_card, is_without_network
 
 # %% auto #0
-__all__ = ['FORMAT', 'THRESHOLDS', 'MEANS', 'TRAINED_ON', 'Card', 'short_checksums', 'save_trained_on', 'trained_on', 'save_card',
+__all__ = ['FORMAT', 'MEANS', 'TRAINED_ON', 'Card', 'short_checksums', 'save_trained_on', 'trained_on', 'save_card',
            'save_bundle', 'read_card', 'network_of', 'load_bundle']
 
 # %% ../../nbs/predict/01_bundle.ipynb #662acf0d
 FORMAT = 1 # version of the format of `model.json`; other versions are refused
 
 # %% ../../nbs/predict/01_bundle.ipynb #1a1b2c3e
-THRESHOLDS = ('confidence', 'similarity', 'candidate') # keys of `Card.unsure`, see `fit_unsure`
 MEANS = 'unsure.means' # name in model.safetensors of the mean features of each class
 
 # %% ../../nbs/predict/01_bundle.ipynb #c1cadf71
@@ -133,10 +132,8 @@ def _check_card(card:Card, file:Path) -> None:
     if card.resize not in RESIZE_RULES:
         rules = ' and '.join(RESIZE_RULES)
         raise HARError(f'{file} has the resize rule {card.resize!r} and this version supports {rules}: update har_fastai')
-    temperature_ok = isinstance(card.temperature, (int, float)) and card.temperature > 0
-    thresholds_ok = isinstance(card.unsure, dict) and all(isinstance(card.unsure.get(k, 0.), (int, float)) for k in THRESHOLDS)
-    if not (is_valid_card(card) and temperature_ok and isinstance(card.tta, bool) and thresholds_ok):
-        raise HARError(f'{file} is damaged: its classes, size, normalisation, temperature, TTA setting or thresholds are not usable')
+    if not (is_valid_card(card) and isinstance(card.tta, bool)):
+        raise HARError(f'{file} is damaged: its classes, preprocessing, temperature, TTA setting, thresholds or scores are not usable')
 
 # %% ../../nbs/predict/01_bundle.ipynb #fdf39982
 def _state_is_complete(model:nn.Module) -> bool:

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/predict/12_embeddings.ipynb #683a15c3
 from __future__ import annotations
-import csv, io, json, os
+import csv, io, json, os, zipfile, zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -179,7 +179,7 @@ def read_embeddings(
         with np.load(file, allow_pickle=False) as d:
             return Embeddings(d['path'].tolist(), d['sha256'].tolist(), d['embedding'], json.loads(str(d['network'])))
     except FileNotFoundError: raise HARError(f'{file} does not exist') from None
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as e:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as e:
         raise HARError(f'{file} is not a table of features that har_embed wrote: {first_sentence(e)}') from e
 
 # %% ../../nbs/predict/12_embeddings.ipynb #9d9fed72

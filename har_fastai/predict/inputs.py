@@ -7,6 +7,7 @@ from __future__ import annotations
 import codecs, glob, io, os, re, struct, time, unicodedata, zipfile, zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from .. import __version__
@@ -175,9 +176,11 @@ def download_image(
 MAX_LINE = 65_536 # maximum length of a line in a list of paths, in bytes
 
 # %% ../../nbs/predict/06_inputs.ipynb #efe5f1aa
-def _from_lines(lines:io.BufferedIOBase) -> Iterator[Source]:
-    "The images in a list of paths; an invalid path is an image that cannot be read"
-    while line := lines.readline(MAX_LINE).removeprefix(codecs.BOM_UTF8): # which some editors write at the beginning
+def _from_lines(lines:io.BufferedIOBase, read:list[bytes]) -> Iterator[Source]:
+    "The images in a list of paths; an invalid path is an image that cannot be read; lines are kept in `read`, for other iterators"
+    for i in count():
+        if i == len(read): read.append(lines.readline(MAX_LINE).removeprefix(codecs.BOM_UTF8)) # which some editors write at the beginning
+        if not (line := read[i]): return
         if not (path := os.fsdecode(line).rstrip('\r\n')).strip(): continue
         try: yield from find_sources([path])
         except HARError as e: yield _refused(display_name(path), str(e))
@@ -219,5 +222,5 @@ def find_sources(
     "Find images in files, folders, patterns, archives, tables and lists"
     paths, seen = expand(paths), {}
     if not paths: raise HARError('no images were given')
-    parts = [(None, partial(_from_lines, lines)) if p == '-' and lines is not None else _part(p, seen) for p in paths]
+    parts = [(None, partial(_from_lines, lines, [])) if p == '-' and lines is not None else _part(p, seen) for p in paths]
     return Sources(parts, table=len(paths) == 1 and paths[0].lower().endswith('.csv'))

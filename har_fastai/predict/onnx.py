@@ -28,7 +28,7 @@ def parse_description(
     except ValueError: d = None
     if not isinstance(d, dict): raise HARError(f'{file} has no description of its preprocessing: it was not written by har_export')
     card = SimpleNamespace(**d)
-    if not is_valid_card(card): raise HARError(f'{file} is damaged: its classes, size or normalisation are not usable')
+    if not is_valid_card(card): raise HARError(f'{file} is damaged: its classes, preprocessing, temperature or thresholds are not usable')
     return card
 
 # %% ../../nbs/predict/03_onnx.ipynb #f1dec62f

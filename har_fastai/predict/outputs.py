@@ -170,9 +170,9 @@ def print_predictions(
         elif not p.problem: labels[p.label] += 1
         if p.problem and bar: notes.append(p.problem)
         elif p.problem: print(f'note: {p.problem}', file=sys.stderr, flush=True)
-        elif lines: print(f'{p.name}: {_describe(p, top)}', flush=True)
+        elif lines: print(f'{p.name}: {display_name(_describe(p, top))}', flush=True)
     for problem in notes: print(f'note: {problem}', file=sys.stderr, flush=True)
-    if written and n: print(f'{written}: {plural(n, "image")}: {_summary(labels, unsure, unread)}', flush=True)
+    if written and n: print(f'{written}: {plural(n, "image")}: {display_name(_summary(labels, unsure, unread))}', flush=True)
     report_unread(unread, n, 'images')
 
 # %% ../../nbs/predict/07_outputs.ipynb #637f894d

@@ -97,9 +97,11 @@ def _manifest(blocks:list[list[Ref]]) -> bytes:
     "The references of blocks as a Parquet file with a row group for each"
     pa, data = import_arrow(), io.BytesIO()
     import pyarrow.parquet as pq
-    schema = pa.schema(dict(path=pa.string(), file=pa.string(), offset=pa.int64(), size=pa.int64()))
+    schema = pa.schema(dict(path=pa.string(), file=pa.binary(), offset=pa.int64(), size=pa.int64())) # a file name may not be UTF-8
     with pq.ParquetWriter(data, schema, compression='zstd') as w:
-        for refs in blocks: w.write_table(pa.table(dict(zip(Ref._fields, zip(*refs))), schema), len(refs))
+        for refs in blocks:
+            rows = zip(*(r._replace(file=os.fsencode(r.file)) for r in refs))
+            w.write_table(pa.table(dict(zip(Ref._fields, rows)), schema), len(refs))
     return data.getvalue()
 
 # %% ../../nbs/scale/01_parts.ipynb #c8e7ed2d
@@ -111,7 +113,7 @@ def block_refs(
     import pyarrow.parquet as pq
     name = f'{job.root}/{manifest_name(i // GROUPS)}'
     with job.fs.open(name, block_size=2**18) as f: table = pq.ParquetFile(f).read_row_group(i % GROUPS) # not the whole file
-    return [Ref(**r) for r in table.to_pylist()]
+    return [Ref(**r | dict(file=os.fsdecode(r['file']))) for r in table.to_pylist()] # text in jobs of older versions
 
 # %% ../../nbs/scale/01_parts.ipynb #43b20895
 def write_part(

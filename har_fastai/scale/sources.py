@@ -4,7 +4,7 @@
 
 # %% ../../nbs/scale/00_sources.ipynb #bb4cd0b3
 from __future__ import annotations
-import glob, os, re, tarfile
+import csv, glob, io, os, re, tarfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -99,16 +99,15 @@ def _named(columns:Iterable[str], table:str) -> str:
 
 # %% ../../nbs/scale/00_sources.ipynb #614711ec
 def _from_csv(path:str) -> Iterator[Ref]:
-    "The images that a CSV table names, read in pieces"
-    pa = import_arrow()
-    from pyarrow import csv
+    "The images that a CSV table names, read row by row; what the other columns hold does not matter"
     with open_place(path) as f:
-        try: reader = csv.open_csv(f, convert_options=csv.ConvertOptions(column_types=dict.fromkeys(NAME_COLUMNS, pa.string())))
-        except pa.ArrowInvalid as e: raise HARError(f'{display_name(path)} cannot be read as a CSV table: {first_sentence(e)}') from e
-        column = _named(reader.schema.names, path)
-        for batch in reader:
-            for name in batch.column(column).to_pylist():
-                if name and name.strip(): yield _locate(name.strip(), path)
+        try:
+            rows = csv.DictReader(io.TextIOWrapper(f, 'utf-8-sig', newline=''), strict=True) # an unclosed quote would hide rows
+            column = _named(rows.fieldnames or (), path)
+            for row in rows:
+                if name := (row[column] or '').strip(): yield _locate(name, path)
+        except (csv.Error, UnicodeDecodeError) as e:
+            raise HARError(f'{display_name(path)} cannot be read as a CSV table: {first_sentence(e)}') from e
 
 # %% ../../nbs/scale/00_sources.ipynb #77e2d8eb
 def import_arrow():
@@ -140,8 +139,8 @@ def _from_parquet(path:str) -> Iterator[Ref]:
         if column is None: names = _named(file.schema_arrow.names, path)
         for batch in file.iter_batches(10_000, columns=[names] if names else [column]):
             for name in (_values(batch, names) if names else [None] * len(batch)):
-                if column is None: yield _locate(str(name), path)
-                else: yield Ref(display_name(f'{path}/{name or f"row {row}"}'), _absolute(path), row)
+                if column is None and name: yield _locate(str(name), path)
+                elif column: yield Ref(display_name(f'{path}/{name or f"row {row}"}'), _absolute(path), row)
                 row += 1
 
 def _values(batch, column:str) -> list:

@@ -147,12 +147,13 @@ def show_people(
     models:Models, # Models of the app
     model:str, # Name of the model
     data:bytes, # The image file
-    name:str # Name of the image
+    name:str, # Name of the image
+    key:str # Key of the image on the page
 )->None:
     "Show an image with a box for each person, and what each of them does"
     import streamlit as st
     with st.spinner('Finding people …'): boxes, people = models.people(data, name, model)
-    with st.container(key=f'people-{zlib.crc32(data):x}-{model}'):
+    with st.container(key=f'people-{key}-{model}'):
         shown = figure_html(boxes, f'The image {name} with a box for each person') if people else ''
         st.html(f'<h2 class="har-h2">Each person</h2><div class="har-pair">{shown}{people_html(people)}</div>')
 
@@ -174,7 +175,7 @@ def show_image(
         with left: st.html(shown)
         with middle: show_prediction(p, k)
         with right: show_heatmap(models, chosen[0], data, name, p.top(k), key)
-        if models.detector: show_people(models, chosen[0], data, name)
+        if models.detector: show_people(models, chosen[0], data, name, key)
         return {chosen[0]: p}
     cells = [None, *chosen] # the image, then the models, three in a row
     for i in range(0, len(cells), 3):
@@ -183,7 +184,7 @@ def show_image(
                 if m is None: st.html(shown); continue
                 show_prediction(predictions[m], k, m)
                 show_heatmap(models, m, data, name, predictions[m].top(k), f'{key}-{m}')
-                if models.detector: show_people(models, m, data, name)
+                if models.detector: show_people(models, m, data, name, key)
     return {m: predictions[m] for m in chosen}
 
 # %% ../../nbs/serve/03_web.ipynb #a5b7195c

@@ -1,5 +1,5 @@
 "The commands for people and fused models refuse what they cannot use"
-import shutil
+import io, json, shutil, sys
 
 import pytest
 
@@ -48,3 +48,18 @@ def test_a_model_of_poses_predicts_and_explains(drawn, tmp_path, monkeypatch):
                  ('har_export', tmp_path/'run', '--format', 'onnx', '--out', tmp_path/'x.onnx')):
         done = call(*args)
         assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'of poses' in done.stderr, (args, done.stderr)
+
+
+def test_people_in_a_list_of_images(drawn, tmp_path, monkeypatch):
+    "Every line of the list is used once, and no drawing replaces another"
+    monkeypatch.setattr('har_fastai.pose.keypoints.PoseDetector', lambda *_: Standing(.3, .7))
+    photos = sorted((drawn/'train').iterdir())
+    names = [tmp_path/f'{n}' for n in ('1-3.jpg', '1.jpg', 'a/1.jpg', 'broken.jpg')]
+    (tmp_path/'a').mkdir()
+    for photo, to in zip(photos, names): shutil.copy(photo, to)
+    names[-1].write_text('no image')
+    monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO('\n'.join(map(str, names)).encode())))
+    done = call('har_predict', '-', '--people', '--json', tmp_path/'p.json', '--drawings', tmp_path/'drawn', '--model', 'baseline')
+    assert done.returncode == 1 and done.stderr.count('broken.jpg') == 1, done.stderr
+    assert [json.loads(line)['path'] for line in (tmp_path/'p.json').read_text().splitlines()] == list(map(str, names))
+    assert sorted(f.name for f in (tmp_path/'drawn').iterdir()) == ['1-2.png', '1-3.png', '1.png']

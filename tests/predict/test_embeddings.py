@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from har_fastai.predict.embeddings import read_embeddings
+from har_fastai.cli_embed import har_embed
+from har_fastai.predict.embeddings import Embedding, read_embeddings, write_embeddings
 from har_fastai.testing import tiny_har
 from helpers import call
 
@@ -52,3 +53,21 @@ def test_the_image_itself_is_no_neighbour(tmp_path, cache):
     shutil.copy(photo, tmp_path/'copy.jpg')
     done = call('har_embed', photo.parent, tmp_path/'copy.jpg', '--nearest', photo, '--k', 3, *MODEL)
     assert 'copy.jpg' not in done.stdout, 'a file with the same bytes is the image itself'
+
+
+def test_copies_of_the_image_do_not_take_the_places_of_its_neighbours(tmp_path, cache, refuse):
+    photo, model = tiny_har(60)/'test/Image_1.jpg', ('--model', 'baseline')
+    for i in range(4): shutil.copy(photo, tmp_path/f'copy{i}.jpg')
+    done = call('har_embed', photo.parent, tmp_path, '--nearest', photo, '--k', 3, *model)
+    assert len(done.stdout.splitlines()) == 3 and 'copy' not in done.stdout
+    code, message = refuse(har_embed, tmp_path, '--nearest', photo, '--figure', tmp_path/'f.png', *model)
+    assert code == 2 and 'no other images' in message
+
+
+@pytest.mark.parametrize('damage', [lambda d: d[:400], lambda d: d[:500] + bytes(40) + d[540:]], ids=['cut short', 'changed'])
+def test_a_damaged_table_is_one_sentence(tmp_path, refuse, damage):
+    table = [Embedding(str(i), np.random.default_rng(i).random(9, np.float32), '0' * 64) for i in range(99)]
+    list(write_embeddings(table, tmp_path/'f.npz', dict(arch='x', fingerprint='')))
+    (tmp_path/'f.npz').write_bytes(damage((tmp_path/'f.npz').read_bytes()))
+    code, message = refuse(har_embed, tmp_path/'f.npz', '--nearest', 'a.jpg')
+    assert code == 2 and 'is not a table of features' in message

@@ -1,10 +1,11 @@
 "Labelling in one process: damaged, huge and vanished images are rows with reasons; the command; tables, archives, DuckDB's view"
-import io, tarfile
+import io, os, sys, tarfile
 
 import pandas as pd
 import pytest
 
 from har_fastai.cli_scale import har_label, har_review
+from har_fastai.files import HARError
 from har_fastai.scale.label import label_images
 from har_fastai.scale.parts import LabelJob, begin_job, done_blocks
 from har_fastai.scale.sources import list_images
@@ -69,3 +70,26 @@ def test_the_command_resumes_and_refuses(photos, tmp_path, capsys, refuse):
         code, text = refuse(har_label, *argv)
         assert code == 2 and words in text
     assert refuse(har_review, tmp_path)[0] == 2
+
+
+def test_a_table_may_hold_anything_beside_the_names(photos, tmp_path):
+    "More than a piece of a CSV table, in which a type changes or texts have several lines; rows without a name are left out"
+    head = ''.join(f'{photos}/00.png,{i}\n' for i in range(40_000))
+    for end in (f'{photos}/01.png,none\n', f'{photos}/01.png,"two\nlines"\n', f'{photos}/01.png,one,more\n\n,x\n'):
+        (tmp_path/'table.csv').write_text('path,note\n' + head + end)
+        names = [r.path for r in list_images(tmp_path/'table.csv')]
+        assert len(names) == 40_001 and names[-1] == f'{photos}/01.png'
+    for bad in (f'path,note\n{photos}/00.png,"open\n{photos}/01.png,x\n'.encode(), b'path\n\xe9.png\n'):
+        (tmp_path/'bad.csv').write_bytes(bad)
+        with pytest.raises(HARError, match='cannot be read as a CSV table'): list(list_images(tmp_path/'bad.csv'))
+    pd.DataFrame(dict(path=[str(photos/'00.png'), None, ''])).to_parquet(tmp_path/'table.parquet')
+    assert len(list(list_images(tmp_path/'table.parquet'))) == 1
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='file names are text')
+def test_a_file_name_that_is_not_utf8(photos, tmp_path):
+    os.makedirs(tmp_path/'photos')
+    with open(os.fsencode(tmp_path/'photos')+b'/caf\xe9.png', 'wb') as f: f.write((photos/'00.png').read_bytes())
+    label_images(tmp_path/'photos', tmp_path/'labels', 'baseline')
+    df = pd.read_parquet(tmp_path/'labels')
+    assert df.error.isna().all() and df.path.str.endswith('caf\N{REPLACEMENT CHARACTER}.png').all()

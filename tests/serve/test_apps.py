@@ -9,6 +9,7 @@ from PIL import Image
 from helpers import DATA, free_port, start
 from har_fastai.serve.models import MAX_BYTES, MAX_IMAGES, app_queue, label_text, percent
 from har_fastai.predict.predictor import Predictor
+from har_fastai.testing import Standing
 
 pytest.importorskip('streamlit', reason='streamlit is not installed: pip install "har_fastai[app]"')
 from streamlit.testing.v1 import AppTest
@@ -129,6 +130,13 @@ def test_too_many_files(runs, files):
 def test_two_files_of_one_name(runs, files):
     at = send(app(runs[0]), *[('a.jpg', f.read_bytes()) for f in (files[0], files[1], files[0])])
     assert works(at) and len(labels(at)) == 3
+
+
+def test_people_in_two_copies_of_an_image(runs, files, monkeypatch):
+    at = app(runs[0])
+    monkeypatch.setattr(app_models((str(runs[0]),), 'cpu', False), 'detector', Standing(.3, .7))
+    send(at, *[('a.jpg', files[0].read_bytes())] * 2)
+    assert works(at) and html(at).count('class="har-people"') == 2
 
 
 def test_a_full_queue_is_reported(runs, files, monkeypatch):
