@@ -233,7 +233,8 @@ def _tables(folder:Path) -> list[Path]:
     if kaggle: return kaggle
     others = [f for f in sorted(folder.glob('*.csv')) if not re.search(r'\.fixed(-\d+)?\.csv$', f.name)]
     if _is_output(folder): others = [f for f in others if f.name not in ('split.csv', 'predictions.csv')]
-    return [f for f in others if {'filename', 'label'} <= set(_columns(f)) and 'predicted' not in _columns(f)] # not of a run
+    written = {'predicted', 'decision'} # columns of tables that a run or an audit has written
+    return [f for f in others if {'filename', 'label'} <= (found := set(_columns(f))) and not written & found]
 
 # %% ../../nbs/data/00_tables.ipynb #fb8c4ac7
 LAYOUTS = (None, 'classes') # values of `layout` of `read_har`
