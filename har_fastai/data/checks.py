@@ -171,9 +171,9 @@ def fault_number(
     return next((n for n, words in _REASONS if re.search(words, problem)), 2)
 
 # %% ../../nbs/data/03_checks.ipynb #67ec1b7f
-_ENDINGS = {'JPEG': ('.jpg', '.jpeg', '.jfif'), 'MPO': ('.jpg', '.jpeg', '.jfif', '.mpo'), 'PNG': ('.png',), 'GIF': ('.gif',),
-            'WEBP': ('.webp',), 'TIFF': ('.tif', '.tiff'), 'BMP': ('.bmp',), 'PPM': ('.ppm', '.pgm', '.pbm', '.pnm'),
-            'AVIF': ('.avif',)} # format -> file extensions
+_JPEG = ('.jpg', '.jpeg', '.jpe', '.jif', '.jfif')
+_ENDINGS = {'JPEG': _JPEG, 'MPO': (*_JPEG, '.mpo'), 'PNG': ('.png', '.apng'), 'GIF': ('.gif',), 'WEBP': ('.webp',), 'TIFF': ('.tif', '.tiff'),
+            'BMP': ('.bmp', '.dib'), 'PPM': ('.ppm', '.pgm', '.pbm', '.pnm'), 'AVIF': ('.avif',)} # format -> file extensions
 
 # %% ../../nbs/data/03_checks.ipynb #57d23045
 def image_traits(
