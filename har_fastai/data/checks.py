@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from ..files import HARError, parallel_map, plural, progress, write_atomic
 from ..images import MAX_PIXELS, ImageError, open_header, open_image
-from .tables import _fault, find_table, read_har, read_table
+from .tables import _fault, _normal, find_table, read_har, read_table
 from .duplicates import MAX_DISTANCE, _components, _require, duplicate_pairs, find_duplicates, perceptual_hash
 from .cache import CacheBuilder, ImageRecords, reduced
 
@@ -273,7 +273,7 @@ def _fixed_folders(c:CheckResult) -> tuple[pd.DataFrame, Path, int]:
 def _fixed_table(c:CheckResult) -> tuple[pd.DataFrame, Path, int]:
     "The new table for an old one, its file, and the number of rows of the old one"
     raw, bad = read_table(c.table), c.faults[~c.faults.kept.astype(bool)]
-    rows = raw[~raw.index.isin(bad['where'])].assign(filename=lambda t: t.filename.str.replace('\\', '/'))
+    rows = raw[~raw.index.isin(bad['where'])].assign(filename=lambda t: t.filename.str.replace('\\', '/').map(_normal))
     return rows[rows.filename.map(lambda f: Path(f).as_posix()).isin(c.good.filename)], _free_name(c.table.parent, c.table.stem), len(raw)
 
 # %% ../../nbs/data/03_checks.ipynb #3b365b78
