@@ -245,7 +245,7 @@ def check_data(
     found, columns = [], ['fault', 'where', 'filename', 'label', 'problem', 'kept', 'error']
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning) # the warnings of training are among the faults
-        df, table = read_har(path, found=found, layout=layout), find_table(path)
+        df, table = read_har(path, found=found, layout=layout), find_table(path, layout)
         df = check_har(df, workers=workers) if len(df) else df.assign(problem='')
         found += _image_faults(df) if len(df) else []
     good = df[df.problem == '']

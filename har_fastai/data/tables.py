@@ -346,13 +346,14 @@ def _nothing(folder:Path) -> HARError:
 
 # %% ../../nbs/data/00_tables.ipynb #b60d56b9
 def find_table(
-    path:str|os.PathLike # As for `read_har`
+    path:str|os.PathLike, # As for `read_har`
+    layout:str|None=None # As for `read_har`
 )->Path|None: # None for class folders
     "The table that `path` is or holds"
     path = expand_home(path)
     if not path.exists(): raise HARError(f'{path} does not exist: give a CSV file or a folder of images')
     if path.is_file() and path.suffix.lower() != '.csv': raise HARError(f'{path} is not a CSV file: give a CSV file or a folder of images')
-    tables = [path] if path.is_file() else _tables(path)
+    tables = [path] if path.is_file() else [] if layout == 'classes' else _tables(path)
     if len(tables) > 1:
         raise HARError(f'{path} holds several tables ({", ".join(str(t.relative_to(path)) for t in tables)}): give one of them')
     return tables[0] if tables else None
@@ -378,7 +379,7 @@ def read_har(
     "Read images and their labels from a table or from class folders"
     if layout not in LAYOUTS: raise HARError(f'layout is {layout!r} and must be {" or ".join(map(str, LAYOUTS[1:]))}, or left out')
     path = expand_home(path)
-    table = None if layout == 'classes' and path.is_dir() else find_table(path)
+    table = find_table(path, layout)
     df = _from_csv(table, found) if table else _from_folders(path, layout, found)
     if table and path.is_dir(): _check_class_folders(df, table)
     if df is None: raise _nothing(path)
