@@ -317,6 +317,7 @@ def fix_table(
     decisions:pd.DataFrame|None=None # Of `read_decisions`: images to relabel or to leave out
 )->tuple[Path, int, int]: # The new table, its number of rows, and the number of rows left out
     "Write a table of the rows that can be used beside the old table"
+    if (nested := c.faults.error[c.faults.fault == 42]).any(): raise HARError(nested.iloc[0]) # the labels are not known
     if c.good.label.nunique() < 2:
         raise HARError(f'{c.path} cannot be fixed: of {len(c.df):,} images {len(c.good):,} can be used, '
                        f'with {plural(c.good.label.nunique(), "label")}, and training needs two classes')
