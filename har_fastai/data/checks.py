@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
-from ..files import HARError, parallel_map, plural, progress, write_atomic
+from ..files import HARError, expand_home, parallel_map, plural, progress, write_atomic
 from ..images import MAX_PIXELS, ImageError, open_header, open_image
 from .tables import _fault, _normal, find_table, read_har, read_table
 from .duplicates import MAX_DISTANCE, _components, _require, duplicate_pairs, find_duplicates, perceptual_hash
@@ -253,7 +253,7 @@ def check_data(
         left = f'of {len(df):,} images {len(good):,} can be used, with {plural(good.label.nunique(), "label")}'
         found.append(_fault(26 if len(good) > 1 else 24, '', '', ', '.join(set(good.label)), left,
                             f'{path}: {left}: training needs two classes', kept=True))
-    return CheckResult(Path(path), table, df, pd.DataFrame(found, columns=columns))
+    return CheckResult(expand_home(path), table, df, pd.DataFrame(found, columns=columns))
 
 # %% ../../nbs/data/03_checks.ipynb #1725ed7e
 def _free_name(folder:Path, stem:str) -> Path:
