@@ -110,7 +110,8 @@ def test_nan_at_the_command_line(trained, tmp_path, refuse):
 
 # ---- a resumed run equals an uninterrupted one ----
 
-WAYS = {'decoded once': {}, 'one by one': dict(cached=False), 'one by one, 2 workers': dict(cached=False, num_workers=2)}
+WAYS = {'decoded once': {}, 'one by one': dict(cached=False), 'one by one, 2 workers': dict(cached=False, num_workers=2),
+        'averaged after a probe': dict(probe=True, ema=.998)}
 
 
 @pytest.mark.parametrize('way', WAYS)
