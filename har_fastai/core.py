@@ -356,6 +356,13 @@ def _check_streams(recipe:Recipe, split:str) -> PoseDetector|None:
     if 'image' not in recipe.streams and world_size() > 1: raise HARError(f'the recipe {recipe.name} is trained in one process')
     return PoseDetector()
 
+# %% ../nbs/10_core.ipynb #625b99a4
+def _check_settings(recipe:Recipe, cached:bool, num_workers:int|None, faithfulness:int|None) -> None:
+    "Raise an error for settings that cannot be used, before anything is written"
+    if recipe.soft_labels and not cached: raise HARError('soft labels need cached images: leave out --cache no')
+    for name, n in (('workers', num_workers), ('faithfulness', faithfulness)):
+        if n is not None and n < 0: raise HARError(f'--{name} is {n} and must be 0 or more')
+
 # %% ../nbs/10_core.ipynb #85076540
 def add_streams(
     run:Run, # A run; its network is trained if the recipe has the stream 'image'
@@ -411,7 +418,7 @@ def train_baseline(
     if recipe.teacher: load_bundle(recipe.teacher) # an error before anything is written
     check_tracker(log)
     detector = _check_streams(recipe, split)
-    if recipe.soft_labels and not cached: raise HARError('soft labels need cached images: leave out --cache no')
+    _check_settings(recipe, cached, num_workers, faithfulness)
     with locked_run(run) if is_main() else nullcontext():
         if not resume and is_main() and run.exists: raise HARError(f'{run.path} was just taken by another run: choose another --out')
         has_network = not recipe.streams or 'image' in recipe.streams
