@@ -220,10 +220,10 @@ def resume_run(
 )->tuple[Run, Recipe, str]: # The run, its recipe, and where its images are
     "The run to resume"
     if out is None: raise HARError('--resume needs the folder of the run: give it with --out')
-    if not Run(out).exists: raise HARError(f'{out} holds no run to resume: give its folder with --out')
+    run = Run(expand_home(out))
+    if not run.exists: raise HARError(f'{out} holds no run to resume: give its folder with --out')
     if any(s is not None for s in settings):
         raise HARError("--resume uses the run's own recipe: leave out the recipe and its settings")
-    run = Run(out)
     if is_main() and run.file('metrics.json').is_file() and not run.recipe.streams:
         print(f'{run.path} is complete, and is only evaluated again.', flush=True)
     return run, run.recipe, path or run.info['data']
@@ -444,8 +444,8 @@ def load_run(
     device=None # Where to compute; by default a GPU if there is one
 )->HARLearner: # With the run's best network
     "Load a run as a learner"
-    load_bundle(folder) # raises if a file is damaged
-    run, device = Run(folder), torch_device(device)
+    run, device = Run(expand_home(folder)), torch_device(device)
+    load_bundle(run.path) # raises if a file is damaged
     recipe, df = run.recipe, reload_data(run, path or run.info['data'], check=False)
     dls = recipe_dls(df, recipe, device, cached=False)
     return attach_run(har_learner(dls, recipe, weights=run.file('model.safetensors')), run)
