@@ -294,8 +294,8 @@ def _begin(run:Run, recipe:Recipe, df:pd.DataFrame, path, layout, device, weight
     write_split(df, run.file('split.csv'))
     start = dict(weights=str(Path(weights).resolve()), weights_sha256=sha256_file(weights)) if weights else {}
     if dls: start.update(cached=isinstance(dls.train, CachedDL), num_workers=int(dls.train.fake_l.num_workers))
-    begin_run(run, recipe, data=str(expand_home(path).resolve()), layout=layout, split=df.attrs['split'], carved=df.attrs['carved'],
-              device=str(device), processes=world_size(), **start)
+    begin_run(run, recipe, data=str(expand_home(path).resolve()), layout=layout, split=df.attrs['split'],
+              carved=df.attrs['carved'], copies=df.attrs['copies'], device=str(device), processes=world_size(), **start)
 
 # %% ../nbs/10_core.ipynb #f1a2b3c7
 def probe_features(
