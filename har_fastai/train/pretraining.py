@@ -48,7 +48,7 @@ def pretraining_images(
     df = pd.concat([d for d in (labelled, rest) if d is not None and len(d)], ignore_index=True)
     held = df.part.isin(['valid', 'test'])
     groups = find_duplicates(df)
-    df = df[~groups.isin(groups[held]) & ~df.sha256.duplicated()].reset_index(drop=True)
+    df = df[~groups.isin(groups[held]) & (df.part != 'unused') & ~df.sha256.duplicated()].reset_index(drop=True)
     print(f'Pretraining on {plural(len(df), "image")}, {int((df.label == "").sum()):,} of them without a label', flush=True)
     return df
 
