@@ -173,7 +173,8 @@ def fault_number(
 # %% ../../nbs/data/03_checks.ipynb #67ec1b7f
 _JPEG = ('.jpg', '.jpeg', '.jpe', '.jif', '.jfif')
 _ENDINGS = {'JPEG': _JPEG, 'MPO': (*_JPEG, '.mpo'), 'PNG': ('.png', '.apng'), 'GIF': ('.gif',), 'WEBP': ('.webp',),
-            'TIFF': ('.tif', '.tiff'), 'BMP': ('.bmp', '.dib'), 'PPM': ('.ppm', '.pgm', '.pbm', '.pnm'), 'AVIF': ('.avif',)} # format -> file extensions
+            'TIFF': ('.tif', '.tiff'), 'BMP': ('.bmp', '.dib'),
+            'PPM': ('.ppm', '.pgm', '.pbm', '.pnm'), 'AVIF': ('.avif',)} # format -> file extensions
 
 # %% ../../nbs/data/03_checks.ipynb #57d23045
 def image_traits(
