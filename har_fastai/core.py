@@ -220,10 +220,10 @@ def resume_run(
 )->tuple[Run, Recipe, str]: # The run, its recipe, and where its images are
     "The run to resume"
     if out is None: raise HARError('--resume needs the folder of the run: give it with --out')
-    if not Run(out).exists: raise HARError(f'{out} holds no run to resume: give its folder with --out')
+    run = Run(expand_home(out))
+    if not run.exists: raise HARError(f'{out} holds no run to resume: give its folder with --out')
     if any(s is not None for s in settings):
         raise HARError("--resume uses the run's own recipe: leave out the recipe and its settings")
-    run = Run(out)
     if is_main() and run.file('metrics.json').is_file() and not run.recipe.streams:
         print(f'{run.path} is complete, and is only evaluated again.', flush=True)
     return run, run.recipe, path or run.info['data']
@@ -294,8 +294,8 @@ def _begin(run:Run, recipe:Recipe, df:pd.DataFrame, path, layout, device, weight
     write_split(df, run.file('split.csv'))
     start = dict(weights=str(Path(weights).resolve()), weights_sha256=sha256_file(weights)) if weights else {}
     if dls: start.update(cached=isinstance(dls.train, CachedDL), num_workers=int(dls.train.fake_l.num_workers))
-    begin_run(run, recipe, data=str(expand_home(path).resolve()), layout=layout, split=df.attrs['split'], carved=df.attrs['carved'],
-              device=str(device), processes=world_size(), **start)
+    begin_run(run, recipe, data=str(expand_home(path).resolve()), layout=layout, split=df.attrs['split'],
+              carved=df.attrs['carved'], copies=df.attrs['copies'], device=str(device), processes=world_size(), **start)
 
 # %% ../nbs/10_core.ipynb #f1a2b3c7
 def probe_features(
@@ -356,6 +356,13 @@ def _check_streams(recipe:Recipe, split:str) -> PoseDetector|None:
     if 'image' not in recipe.streams and world_size() > 1: raise HARError(f'the recipe {recipe.name} is trained in one process')
     return PoseDetector()
 
+# %% ../nbs/10_core.ipynb #625b99a4
+def _check_settings(recipe:Recipe, cached:bool, num_workers:int|None, faithfulness:int|None) -> None:
+    "Raise an error for settings that cannot be used, before anything is written"
+    if recipe.soft_labels and not cached: raise HARError('soft labels need cached images: leave out --cache no')
+    for name, n in (('workers', num_workers), ('faithfulness', faithfulness)):
+        if n is not None and n < 0: raise HARError(f'--{name} is {n} and must be 0 or more')
+
 # %% ../nbs/10_core.ipynb #85076540
 def add_streams(
     run:Run, # A run; its network is trained if the recipe has the stream 'image'
@@ -411,7 +418,7 @@ def train_baseline(
     if recipe.teacher: load_bundle(recipe.teacher) # an error before anything is written
     check_tracker(log)
     detector = _check_streams(recipe, split)
-    if recipe.soft_labels and not cached: raise HARError('soft labels need cached images: leave out --cache no')
+    _check_settings(recipe, cached, num_workers, faithfulness)
     with locked_run(run) if is_main() else nullcontext():
         if not resume and is_main() and run.exists: raise HARError(f'{run.path} was just taken by another run: choose another --out')
         has_network = not recipe.streams or 'image' in recipe.streams
@@ -437,8 +444,8 @@ def load_run(
     device=None # Where to compute; by default a GPU if there is one
 )->HARLearner: # With the run's best network
     "Load a run as a learner"
-    load_bundle(folder) # raises if a file is damaged
-    run, device = Run(folder), torch_device(device)
+    run, device = Run(expand_home(folder)), torch_device(device)
+    load_bundle(run.path) # raises if a file is damaged
     recipe, df = run.recipe, reload_data(run, path or run.info['data'], check=False)
     dls = recipe_dls(df, recipe, device, cached=False)
     return attach_run(har_learner(dls, recipe, weights=run.file('model.safetensors')), run)

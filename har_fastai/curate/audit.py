@@ -162,7 +162,7 @@ def shortcuts(
     from sklearn.metrics import balanced_accuracy_score
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
     groups, chance, rows = find_duplicates(df.reset_index(drop=True)).to_numpy(), 1 / df.label.nunique(), {}
-    folds = StratifiedGroupKFold(fold_count(df.label, 3))
+    folds = StratifiedGroupKFold(fold_count(df.label, 3, groups))
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # rare classes
         for name, columns in progress(MEASURES.items(), total=len(MEASURES), comment='shortcuts'):

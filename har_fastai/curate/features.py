@@ -50,12 +50,15 @@ LEAST_IMAGES = 10 # images of a class, not counting copies, from which on its la
 # %% ../../nbs/curate/00_features.ipynb #d0ea5a6b
 def fold_count(
     y:np.ndarray, # Labels or classes of the images
-    most:int=FOLDS # Number of folds, if there are enough images
+    most:int=FOLDS, # Number of folds, if there are enough images
+    groups:np.ndarray|None=None # Group of each image, of `find_duplicates`; None if each is a group of its own
 )->int: # 2 to `most`
-    "The number of folds: at most the number of images of the largest class"
+    "The number of folds: at most the number of images of the largest class, and of groups"
     largest = int(pd.Series(y).value_counts().max())
     if largest < 2: raise HARError('each class has a single image, and labels can be judged from two images of a class on')
-    return min(most, largest)
+    distinct = len(y) if groups is None else len(set(groups))
+    if distinct < 2: raise HARError('all images are copies of each other, and labels are judged by other images')
+    return min(most, largest, distinct)
 
 # %% ../../nbs/curate/00_features.ipynb #2d716a42
 def out_of_fold(
@@ -69,7 +72,7 @@ def out_of_fold(
     vocab, groups = sorted(set(df.label)), find_duplicates(df.reset_index(drop=True)).to_numpy()
     y = df.label.map(vocab.index).to_numpy()
     probs = np.zeros((len(y), len(vocab)), np.float32)
-    folds = StratifiedGroupKFold(fold_count(y), shuffle=True, random_state=seed)
+    folds = StratifiedGroupKFold(fold_count(y, groups=groups), shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # of rare classes, and of fits that stop at `max_iter`, which are close enough
         for train, held in folds.split(x, y, groups):

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/curate/02_page.ipynb #869b9745
 from __future__ import annotations
-import base64, io, json
+import base64, hashlib, io, json
 from collections.abc import Sequence
 from pathlib import Path
 import pandas as pd
@@ -164,7 +164,8 @@ def audit_page(
     f = a.findings.groupby('kind', sort=False).head(most).reset_index(drop=True)
     images = thumbnails(f.path)
     items = f.drop(columns=['path', 'score']).assign(image=[base64.b64encode(b).decode() for b in images]).to_dict('records')
-    data = dict(id=f'{a.path.resolve()} {len(a.df)}', vocab=sorted(set(a.df.label)), items=items)
+    listed = hashlib.sha256(f[['kind', 'filename', 'label']].to_csv().encode()).hexdigest()[:16] # the browser keeps decisions by position
+    data = dict(id=f'{a.path.resolve()} {listed}', vocab=sorted(set(a.df.label)), items=items)
     n = a.findings.kind.value_counts()
     kinds = [(k, what[0].upper() + what[1:], f'{n[k]:,}' + (f', {most:,} shown' if n[k] > most else ''), NOTES[k])
              for k, what in KINDS.items() if k in n]

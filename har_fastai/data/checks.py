@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
-from ..files import HARError, parallel_map, plural, progress, write_atomic
+from ..files import HARError, expand_home, parallel_map, plural, progress, write_atomic
 from ..images import MAX_PIXELS, ImageError, open_header, open_image
-from .tables import _fault, find_table, read_har, read_table
+from .tables import _fault, _normal, find_table, read_har, read_table
 from .duplicates import MAX_DISTANCE, _components, _require, duplicate_pairs, find_duplicates, perceptual_hash
 from .cache import CacheBuilder, ImageRecords, reduced
 
@@ -172,9 +172,10 @@ def fault_number(
     return next((n for n, words in _REASONS if re.search(words, problem)), 2)
 
 # %% ../../nbs/data/03_checks.ipynb #67ec1b7f
-_ENDINGS = {'JPEG': ('.jpg', '.jpeg', '.jfif'), 'MPO': ('.jpg', '.jpeg', '.jfif', '.mpo'), 'PNG': ('.png',), 'GIF': ('.gif',),
-            'WEBP': ('.webp',), 'TIFF': ('.tif', '.tiff'), 'BMP': ('.bmp',), 'PPM': ('.ppm', '.pgm', '.pbm', '.pnm'),
-            'AVIF': ('.avif',)} # format -> file extensions
+_JPEG = ('.jpg', '.jpeg', '.jpe', '.jif', '.jfif')
+_ENDINGS = {'JPEG': _JPEG, 'MPO': (*_JPEG, '.mpo'), 'PNG': ('.png', '.apng'), 'GIF': ('.gif',), 'WEBP': ('.webp',),
+            'TIFF': ('.tif', '.tiff'), 'BMP': ('.bmp', '.dib'),
+            'PPM': ('.ppm', '.pgm', '.pbm', '.pnm'), 'AVIF': ('.avif',)} # format -> file extensions
 
 # %% ../../nbs/data/03_checks.ipynb #57d23045
 def image_traits(
@@ -246,7 +247,7 @@ def check_data(
     found, columns = [], ['fault', 'where', 'filename', 'label', 'problem', 'kept', 'error']
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning) # the warnings of training are among the faults
-        df, table = read_har(path, found=found, layout=layout), find_table(path)
+        df, table = read_har(path, found=found, layout=layout), find_table(path, layout)
         df = check_har(df, workers=workers) if len(df) else df.assign(problem='')
         found += _image_faults(df) if len(df) else []
     good = df[df.problem == '']
@@ -254,7 +255,7 @@ def check_data(
         left = f'of {len(df):,} images {len(good):,} can be used, with {plural(good.label.nunique(), "label")}'
         found.append(_fault(26 if len(good) > 1 else 24, '', '', ', '.join(set(good.label)), left,
                             f'{path}: {left}: training needs two classes', kept=True))
-    return CheckResult(Path(path), table, df, pd.DataFrame(found, columns=columns))
+    return CheckResult(expand_home(path), table, df, pd.DataFrame(found, columns=columns))
 
 # %% ../../nbs/data/03_checks.ipynb #1725ed7e
 def _free_name(folder:Path, stem:str) -> Path:
@@ -274,7 +275,7 @@ def _fixed_folders(c:CheckResult) -> tuple[pd.DataFrame, Path, int]:
 def _fixed_table(c:CheckResult) -> tuple[pd.DataFrame, Path, int]:
     "The new table for an old one, its file, and the number of rows of the old one"
     raw, bad = read_table(c.table), c.faults[~c.faults.kept.astype(bool)]
-    rows = raw[~raw.index.isin(bad['where'])].assign(filename=lambda t: t.filename.str.replace('\\', '/'))
+    rows = raw[~raw.index.isin(bad['where'])].assign(filename=lambda t: t.filename.str.replace('\\', '/').map(_normal))
     return rows[rows.filename.map(lambda f: Path(f).as_posix()).isin(c.good.filename)], _free_name(c.table.parent, c.table.stem), len(raw)
 
 # %% ../../nbs/data/03_checks.ipynb #3b365b78
@@ -318,6 +319,7 @@ def fix_table(
     decisions:pd.DataFrame|None=None # Of `read_decisions`: images to relabel or to leave out
 )->tuple[Path, int, int]: # The new table, its number of rows, and the number of rows left out
     "Write a table of the rows that can be used beside the old table"
+    if (nested := c.faults.error[c.faults.fault == 42]).any(): raise HARError(nested.iloc[0]) # the labels are not known
     if c.good.label.nunique() < 2:
         raise HARError(f'{c.path} cannot be fixed: of {len(c.df):,} images {len(c.good):,} can be used, '
                        f'with {plural(c.good.label.nunique(), "label")}, and training needs two classes')

@@ -191,7 +191,8 @@ def split_har(
     copies = copies or ('exact' if own else 'near')
     f = tail_split if split == 'tail' else keep_parts if own else grouped_split
     res = df.assign(part='train') if split == 'whole' else f(df, seed=seed, copies=copies)
-    res.attrs |= dict(split='own' if own else split, carved=[p for p in ('valid', 'test') if own and not (df.part == p).any()])
+    carved = [p for p in ('valid', 'test') if own and not (df.part == p).any()]
+    res.attrs |= dict(split='own' if own else split, carved=carved, copies=copies)
     sizes = {p: (res.part == p).sum() for p in ('train', 'valid', 'test', 'unused')}
     print(f'{res.attrs["split"]} split: ' + ', '.join(f'{p} {n:,}' for p, n in sizes.items() if n))
     return res

@@ -235,7 +235,8 @@ def _tables(folder:Path) -> list[Path]:
     if kaggle: return kaggle
     others = [f for f in sorted(folder.glob('*.csv')) if not re.search(r'\.fixed(-\d+)?\.csv$', f.name)]
     if _is_output(folder): others = [f for f in others if f.name not in ('split.csv', 'predictions.csv')]
-    return [f for f in others if {'filename', 'label'} <= set(_columns(f)) and 'predicted' not in _columns(f)] # not of a run
+    written = {'predicted', 'decision'} # columns of tables that a run or an audit has written
+    return [f for f in others if {'filename', 'label'} <= (found := set(_columns(f))) and not written & found]
 
 # %% ../../nbs/data/00_tables.ipynb #fb8c4ac7
 LAYOUTS = (None, 'classes') # values of `layout` of `read_har`
@@ -347,13 +348,14 @@ def _nothing(folder:Path) -> HARError:
 
 # %% ../../nbs/data/00_tables.ipynb #b60d56b9
 def find_table(
-    path:str|os.PathLike # As for `read_har`
+    path:str|os.PathLike, # As for `read_har`
+    layout:str|None=None # As for `read_har`
 )->Path|None: # None for class folders
     "The table that `path` is or holds"
     path = expand_home(path)
     if not path.exists(): raise HARError(f'{path} does not exist: give a CSV file or a folder of images')
     if path.is_file() and path.suffix.lower() != '.csv': raise HARError(f'{path} is not a CSV file: give a CSV file or a folder of images')
-    tables = [path] if path.is_file() else _tables(path)
+    tables = [path] if path.is_file() else [] if layout == 'classes' else _tables(path)
     if len(tables) > 1:
         raise HARError(f'{path} holds several tables ({", ".join(str(t.relative_to(path)) for t in tables)}): give one of them')
     return tables[0] if tables else None
@@ -379,7 +381,7 @@ def read_har(
     "Read images and their labels from a table or from class folders"
     if layout not in LAYOUTS: raise HARError(f'layout is {layout!r} and must be {" or ".join(map(str, LAYOUTS[1:]))}, or left out')
     path = expand_home(path)
-    table = None if layout == 'classes' and path.is_dir() else find_table(path)
+    table = find_table(path, layout)
     df = _from_csv(table, found) if table else _from_folders(path, layout, found)
     if table and path.is_dir(): _check_class_folders(df, table)
     if df is None: raise _nothing(path)

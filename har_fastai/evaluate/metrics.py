@@ -196,7 +196,7 @@ def with_wilson(
 )->tuple[float, float]: # Lower and upper end; `interval` itself if there are `FEW` images or more for each class
     "Join an interval with the Wilson interval of the share of correct images, if there are few"
     if n >= FEW * classes: return interval
-    low, high = wilson_interval(hits, n)
+    low, high = wilson_interval(hits, n, level)
     return min(interval[0], float(low)), max(interval[1], float(high))
 
 # %% ../../nbs/evaluate/00_metrics.ipynb #537c71be

@@ -252,13 +252,15 @@ def split_table(
 
 # %% ../../nbs/report/02_run.ipynb #bb2234e0
 def describe_duplicates(
-    split:pd.DataFrame # From `read_split`
+    split:pd.DataFrame, # From `read_split`
+    copies:str='near' # What counted as a copy, a value of `COPIES`
 )->str:
     "Describe the duplicates in a split"
     if set(split.part) == {'train'}: return 'All images were used for training, and no images were held out.'
     used = split[split.part != 'unused']
     shared = used.groupby('sha256').part.nunique().gt(1).sum()
-    return (f'Exact duplicates: {split.sha256.duplicated().sum():,}. Duplicates, exact or near, were kept in the same part of the split; '
+    kept = dict(near='Duplicates, exact or near, were kept', exact='Exact duplicates were kept', none='Duplicates were not kept')[copies]
+    return (f'Exact duplicates: {split.sha256.duplicated().sum():,}. {kept} in the same part of the split; '
             f'images left out for this reason: {len(split) - len(used):,}. Images in more than one part: {shared:,}.')
 
 # %% ../../nbs/report/02_run.ipynb #8298e929
@@ -370,7 +372,8 @@ def report_sections(
     "The sections of the page"
     def some(*names): return [figures[n] for n in names if n in figures]
     split = read_split(e.run.file('split.csv'))
-    data = text(f'{plural(len(split), "image")}, {describe_split(e.run)}. {describe_duplicates(split)}')
+    data = text(f'{plural(len(split), "image")}, {describe_split(e.run)}. '
+                f'{describe_duplicates(split, e.run.info.get("copies", "near"))}')
     out = [section('training', 'Training', table(training_table(e), index=False, words=True),
                    *([] if _is_probe(e.run.recipe) else some('history'))),
            section('data', 'Data', data, table(split_table(split), 'Images of each class')),

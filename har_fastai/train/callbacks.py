@@ -62,7 +62,7 @@ def save_checkpoint(
     "Write the weights, their average if there is one, and the optimiser's state as one safetensors file"
     from safetensors.torch import save
     parts = dict(model=learn.model.state_dict(), opt=_optimiser_tensors(learn.opt))
-    if hasattr(learn, 'model_ema'): parts['avg'] = learn.model_ema.avg.state_dict()
+    if hasattr(learn, 'model_ema'): parts['avg'], notes['steps'] = learn.model_ema.avg.state_dict(), learn.model_ema.steps
     tensors = {f'{p}.{k}': v.detach().cpu().contiguous() for p, d in parts.items() for k, v in d.items()}
     data = save(tensors, metadata={'notes': json.dumps(notes)})
     with write_atomic(file) as f: f.write(data)
@@ -79,7 +79,8 @@ def load_checkpoint(
             tensors, notes = {k: f.get_tensor(k) for k in f.keys()}, json.loads(f.metadata()['notes'])
         part = lambda p: {k[len(p) + 1:]: v for k, v in tensors.items() if k.startswith(p + '.')}
         learn.model.load_state_dict(part('model'))
-        if hasattr(learn, 'model_ema'): learn.model_ema.resume(part('avg'), (notes['epoch'] + 1) * len(learn.dls.train))
+        if hasattr(learn, 'model_ema'): # older files do not have the steps
+            learn.model_ema.resume(part('avg'), notes.get('steps', (notes['epoch'] + 1) * len(learn.dls.train)))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e:
         raise HARError(f'{file} is damaged or not a checkpoint of this run: {first_sentence(e)}') from e
     if learn.opt is None: learn.create_opt()

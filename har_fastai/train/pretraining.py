@@ -13,7 +13,7 @@ from fastai.data.core import DataLoaders
 from fastai.data.transforms import ToTensor
 from fastai.torch_basics import DisplayedTransform, TensorImage
 from torch import nn
-from ..files import HARError, plural
+from ..files import HARError, expand_home, plural
 from ..images import find_images
 from ..models import find_arch, save_weights, torch_device
 from ..data.tables import read_har
@@ -40,14 +40,15 @@ def pretraining_images(
     copies:str|None=None # As for `split_har`
 )->pd.DataFrame: # Columns path, sha256 and others of `check_har`; each image once
     "The images that may be used for pretraining"
-    labelled = None
+    path, labelled = expand_home(path), None
+    if split == 'whole' and path.is_file(): raise HARError(f'{path} is a file: with the split whole, give a folder of images')
     if split != 'whole':
         labelled = split_har(usable(check_har(read_har(path, layout=layout))), split, seed, copies)
     rest = _others(path, set() if labelled is None else set(map(os.path.realpath, labelled.path)))
     df = pd.concat([d for d in (labelled, rest) if d is not None and len(d)], ignore_index=True)
     held = df.part.isin(['valid', 'test'])
     groups = find_duplicates(df)
-    df = df[~groups.isin(groups[held]) & ~df.sha256.duplicated()].reset_index(drop=True)
+    df = df[~groups.isin(groups[held]) & (df.part != 'unused') & ~df.sha256.duplicated()].reset_index(drop=True)
     print(f'Pretraining on {plural(len(df), "image")}, {int((df.label == "").sum()):,} of them without a label', flush=True)
     return df
 

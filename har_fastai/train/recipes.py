@@ -127,6 +127,8 @@ def _check_recipe(r:Recipe) -> None:
     if r.mixup and r.cutmix: raise HARError(f'mixup is {r.mixup} and cutmix is {r.cutmix}: set one of them to 0')
     if r.probe and r.freeze: raise HARError(f'freeze is {r.freeze} and probe is true: both train the last layer first, so set one of them')
     if r.frozen and r.freeze: raise HARError(f'frozen is {r.frozen} and freeze is {r.freeze}: set one of them to 0')
+    if r.freeze_bn and r.freeze:
+        raise HARError(f'freeze_bn is true and freeze is {r.freeze}, which trains all layers in the end: set one of them')
     if r.freeze and r.freeze >= r.epochs:
         raise HARError(f'freeze is {r.freeze} and must be less than epochs ({r.epochs}), so that all layers are trained as well')
     check_size(arch, r.size, r.resize_rule)

@@ -8,7 +8,7 @@ from fastai.callback.core import Callback
 from safetensors.torch import save_file
 
 from har_fastai import cli
-from har_fastai.core import train_baseline
+from har_fastai.core import load_run, resume_run, train_baseline
 from har_fastai.data import loaders
 from har_fastai.data.loaders import CachedDL
 from har_fastai.drawing.dataset import draw_har
@@ -76,6 +76,13 @@ def test_resume_needs_a_run_and_its_own_recipe(trained, tmp_path, refuse):
     assert code == 2 and 'recipe' in message
 
 
+def test_a_run_in_the_home_folder_is_found(trained, monkeypatch):
+    monkeypatch.setenv('HOME', str(trained.run.parent))
+    folder = f'~/{trained.run.name}'
+    assert resume_run(folder, None, [])[0].path == trained.run
+    assert load_run(folder, device='cpu').run.path == trained.run
+
+
 def test_resume_notices_changed_images(trained, tmp_path, refuse):
     run, data = shutil.copytree(trained.run, tmp_path/'run'), shutil.copytree(trained.data, tmp_path/'data')
     shutil.copy(data/'train'/'Image_2.jpg', data/'train'/'Image_1.jpg')
@@ -110,7 +117,8 @@ def test_nan_at_the_command_line(trained, tmp_path, refuse):
 
 # ---- a resumed run equals an uninterrupted one ----
 
-WAYS = {'decoded once': {}, 'one by one': dict(cached=False), 'one by one, 2 workers': dict(cached=False, num_workers=2)}
+WAYS = {'decoded once': {}, 'one by one': dict(cached=False), 'one by one, 2 workers': dict(cached=False, num_workers=2),
+        'averaged after a probe': dict(probe=True, ema=.998)}
 
 
 @pytest.mark.parametrize('way', WAYS)
