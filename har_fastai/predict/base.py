@@ -11,7 +11,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 import numpy as np
 from fastcore.basics import patch
 from PIL import Image
-from ..files import PREFETCH, HARError, prefetch_map, progress
+from ..files import PREFETCH, HARError, expand_home, prefetch_map, progress
 from ..images import ImageError, RESIZE_RULES, preprocess, open_image
 
 # %% auto #0
@@ -50,7 +50,7 @@ def find_model(
     "The folder of a model that is given by folder or by name"
     if model is None: return shipped_model()
     named = str(model) in SHIPPED and not Path(model).is_dir()
-    return shipped_model(str(model)) if named else Path(model)
+    return shipped_model(str(model)) if named else expand_home(model)
 
 # %% ../../nbs/predict/00_base.ipynb #ea5bec0b
 FUSION = 'fusion.json' # file of a fused model, see the package `fusion`
