@@ -21,7 +21,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.mark.slow('runs of a process')
 def test_a_killed_call_leaves_no_table_and_an_interrupted_one_is_continued(tmp_path, cache):
-    for i, f in enumerate(sorted((tiny_har(60)/'train').iterdir()) * 6): # 360 files, all different
+    for i, f in enumerate(sorted((tiny_har(60)/'train').iterdir()) * 24): # 1,440 different files: work for more than two seconds
         (tmp_path/f'photos/{i}.jpg').parent.mkdir(exist_ok=True)
         (tmp_path/f'photos/{i}.jpg').write_bytes(f.read_bytes() + bytes([i % 256, i // 256]))
     code = 'from har_fastai.cli_embed import har_embed; har_embed()'
@@ -33,7 +33,7 @@ def test_a_killed_call_leaves_no_table_and_an_interrupted_one_is_continued(tmp_p
     assert job.wait(60) == 130 and not (tmp_path/'f.npz').exists() and not list(tmp_path.glob('.f*'))
     assert list((cache/'features').glob('*.safetensors')), 'what was computed is kept'
     done = call('har_embed', tmp_path/'photos', '--out', tmp_path/'f.npz', *MODEL)
-    assert done.returncode == 0 and read_embeddings(tmp_path/'f.npz').features.shape == (360, 1280)
+    assert done.returncode == 0 and read_embeddings(tmp_path/'f.npz').features.shape == (1440, 1280)
 
 
 def test_the_features_of_an_archive_are_those_of_its_files(tmp_path, cache):

@@ -72,6 +72,16 @@ def served(job):
         finally: process.kill()
 
 
+def choose_first(page, menu):
+    "Choose the first class of a menu, which is opened again if it closes because the page scrolls or is drawn anew"
+    from playwright.sync_api import TimeoutError as TooLate
+    for _ in range(10):
+        menu.click()
+        try: return page.get_by_role('option').first.click(timeout=3000)
+        except TooLate: page.keyboard.press('Escape')
+    raise AssertionError('the menu does not stay open')
+
+
 @pytest.mark.slow('apps in a browser')
 @pytest.mark.skipif(importlib.util.find_spec('streamlit') is None, reason='streamlit is not installed')
 @pytest.mark.parametrize('width', [1280, 390])
@@ -81,9 +91,7 @@ def test_a_class_is_saved_and_shown_again(job, served, browser, width):
     for _ in range(2): # the second time, there is nothing to choose
         menu = page.get_by_role('combobox', name='Correct class').first
         menu.wait_for()
-        if not read_corrections(job):
-            menu.scroll_into_view_if_needed(); page.wait_for_timeout(800) # a menu closes when the page scrolls
-            menu.click(); page.get_by_role('option').first.click()
+        if not read_corrections(job): choose_first(page, menu)
         page.get_by_text('Saved: the prediction is confirmed').wait_for()
         assert len(read_corrections(job)) == 1 and page.evaluate('document.documentElement.scrollWidth') <= width
         page.reload()
