@@ -62,6 +62,7 @@ LABELS = {
     'other_seeds_without': 'macro-F1 minus that of other seeds without drawings', 'accuracy_with': 'accuracy with drawings',
     'difference_bootstrap': 'difference, bootstrap alone', 'same_class': 'share of equal predictions',
     'same_unsure': 'share of equal verdicts on unsure',
+    'at_threshold_0_5': 'images with a person at threshold 0.5', 'found_at_0_5': 'person found at threshold 0.5',
     'relabelled_right': 'share of right suggestions for flipped labels found',
     'agreement': 'share of equal predictions on training images', 'checked': 'training images compared',
     'per_class': 'images of each class', 'draws': 'random draws', 'similarity': 'by similarity', 'probability': 'by probability',
