@@ -1,4 +1,4 @@
-"""What poses, parts and objects add to an image network: the fused model less the network alone, on the same test images.
+"""What the main person, poses, parts and objects add to an image network: fused model less network alone, on the same test images.
 
 --model is the folder of a run, or of a model together with --split; its images are --data, and the pose model is that of
 har_download pose (or HAR_POSE_MODEL). Each combination of streams is trained with each of the --seeds; `pose` alone is a classifier of
@@ -19,7 +19,8 @@ from har_fastai.fusion.training import fit_head
 from har_fastai.predict.base import find_model
 from har_fastai.train.runs import Run
 
-COMBINATIONS = ('pose', 'image pose', 'image parts', 'image objects', 'image pose parts objects')
+COMBINATIONS = ('pose', 'image person', 'image pose', 'image parts', 'image objects', 'image pose parts objects',
+                'image person pose parts objects')
 WEAKEST = ('texting', 'calling', 'listening_to_music', 'drinking', 'sitting') # lowest F1 of a fine-tuned network
 
 
@@ -68,7 +69,7 @@ if __name__ == '__main__':
         for seed in a.seeds:
             rows.append(measure(streams, people, y, part, names.split(), seed, vocab))
             print({k: v if isinstance(v, (str, int)) else np.round(v, 4) for k, v in rows[-1].items()}, file=sys.stderr, flush=True)
-    print(json.dumps(dict(what='poses, parts and objects added to an image network', model=a.model, n=int(test.sum()), seeds=a.seeds,
+    print(json.dumps(dict(what='main person, poses, parts and objects added to an image network', model=a.model, n=int(test.sum()), seeds=a.seeds,
                           person_found=float((streams['pose'][:, 0] > 0).mean()),
                           image=f1(y[test], streams['image'][test, 1:].argmax(1), len(vocab)), rows=rows,
                           seconds=round(time.perf_counter() - start))))

@@ -159,7 +159,7 @@ def _predict_parser() -> argparse.ArgumentParser:
              'image that cannot be read')
     add('--people', action='store_true', help='predict each person in an image as well; needs the extra pose and the pose model')
     add('--drawings', metavar='DIR', help='with --people, folder for images with boxes')
-    add('--fusion', action='store_true', help='use the poses, parts and objects that har_fuse has added to the model')
+    add('--fusion', action='store_true', help='use what har_fuse has added to the model')
     _add_pose_model(p)
     add('--fps', type=float, default=2., metavar='N', help='frames per second to classify in a clip')
     add('--smooth', type=float, default=.5, metavar='S',
@@ -481,7 +481,7 @@ def har_serve(argv=None):
 # %% ../nbs/11_cli.ipynb #9c1f24b8
 @command
 def har_fuse(argv=None):
-    "Add poses, parts and objects to a trained model, and measure what they bring"
+    "Add the main person, poses, parts and objects to a trained model, and measure what they bring"
     p = parser(har_fuse, 'runs/photos --data photos')
     p.add_argument('run', metavar='RUN', help='folder of a run, or of a model')
     p.add_argument('--data', required=True, metavar='DIR', help='folder or table of the images that it was trained on')

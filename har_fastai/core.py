@@ -6,12 +6,14 @@
 from __future__ import annotations
 import errno, re, warnings
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from itertools import compress
 from pathlib import Path
 import numpy as np, pandas as pd, torch
+from torch import nn
 from fastai.learner import Learner
 from fastcore.foundation import L
-from .files import HARError, RunError, expand_home, plural, sha256_file, write_atomic, write_json
+from .files import HARError, RunError, expand_home, plural, sha256_file, with_estimate, write_atomic, write_json
 from .efficientnet_lite import has_imagenet_weights
 from .models import find_arch, torch_device
 from .distributed import connected, from_main, is_main, main_first, share_of, world_size
@@ -312,26 +314,38 @@ def probe_features(
         return x[train], y[train], x[~train], y[~train]
     return features
 
+# %% ../nbs/10_core.ipynb #c30fc238
+def _crop_probs(learn:HARLearner, model:nn.Module, card:Card) -> np.ndarray:
+    "A teacher's probabilities for fixed crops of the training images, of shape (images, crops, classes); kept with the checkpoint"
+    recipe, fixed = learn.recipe, find_arch(card.arch).fixed
+    crops = learn.dls.train.fix_crops(recipe.soft_labels, recipe.seed)
+    size = card.size if fixed else min(card.size, round(1.5 * recipe.size))
+    teacher = Predictor((model, replace(card, size=size, temperature=1., tta=False)), learn.dls.device)
+    from safetensors.numpy import load_file, save
+    file, what = learn.save_run.folder.file('checkpoint/teacher.safetensors'), f'The teacher predicts {plural(len(crops), "crop")}'
+    def compute():
+        if file.is_file(): return load_file(file)['probs']
+        probs = np.array(with_estimate(teacher.probs, crops, what), dtype=np.float32)
+        with write_atomic(file) as f: f.write(save(dict(probs=probs)))
+        return probs
+    return main_first(compute).reshape(-1, recipe.soft_labels, len(card.vocab))
+
 # %% ../nbs/10_core.ipynb #f1a2b3c8
 def distillation(
-    learn:HARLearner, # A learner whose recipe has a teacher: a folder with a model, or the name of a model in the package
-    df:pd.DataFrame # The run's split table
+    learn:HARLearner # A learner whose recipe has a teacher: a folder with a model, or the name of a model in the package
 )->Distillation|SoftLabels:
     "The callback for a recipe's teacher"
     recipe = learn.recipe
     (model, card), arch = load_bundle(recipe.teacher), recipe.architecture
-    if not recipe.soft_labels: return Distillation(model, card.vocab, card.mean, card.std, (arch.mean, arch.std), recipe.distill)
-    train = (df.part == 'train').to_numpy()
-    print(f'The teacher predicts {plural(int(train.sum()), "training image")} once', flush=True)
-    probs = Predictor((model, card), learn.dls.device).probs(compress(image_sources(learn, df), train))
-    return SoftLabels(probs, card.vocab, recipe.distill)
+    if recipe.soft_labels: return SoftLabels(_crop_probs(learn, model, card), card.vocab, recipe.distill)
+    return Distillation(model, card.vocab, card.mean, card.std, (arch.mean, arch.std), recipe.distill)
 
 # %% ../nbs/10_core.ipynb #d4ebe74b
 def _fit(learn:HARLearner, df:pd.DataFrame, cbs:list) -> None:
     "Fit a learner with the callbacks of its recipe and others"
     recipe = learn.recipe
     probe = [FitProbe(probe_features(learn, df), recipe.architecture.head, recipe.weighted)] if recipe.probe else []
-    teacher = [distillation(learn, df)] if recipe.teacher else []
+    teacher = [distillation(learn)] if recipe.teacher else []
     learn.fit_recipe(cbs=[TimeEstimate(recipe), *probe, *teacher, *parallel_cbs(), *cbs])
 
 # %% ../nbs/10_core.ipynb #82eaaf44
@@ -412,13 +426,13 @@ def train_baseline(
         cached = run.info.get('cached', run.info.get('packed', False)) # `packed` in older runs
         num_workers = run.info.get('num_workers') if num_workers is None else num_workers
         device, weights = same_device(run, device), initial_weights(run)
-    else:
-        device, recipe = torch_device(device), choose_recipe(recipe, path, weights, device, seed=seed, **changes)
-        run, path = from_main(lambda: run_folder(out, recipe)), main_first(drawn_sample) if path is None else path
+        if split not in ('grouped', run.info.get('split')): raise HARError("--resume uses the run's own split: leave out --split")
+    else: device, recipe = torch_device(device), choose_recipe(recipe, path, weights, device, seed=seed, **changes)
     if recipe.teacher: load_bundle(recipe.teacher) # an error before anything is written
     check_tracker(log)
     detector = _check_streams(recipe, split)
     _check_settings(recipe, cached, num_workers, faithfulness)
+    if not resume: run, path = from_main(lambda: run_folder(out, recipe)), main_first(drawn_sample) if path is None else path
     with locked_run(run) if is_main() else nullcontext():
         if not resume and is_main() and run.exists: raise HARError(f'{run.path} was just taken by another run: choose another --out')
         has_network = not recipe.streams or 'image' in recipe.streams

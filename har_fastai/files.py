@@ -4,7 +4,7 @@
 
 # %% ../nbs/00_files.ipynb #953fe240
 from __future__ import annotations
-import atexit, ctypes, hashlib, io, json, multiprocessing, os, re, secrets, signal, sys, tempfile, warnings
+import atexit, ctypes, hashlib, io, json, multiprocessing, os, re, secrets, signal, sys, tempfile, time, warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -17,7 +17,7 @@ from pathlib import Path
 # %% auto #0
 __all__ = ['PREFETCH', 'HARError', 'RunError', 'plural', 'first_sentence', 'did_you_mean', 'natural_key', 'write_atomic',
            'new_file', 'write_together', 'write_json', 'read_json', 'sha256_file', 'expand_home', 'cache_folder',
-           'lock_folder', 'is_interactive', 'progress', 'prefetch_map', 'parallel_map']
+           'lock_folder', 'is_interactive', 'progress', 'with_estimate', 'prefetch_map', 'parallel_map']
 
 # %% ../nbs/00_files.ipynb #b0635abd
 class HARError(Exception):
@@ -203,6 +203,20 @@ def progress(
     bar = progress_bar(items, total=total if known else 'noinfer', leave=False)
     bar.comment = comment # the bar of the console does not accept it as an argument
     return bar if known else _iterate_unsized(items, bar)
+
+# %% ../nbs/00_files.ipynb #256eb836
+def with_estimate(
+    f:Callable[[list], Iterable], # Computes a result for each item of a list
+    items:list, # The items
+    what:str, # What is computed, for the message
+    total:int|None=None, # Number of items in the estimate; `len(items)` by default
+    first:int=64 # Number of items that are timed
+)->list: # The results
+    "Apply `f` to the first items and then to the others; in between, print how long that takes if it is more than 20 seconds"
+    start, done = time.perf_counter(), list(f(items[:first]))
+    rest = (time.perf_counter() - start) / first * ((total or len(items)) - first)
+    if rest > 20: print(f'{what}: about {rest / 60:.1f} minutes', flush=True)
+    return done + list(f(items[first:])) if items[first:] else done
 
 # %% ../nbs/00_files.ipynb #5865a47e
 PREFETCH = 4 # calls for each thread of a pool that may be in progress or waiting

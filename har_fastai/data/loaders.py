@@ -7,6 +7,7 @@ from __future__ import annotations
 import os, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 import numpy as np, pandas as pd, torch
@@ -17,7 +18,7 @@ from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import ColReader, Normalize, ToTensor
 from fastai.torch_core import TensorCategory, TensorImage, default_device
 from fastai.vision.core import PILImage
-from fastcore.basics import chunked
+from fastcore.basics import chunked, patch
 from PIL import Image
 from ..files import HARError, prefetch_map
 from ..images import IMAGENET_MEAN, IMAGENET_STD, eval_shape, open_image, resize_image
@@ -179,7 +180,7 @@ class CachedDL(WeightedDL):
     ):
         self.cache,self.rows,self.pixels = cache,np.asarray(rows, dtype=np.int64),pixels
         self.size,self.crop_scale,self.resize,self.weighted = size,crop_scale,resize,wgts is not None
-        self.ready = {} # size -> validation images
+        self.ready,self.crops = {},None # size -> validation images; fixed crops, see `fix_crops`
         super().__init__(dataset, bs=bs, wgts=wgts, **{**kwargs, 'num_workers': 0})
         self.y = torch.from_numpy(dataset.items.label.map(self.vocab.o2i).to_numpy(np.int64, copy=True))
         self.start, self.height, self.width = torch.from_numpy(cache.index[self.rows]).T
@@ -216,15 +217,21 @@ class CachedDL(WeightedDL):
     def crop_all(self, batches):
         "Batches of training images, each cropped at random and resized to a square; all crops are drawn before the first is made"
         idxs = torch.cat(batches) if batches else torch.empty(0, dtype=torch.long)
-        boxes = random_crops(self.height[idxs], self.width[idxs], self.crop_scale).split([len(b) for b in batches])
-        batches, boxes = ([b[share_of(len(b))] for b in bs] for bs in (batches, boxes)) # of several processes, each has a part
-        self.batches = batches # row numbers of the images in each batch of this epoch
+        drawn = (v.split([len(b) for b in batches]) for v in self.draw_crops(idxs))
+        batches, boxes, which = ([b[share_of(len(b))] for b in bs] for bs in (batches, *drawn)) # of several processes, each has a part
+        self.batches,self.which = batches,which # row numbers of the images in each batch of this epoch, and numbers of their fixed crops
         def on_gpu(i, b):
             i, b = torch.cat(i), torch.cat(b)
             return self.pair(crop_resize_batch(self.pixels, self.start[i] // 3, self.width[i], b, self.size), i)
         def on_cpu(i, b): return self.pair(_crop_batch(self.cache, self.rows[i], b, self.size), i)
         if self.pixels is not None: return map(on_gpu, *(chunked(v, self.together()) for v in (batches, boxes)))
         return (map if self.device is None or self.device.type == 'cpu' else _map_ahead)(on_cpu, batches, boxes)
+
+    def draw_crops(self, idxs):
+        "A crop of each image and its number: a new one, whose number is 0, or one of the fixed crops"
+        if self.crops is None: return random_crops(self.height[idxs], self.width[idxs], self.crop_scale), torch.zeros_like(idxs)
+        which = torch.randint(self.crops.shape[1], (len(idxs),))
+        return self.crops[idxs, which], which
 
     def together(self):
         "Number of batches that a GPU crops and augments at once"
@@ -238,6 +245,19 @@ class CachedDL(WeightedDL):
             device = 'cpu' if self.pixels is None else self.pixels.device
             self.ready = {self.size: [_valid_image(self.cache, row, self.size, self.resize).to(device) for row in self.rows]}
         return self.pair(torch.stack([self.ready[self.size][i] for i in idxs]), idxs)
+
+# %% ../../nbs/data/07_loaders.ipynb #86002489
+@patch
+def fix_crops(self:CachedDL,
+    n:int, # Number of crops of each training image, ≥ 1
+    seed:int=42 # Of the crops
+)->list: # The pixels of the crops, those of one image after the other: functions that return uint8 of shape (height, width, 3)
+    "Draw crops of the training images, from which each epoch then takes one of each image at random"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        self.crops = torch.stack([random_crops(self.height, self.width, self.crop_scale) for _ in range(n)], 1)
+    def cut(row, left, top, right, bottom): return self.cache.array(row)[top:bottom, left:right]
+    return [partial(cut, row, *box) for row, boxes in zip(self.rows, self.crops.tolist()) for box in boxes]
 
 # %% ../../nbs/data/07_loaders.ipynb #2aa33031
 class NormalizeBytes(Normalize):

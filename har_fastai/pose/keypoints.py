@@ -4,7 +4,7 @@
 
 # %% ../../nbs/pose/00_keypoints.ipynb #5bc0f58e
 from __future__ import annotations
-import atexit, hashlib, os, sys, time, weakref
+import atexit, hashlib, os, sys, weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -12,7 +12,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock
 import numpy as np
-from ..files import HARError, cache_folder, plural, prefetch_map, progress, sha256_file, write_atomic
+from ..files import HARError, cache_folder, plural, prefetch_map, progress, sha256_file, with_estimate, write_atomic
 from ..images import ImageError, open_image
 from ..predict.base import as_image
 
@@ -212,8 +212,10 @@ def cached_poses(
     known = _load(file)
     new = {s: image for s, image in zip(sha256, images) if s not in known}
     for first, some in _parts(list(new.items())): # what a killed process has computed is kept
-        found = _timed_poses(detector, [i for _, i in some], len(new)) if first else detector.detect_many([i for _, i in some])
-        known.update(zip((s for s, _ in some), found))
+        sums, images = zip(*some)
+        what = f'Finding the people in {plural(len(new), "image")}'
+        found = with_estimate(detector.detect_many, images, what, len(new)) if first else detector.detect_many(images)
+        known.update(zip(sums, found))
         _store(file, known)
     return [known[s] for s in sha256]
 
@@ -221,13 +223,6 @@ def cached_poses(
 def _parts(items:list, n:int=2000) -> list[tuple[bool, list]]:
     "Items in parts of `n`, and whether each is the first"
     return [(not i, items[i:i + n]) for i in range(0, len(items), n)]
-
-def _timed_poses(detector:PoseDetector, images:list, total:int, first:int=64) -> list[np.ndarray]:
-    "Poses of images; the first ones are timed"
-    start, found = time.perf_counter(), detector.detect_many(images[:first])
-    rest = (time.perf_counter() - start) / first * (total - first)
-    if rest > 20: print(f'Finding the people in {plural(total, "image")}: about {rest / 60:.1f} minutes', flush=True)
-    return found + detector.detect_many(images[first:])
 
 def _load(file:Path) -> dict[str, np.ndarray]:
     "Cached poses by checksum; nothing where the file is missing or damaged"

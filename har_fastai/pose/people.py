@@ -20,7 +20,8 @@ from ..predict.inputs import Source, display_name
 from ..predict.outputs import Prediction, open_output
 
 # %% auto #0
-__all__ = ['person_boxes', 'PersonPrediction', 'open_detector', 'PeoplePredictor', 'draw_predictions', 'write_people']
+__all__ = ['person_boxes', 'person_crops', 'PersonPrediction', 'open_detector', 'PeoplePredictor', 'draw_predictions',
+           'write_people']
 
 # %% ../../nbs/pose/04_people.ipynb #fe85d549
 def _overlap(a:tuple, b:tuple) -> float:
@@ -41,9 +42,24 @@ def person_boxes(
     tight = [pose_box(p, margin, aspect) for p in poses]
     seen = []
     for a in tight:
-        near = np.array([b for b in tight if _overlap(a, b) >= joint])
+        near = np.array([b for b in tight if b is a or _overlap(a, b) >= joint]) # a box at the edge may be empty
         seen.append(tuple(float(v) for v in (*near[:, :2].min(0), *near[:, 2:].max(0))))
     return shown, seen
+
+# %% ../../nbs/pose/04_people.ipynb #e5dc5ae7
+def _pixels(box:tuple, size:tuple[int, int]) -> tuple[int, int, int, int]:
+    "A box in pixels, at least 8 wide and high"
+    (x0, y0, x1, y1), (w, h) = box, size
+    left, top = (min(int(v * s), max(0, s - 8)) for v, s in ((x0, w), (y0, h)))
+    return left, top, max(round(x1 * w), min(left + 8, w)), max(round(y1 * h), min(top + 8, h))
+
+# %% ../../nbs/pose/04_people.ipynb #8b9db5ea
+def person_crops(
+    image:Image.Image, # RGB image
+    poses:np.ndarray # Its people, of shape (people, 33, 4)
+)->list[Image.Image]: # One for each person
+    "The part of an image around each person, with those who overlap"
+    return [image.crop(_pixels(b, image.size)) for b in person_boxes(poses, image.width / image.height)[1]]
 
 # %% ../../nbs/pose/04_people.ipynb #2b2154d3
 @dataclass
@@ -86,8 +102,8 @@ class PeoplePredictor:
         "Predict one image and the people in it"
         image = open_image(as_image(src))
         poses = self.detector.detect(image)
-        shown, seen = person_boxes(poses, image.width / image.height)
-        crops = [image.crop(_pixels(b, image.size)) for b in seen]
+        shown, _ = person_boxes(poses, image.width / image.height)
+        crops = person_crops(image, poses)
         whole, *each = (Prediction.of(self.predictor, name, p) for p in self.predictor.predict_batch([image, *crops]))
         return whole, [PersonPrediction(*bp) for bp in zip(shown, each)]
 
@@ -98,13 +114,6 @@ class PeoplePredictor:
         for s in sources:
             try: yield self.predict(s.image, s.name)
             except ImageError as e: yield Prediction(s.name, self.predictor.vocab, problem=display_name(str(e)), filename=s.filename), []
-
-# %% ../../nbs/pose/04_people.ipynb #ef0059b2
-def _pixels(box:tuple, size:tuple[int, int]) -> tuple[int, int, int, int]:
-    "A box in pixels, at least 8 wide and high"
-    (x0, y0, x1, y1), (w, h) = box, size
-    left, top = (min(int(v * s), max(0, s - 8)) for v, s in ((x0, w), (y0, h)))
-    return left, top, max(round(x1 * w), min(left + 8, w)), max(round(y1 * h), min(top + 8, h))
 
 # %% ../../nbs/pose/04_people.ipynb #aed2a047
 def draw_predictions(
@@ -138,7 +147,7 @@ def write_people(
 # %% ../../nbs/pose/04_people.ipynb #70ca3ebe
 def _lines(whole:Prediction, people:list[PersonPrediction], top:int) -> list[str]:
     "What is printed for an image"
-    def text(p): return ('unsure: ' if p.unsure else '') + ', '.join(f'{label} {v:.3f}' for label, v in p.top(top))
+    def text(p): return ('unsure: ' if p.unsure else '') + ', '.join(f'{display_name(label)} {v:.3f}' for label, v in p.top(top))
     def place(b): return f'{b[0]:.0%} to {b[2]:.0%} from the left'
     return [f'{whole.name}  {text(whole)}', *(f'  person {i}, {place(p.box)}: {text(p.prediction)}' for i, p in enumerate(people, 1))]
 

@@ -4,13 +4,13 @@
 
 # %% ../../nbs/predict/09_features.ipynb #5bae2932
 from __future__ import annotations
-import hashlib, time
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 import numpy as np, torch
 from torch import nn
-from ..files import cache_folder, plural, write_atomic
+from ..files import cache_folder, plural, with_estimate, write_atomic
 from ..images import group_by_shape
 from ..models import find_arch
 from .predictor import Predictor, replace_module
@@ -89,18 +89,8 @@ def cached_features(
     new = {s: image for s, image in zip(names, images) if s not in known}
     for start in range(0, len(new), PART):
         some = list(new)[start:start + PART]
-        images, total = [new[s] for s in some], 0 if start else len(new)
-        known.update(zip(some, _timed_features(extractor, images, total) if total else extractor.features(images)))
+        images = [new[s] for s in some]
+        what = f'Computing the features of {plural(len(new), "image")} with {extractor.card.arch}'
+        known.update(zip(some, extractor.features(images) if start else with_estimate(extractor.features, images, what, len(new))))
         known.save() # what an interrupted call has computed is kept
     return np.stack([known[s] for s in names])
-
-# %% ../../nbs/predict/09_features.ipynb #f711ea2f
-def _timed_features(extractor:FeatureExtractor, images:list, total:int, first:int=64) -> np.ndarray:
-    "Features of images, the beginning of `total`; the first ones are timed"
-    start, parts = time.perf_counter(), [extractor.features(images[:first])]
-    rest = (time.perf_counter() - start) / first * (total - first)
-    if rest > 20:
-        print(f'Computing the features of {plural(total, "image")} with {extractor.card.arch}: '
-              f'about {rest / 60:.1f} minutes', flush=True)
-    if images[first:]: parts.append(extractor.features(images[first:]))
-    return np.concatenate(parts)

@@ -323,8 +323,9 @@ def published_notes(
 )->list[str]: # Paragraphs
     "Which results of the course report can be compared with this run"
     split = 'grouped' if 'test' in e.run.info.get('carved', ()) else e.run.info.get('split')
-    parts = {'tail': 'the last 20 % of the rows, as in the course report, but without training on duplicates of them',
-             'grouped': 'a random part, with all duplicates of an image on one side'}
+    copies = dict(near='duplicates', exact='exact duplicates').get(e.run.info.get('copies', 'near'))
+    parts = {'tail': 'the last 20 % of the rows, as in the course report' + (f', but without training on {copies} of them' if copies else ''),
+             'grouped': 'a random part' + (f', with all {copies} of an image on one side' if copies else '')}
     how = ('The epoch was chosen and the temperature fitted on validation images; the test images are '
            f'{parts.get(split, "a part of the data set")}.') if e.validated else (
            'All images were used for training: no images were held out to choose the epoch or to test the model.')

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/scale/06_review.ipynb #8ae0b71b
 from __future__ import annotations
-import csv, io, os, threading
+import csv, io, os, threading, warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
@@ -126,7 +126,9 @@ def export_corrections(
     with write_atomic(out/'corrections.csv', 'w') as f:
         w = csv.writer(f, lineterminator='\n')
         w.writerow(['filename', 'label'])
-        w.writerows((_save_image(job, row, out), label) for row, label in sorted(known.items()))
+        for row, label in sorted(known.items()):
+            try: w.writerow((_save_image(job, row, out), label))
+            except (ImageError, OSError) as e: warnings.warn(f'a corrected image is left out: {e}')
     return out/'corrections.csv'
 
 # %% ../../nbs/scale/06_review.ipynb #d10380b9

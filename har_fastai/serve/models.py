@@ -177,6 +177,12 @@ def example_images() -> dict[str, Path]: # By class
     with open(folder/'Training_set.csv', encoding='utf-8') as f: rows = sorted(csv.DictReader(f), key=lambda r: r['label'])
     return {r['label']: folder/'train'/r['filename'] for r in rows}
 
+# %% ../../nbs/serve/01_models.ipynb #f597acce
+def _is_scored(s) -> bool:
+    "Whether a part of a card's metrics has the scores that are shown"
+    try: return all(isinstance(v, (int, float)) for v in (*(s['macro_f1'][k] for k in ('value', 'low', 'high')), s['accuracy']['value'], s['n']))
+    except (KeyError, TypeError, IndexError): return False
+
 # %% ../../nbs/serve/01_models.ipynb #627c53c7
 def model_summary(
     card:Card # Card of the model
@@ -184,7 +190,7 @@ def model_summary(
     "Describe a model in two lines"
     with torch.device('meta'): n = sum(p.numel() for p in create_model(card.arch, len(card.vocab)).parameters())
     what = f'{card.arch}, {n / 1e6:.1f} million parameters, {len(card.vocab)} classes; images {describe_resize(card.size, card.resize)}'
-    scored = [p for p in ('test', 'valid', *card.metrics) if isinstance(card.metrics.get(p), dict) and 'macro_f1' in card.metrics[p]]
+    scored = [p for p in ('test', 'valid', *card.metrics) if _is_scored(card.metrics.get(p))]
     if not scored: return what, 'No scores are stored with this model.'
     s = card.metrics[scored[0]]
     f, a = s['macro_f1'], s['accuracy']

@@ -56,16 +56,18 @@ class Distillation(Callback):
 
 # %% ../../nbs/train/06_distillation.ipynb #01df5df2
 class SoftLabels(Callback):
-    "Replace a share of the loss by the divergence from probabilities that a teacher has predicted for the whole images"
+    "Replace a share of the loss by the divergence from probabilities that a teacher has predicted for fixed crops, see `fix_crops`"
     order, run_valid = 70, False
     def __init__(self,
-        probs:np.ndarray, # Probabilities of the training images, in the order of their dataset, of shape (images, classes)
+        probs:np.ndarray, # Probabilities of the crops of the training images, in the order of their dataset, of shape (images, crops, classes)
         vocab:list[str], # The classes of the columns
         share:float=0.9 # Weight of these probabilities in the loss, 0–1; the labels have the rest
     ): self.probs, self.vocab, self.share = torch.from_numpy(probs), list(vocab), share
 
     def before_fit(self):
         if not hasattr(self.dls.train, 'crop_all'): raise HARError('soft labels need cached images: leave out --cache no')
-        self.goals = self.probs[:, _columns(self.vocab, self.dls)].to(self.dls.device)
+        self.goals = self.probs[..., _columns(self.vocab, self.dls)].to(self.dls.device)
 
-    def after_loss(self): _learn_from(self.learn, self.goals[self.dls.train.batches[self.iter]], self.share)
+    def after_loss(self):
+        dl = self.dls.train
+        _learn_from(self.learn, self.goals[dl.batches[self.iter], dl.which[self.iter]], self.share)

@@ -46,7 +46,7 @@ class Recipe:
     cutmix:float=0. # Alpha of fastai's `CutMix`, such as 1; 0 for none (Yun et al., 2019, arXiv:1905.04899)
     teacher:str='' # Model for knowledge distillation: a run, a folder with a model, or a model of the package; '' for none
     distill:float=0.9 # Weight of the teacher's probabilities in the loss, 0–1, see `Distillation`
-    soft_labels:bool=False # Does the teacher predict each whole training image once, at its own size, see `SoftLabels`? Else every crop
+    soft_labels:int=0 # Crops of each training image that the teacher predicts, all before the training, see `SoftLabels`; 0: every new crop
     streams:tuple=() # Streams of a fused model, any of `STREAMS`, see `fuse`; () for the network alone; no network without 'image'
     tta:bool=False # Average predictions over the image and its horizontal flip (test-time augmentation)?
     seed:int=42 # Seed of split, initial weights, sampling and augmentation
@@ -54,6 +54,7 @@ class Recipe:
     def __post_init__(self):
         self.crop_scale, self.growth = tuple(self.crop_scale), tuple(tuple(g) for g in self.growth)
         self.streams = tuple(self.streams)
+        if isinstance(self.soft_labels, bool): self.soft_labels = int(self.soft_labels) # as in older runs
         _convert_numbers(self)
         _check_recipe(self)
         self.growth = tuple((int(size), share) for size, share in self.growth)
@@ -98,11 +99,11 @@ def _convert_numbers(r:Recipe) -> None:
 OPTIMISERS = dict(adamw='torch.optim:AdamW', muon='har_fastai.train.optim:Muon') # what `opt` may be, and the class of each
 
 # %% ../../nbs/train/00_recipes.ipynb #f7bdf83d
-STREAMS = ('image', 'pose', 'parts', 'objects') # the streams of a fused model, which `fuse` adds up
+STREAMS = ('image', 'person', 'pose', 'parts', 'objects') # the streams of a fused model, which `fuse` adds up
 
 # %% ../../nbs/train/00_recipes.ipynb #76df215b
 _WHOLE = dict(size=(16, 1024), epochs=(1, 10_000), freeze=(0, 10_000), bs=(2, 4096), warmup=(0, 10_000),
-              num_ops=(0, 14), magnitude=(0, 30), seed=(0, 2**32 - 1))
+              num_ops=(0, 14), magnitude=(0, 30), soft_labels=(0, 100), seed=(0, 2**32 - 1))
 _REAL = dict(frozen=(0, 0.99), lr=(1e-9, 10), wd=(0, 1), smoothing=(0, 0.99), ema=(0, 0.99999), flip=(0, 1), erase=(0, 1),
              mixup=(0, 10), cutmix=(0, 10), dropout=(0, 0.99), distill=(0, 1))
 
@@ -112,7 +113,7 @@ def _check_recipe(r:Recipe) -> None:
     arch = find_arch(r.arch)
     if not isinstance(r.name, str) or not r.name or set(r.name) & set('/\\\0'):
         raise HARError(f'name is {r.name!r} and must be text that can be part of a folder name')
-    for k in ('pretrained', 'probe', 'freeze_bn', 'per_batch', 'weighted', 'soft_labels', 'tta'):
+    for k in ('pretrained', 'probe', 'freeze_bn', 'per_batch', 'weighted', 'tta'):
         if not isinstance(getattr(r, k), bool): raise HARError(f'{k} is {getattr(r, k)!r} and must be true or false')
     for k, allowed in dict(resize=(None, *RESIZE_RULES), opt=(*OPTIMISERS,)).items():
         if (v := getattr(r, k)) not in allowed: raise HARError(f'{k} is {v!r} and must be one of {", ".join(filter(None, allowed))}')
@@ -122,8 +123,10 @@ def _check_recipe(r:Recipe) -> None:
     if unknown := [s for s in r.streams if s not in STREAMS]:
         raise HARError(f'streams contains {unknown[0]!r} and may contain {", ".join(STREAMS)}')
     if r.streams == ('image',): raise HARError("streams is ('image',): add another stream, or leave it empty for the network alone")
+    if 'person' in r.streams and 'image' not in r.streams:
+        raise HARError("streams contains 'person', which is computed by the image network: add 'image'")
     if r.soft_labels and (not r.teacher or r.mixup or r.cutmix):
-        raise HARError('soft_labels is true, which needs a teacher, and neither mixup nor cutmix')
+        raise HARError(f'soft_labels is {r.soft_labels}, which needs a teacher, and neither mixup nor cutmix')
     if r.mixup and r.cutmix: raise HARError(f'mixup is {r.mixup} and cutmix is {r.cutmix}: set one of them to 0')
     if r.probe and r.freeze: raise HARError(f'freeze is {r.freeze} and probe is true: both train the last layer first, so set one of them')
     if r.frozen and r.freeze: raise HARError(f'frozen is {r.frozen} and freeze is {r.freeze}: set one of them to 0')

@@ -68,7 +68,7 @@ def test_a_fused_model_of_photographs(tmp_path):
     assert done.returncode == 0 and 'fused less alone' in done.stdout, done.stderr
     assert 'test images: scores on them are too good' in done.stderr # the included model was trained on them
     info = json.loads((tmp_path/'model'/'fusion.json').read_text())
-    assert list(info['streams']) == ['image', 'pose', 'parts', 'objects'] and info['metrics']['test']['n'] >= 8
+    assert list(info['streams']) == ['image', 'person', 'pose', 'parts', 'objects'] and info['metrics']['test']['n'] >= 8
     photo = tmp_path/'data'/'train'/table.filename.iloc[0]
     done = run('har_predict', photo, '--model', tmp_path/'model', '--fusion', '--top', 15)
     assert done.returncode == 0 and table.label.iloc[0] in done.stdout, done.stderr
