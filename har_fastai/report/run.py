@@ -177,7 +177,7 @@ def affordable_images(
     e:Evaluation, # Evaluation of a run
     explainer:Explainer, # Explainer with the model of the run
     most:int=24, # Maximum number of images
-    seconds:float=6. # Time budget
+    seconds:float=3. # Time budget
 )->int: # 0 if fewer than 8 images would fit into the time
     "Number of images for the faithfulness test within a time budget"
     x, = explainer.tensors([explainer.array(e.preds.path.iloc[0])])
@@ -423,7 +423,7 @@ def _faithfulness_section(faith:Faithfulness|None, figures:list[dict]) -> dict:
     title = 'Faithfulness of the heat-maps'
     if faith is None:
         return section('faithfulness', title, text('This was not tested: it was switched off, or eight images would have taken longer than '
-                                                   'six seconds. To test it: har_evaluate RUN --data DIR --faithfulness 64.'))
+                                                   'three seconds. To test it: har_evaluate RUN --data DIR --faithfulness 64.'))
     means = table(faithfulness_table(faith), f'{plural(faith.n, "image")}, mean and 95 % confidence interval')
     return section('faithfulness', title, means, *figures)
 
@@ -465,7 +465,7 @@ def write_report(
     run:Run|str|Path, # The run; report.html and figures/ are written into its folder
     preds:pd.DataFrame, # Predictions of the run, with `path`, from `evaluate_run`
     name:str='test', # Name of the images; except for test, it is part of the file name, such as report-all.html
-    faithfulness:int|None=None, # Number of images for the faithfulness test, 0 for none; if None, as many as six seconds allow, up to 24
+    faithfulness:int|None=None, # Number of images for the faithfulness test, 0 for none; if None, as many as three seconds allow, up to 24
     device='cpu', # Device of the network
     explainer:Explainer|None=None, # Explainer with the model of the run; loaded from its folder if None
     scores:dict|None=None # Scores of `preds`, from `evaluate_run`; computed if None
