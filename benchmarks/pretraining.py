@@ -21,7 +21,7 @@ from har_fastai.evaluate.metrics import confusion, macro_f1
 from har_fastai.files import read_json, write_json
 from har_fastai.report.compare import common_predictions
 from har_fastai.train.pretraining import pretrain, pretraining_images
-from har_fastai.train.runs import Run
+from har_fastai.train.runs import Run, machine
 
 
 def options():
@@ -85,4 +85,4 @@ if __name__ == '__main__':
         minutes=[round(n['minutes'], 1) for n in notes], losses=[round(n['losses'][i], 3) for n in notes for i in (0, -1)], recipe=a.recipe,
         epochs=a.epochs, test=len(y), seeds=a.seeds, without=f1[0::2], pretrained=f1[1::2],
         difference=mean_difference(y, preds[0::2], preds[1::2], len(vocab)),
-        by_seed={s: mean_difference(y, preds[2*i:2*i + 1], preds[2*i + 1:2*i + 2], len(vocab)) for i, s in enumerate(a.seeds)})))
+        by_seed={s: mean_difference(y, preds[2*i:2*i + 1], preds[2*i + 1:2*i + 2], len(vocab)) for i, s in enumerate(a.seeds)}, **machine())))
