@@ -112,6 +112,9 @@ def distinct_people(
             kept.append(pose); sizes.append(size)
     return np.stack(kept).astype(np.float32) if kept else np.empty((0, 33, 4), np.float32)
 
+# %% ../../nbs/pose/00_keypoints.ipynb #3b98fe02
+_UNREAD = np.empty((0, 33, 4), np.float32) # the people in an image that cannot be opened; told from others by identity
+
 # %% ../../nbs/pose/00_keypoints.ipynb #65c224c4
 class PoseDetector:
     "Find people and their keypoints in images, in several threads"
@@ -161,7 +164,7 @@ class PoseDetector:
 
     def _try_detect(self, src) -> np.ndarray:
         try: return self.detect(src)
-        except ImageError: return np.empty((0, 33, 4), np.float32)
+        except ImageError: return _UNREAD
 
     def fingerprint(self) -> str: # 32 hexadecimal digits
         "Identify the model file and the settings"
@@ -216,7 +219,7 @@ def cached_poses(
         what = f'Finding the people in {plural(len(new), "image")}'
         found = with_estimate(detector.detect_many, images, what, len(new)) if first else detector.detect_many(images)
         known.update(zip(sums, found))
-        _store(file, known)
+        _store(file, {s: p for s, p in known.items() if p is not _UNREAD}) # such an image may be readable next time
     return [known[s] for s in sha256]
 
 # %% ../../nbs/pose/00_keypoints.ipynb #2e490a43
@@ -236,6 +239,7 @@ def _load(file:Path) -> dict[str, np.ndarray]:
 def _store(file:Path, known:dict[str, np.ndarray]) -> None:
     "Write cached poses; nothing where there is no room"
     from safetensors.numpy import save
+    if not known: return
     names = np.frombuffer(bytes.fromhex(''.join(known)), np.uint8).reshape(len(known), -1)
     data = dict(sha256=names, people=np.array([len(p) for p in known.values()], np.int64), poses=np.concatenate([*known.values()]))
     try:
