@@ -7,7 +7,7 @@ from __future__ import annotations
 import atexit, hashlib, os, sys, weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock
@@ -124,7 +124,6 @@ class PoseDetector:
         least:float=0.3 # Smallest score of a person, 0–1
     ):
         self.file, self.most, self.least, self._free = pose_model(model), most, least, SimpleQueue()
-        self._found = False # has it found anybody?
         self._free.put(self._open()) # an error now instead of at the first image
 
     def _open(self):
@@ -147,9 +146,8 @@ class PoseDetector:
         "The keypoints of the people in an image"
         import mediapipe as mp
         pixels = np.array(open_image(as_image(src)))
-        with self._landmarker() as landmarker, nullcontext() if self._found else _quiet(): # the first person found causes a note
+        with self._landmarker() as landmarker:
             found = landmarker.detect(mp.Image(image_format=mp.ImageFormat.SRGB, data=pixels)).pose_landmarks
-        self._found |= bool(found)
         poses = np.array([[(k.x, k.y, k.z, k.visibility) for k in person] for person in found], np.float32).reshape(-1, 33, 4)
         return distinct_people(poses, pixels.shape[1] / pixels.shape[0])
 
@@ -180,13 +178,17 @@ _quiet_lock = Lock()
 
 @contextmanager
 def _quiet():
-    "Discard what libraries write to the file descriptor of standard error, such as notes on their start"
+    "Discard what libraries write to the file descriptor of standard error; what other threads print in Python is kept"
     with _quiet_lock, open(os.devnull, 'wb') as nowhere:
-        sys.stderr.flush()
-        kept = os.dup(2)
+        own, kept = sys.stderr, open(os.dup(2), 'w', encoding='utf-8', errors='backslashreplace', buffering=1)
+        if own: own.flush()
+        if own is sys.__stderr__: sys.stderr = kept # closed by the last thread that uses it
         os.dup2(nowhere.fileno(), 2)
         try: yield
-        finally: os.dup2(kept, 2); os.close(kept)
+        finally: os.dup2(kept.fileno(), 2); sys.stderr = own
+
+# %% ../../nbs/pose/00_keypoints.ipynb #d349bc3c
+_opened = [] # not empty once this process has opened a landmarker
 
 # %% ../../nbs/pose/00_keypoints.ipynb #d145e394
 def _open_landmarker(file:Path, most:int, least:float):
@@ -194,13 +196,17 @@ def _open_landmarker(file:Path, most:int, least:float):
     try: import mediapipe as mp
     except ImportError: raise HARError('poses need MediaPipe: pip install "har_fastai[pose]"') from None
     vision, base = mp.tasks.vision, mp.tasks.BaseOptions(model_asset_path=str(file))
-    options = vision.PoseLandmarkerOptions(base_options=base, num_poses=most, min_pose_detection_confidence=least)
     blank = mp.Image(image_format=mp.ImageFormat.SRGB, data=np.zeros((64, 64, 3), np.uint8))
+    def opened(n, score, **more):
+        options = vision.PoseLandmarkerOptions(base_options=base, num_poses=n, min_pose_detection_confidence=score, **more)
+        landmarker = vision.PoseLandmarker.create_from_options(options)
+        landmarker.detect(blank) # the first call prints notes as well
+        return landmarker
     try:
         with _quiet():
-            landmarker = vision.PoseLandmarker.create_from_options(options)
-            landmarker.detect(blank) # the first call prints notes as well
-        return landmarker
+            if not _opened: opened(1, 0., min_pose_presence_confidence=0.).close() # finds somebody, since the first person causes a note
+            _opened.append(True)
+            return opened(most, least)
     except (RuntimeError, ValueError) as e:
         raise HARError(f'{file} is not a pose model of MediaPipe: download it with har_download pose') from e
 
