@@ -92,11 +92,13 @@ def fit_streams(
         raise HARError(f'the images have the class {unknown[0]}, which {folder} does not know')
     data, people = cached_streams(extractor, list(df.sha256), list(df.path), list(df.width / df.height))
     print(f'A person was found in {(people[:, 0, :, 3].sum(1) > 0).mean():.0%} of {plural(len(df), "image")}', flush=True)
+    train = (df.part == 'train').to_numpy()
+    if not people[train, 0, :, 3].any() and not {'image', 'objects'} & set(streams):
+        raise HARError(f'nobody was found in the {plural(int(train.sum()), "training image")}, so there are no poses to learn from')
     data, fit = {k: data[k] for k in data if k in streams}, (df.part != 'test').to_numpy()
     learn = fit_head({k: v[fit] for k, v in data.items()}, people[fit], df.label.map(vocab.index).to_numpy()[fit],
                      (df.part[fit] == 'valid').to_numpy(), len(vocab), **settings)
-    mean = mean_pose(people[(df.part == 'train').to_numpy()])
-    scores, preds = _finish(Path(folder), extractor, learn.model, df, data, vocab, mean)
+    scores, preds = _finish(Path(folder), extractor, learn.model, df, data, vocab, mean_pose(people[train]))
     if 'test' in scores: print(format_score('test' if extractor.image is None else 'test, fused', scores['test']), flush=True)
     if 'difference' in scores: print(format_difference(scores['difference']), flush=True)
     return learn, scores, preds

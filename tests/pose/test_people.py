@@ -63,3 +63,11 @@ def test_people_in_a_list_of_images(drawn, tmp_path, monkeypatch):
     assert done.returncode == 1 and done.stderr.count('broken.jpg') == 1, done.stderr
     assert [json.loads(line)['path'] for line in (tmp_path/'p.json').read_text().splitlines()] == list(map(str, names))
     assert sorted(f.name for f in (tmp_path/'drawn').iterdir()) == ['1-2.png', '1-3.png', '1.png']
+
+
+def test_images_without_people_teach_no_poses(drawn, tmp_path, monkeypatch):
+    "One sentence instead of a model of numbers that are not finite"
+    for module in ('core', 'fusion.streams'): monkeypatch.setattr(f'har_fastai.{module}.PoseDetector', lambda *_: Standing())
+    monkeypatch.setenv('HAR_FASTAI_CACHE', str(tmp_path/'cache'))
+    done = call('har_train', '--data', drawn, '--recipe', 'pose', '--epochs', 2, '--out', tmp_path/'run')
+    assert done.returncode == 2 and 'nobody was found' in done.stderr and done.stderr.count('\n') == 1, done.stderr
