@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from fastai.learner import Learner
 from ..files import HARError, lock_folder, plural, sha256_file
-from ..predict.bundle import trained_on
+from ..predict.bundle import read_card, trained_on
 from ..data.splits import read_split, split_har
 from ..evaluate.metrics import accuracy, class_f1, confusion, difference_interval, macro_f1
 from ..evaluate.scoring import class_indices, format_score, labelled_images, predict_parts, score
@@ -22,7 +22,7 @@ from .streams import StreamExtractor, cached_streams
 from ..pose.encoding import mean_pose
 from .training import fit_head
 from ..predict.base import find_model
-from ..train.recipes import STREAMS
+from ..train.recipes import STREAMS, Recipe
 from ..train.runs import Run
 
 # %% auto #0
@@ -72,6 +72,8 @@ def fuse(
 )->dict: # Scores of the fused model on its validation and test images, and the difference to the image network with 95 % CI
     "Add the main person, poses, parts and objects to a trained model"
     folder = find_model(run)
+    Recipe(streams=streams) # an error for streams that do not go together
+    if 'image' in streams: read_card(folder) # an error before the images are read
     df, extractor = run_images(Run(folder), path, split), StreamExtractor(folder, pose_model, device, detector, streams=streams)
     with lock_folder(folder):
         _, scores, preds = fit_streams(folder, df, extractor, streams, seed=seed, **settings)
