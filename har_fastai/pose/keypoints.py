@@ -36,7 +36,8 @@ def pose_model(
     given = file or os.environ.get('HAR_POSE_MODEL')
     found = Path(given) if given else cache_folder()/'pose'/'pose_landmarker_full.task'
     if found.is_file(): return found
-    raise HARError(f'there is no pose model at {found}: download it with har_download pose, or give its file with --pose-model')
+    raise HARError(f'there is no pose model at {found}: download it with har_download pose, or give its file with --pose-model '
+                   'or in the variable HAR_POSE_MODEL')
 
 # %% ../../nbs/pose/00_keypoints.ipynb #e9fd817f
 def download_pose(
@@ -51,7 +52,7 @@ def download_pose(
         with urlopen(url, timeout=60) as r: data = r.read(50_000_000) # five times the size of the file
     except OSError as e:
         raise HARError(f'the pose model cannot be downloaded from {url} ({e}): '
-                       'fetch it elsewhere, and give its file with --pose-model') from e
+                       'fetch it elsewhere, and give its file with --pose-model or in the variable HAR_POSE_MODEL') from e
     if hashlib.sha256(data).hexdigest() != sha256:
         raise HARError(f'the file at {url} is not the pose model that this version was tested with (its sha256 differs): try again later')
     file.parent.mkdir(parents=True, exist_ok=True)
