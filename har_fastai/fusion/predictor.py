@@ -51,7 +51,8 @@ def save_fusion(
 def _check_settings(info:dict) -> None:
     "Raise an error if the settings of a fused model cannot be used"
     if not isinstance(info, dict): raise TypeError('not an object')
-    if info.get('format', 1) != 1: raise HARError(f'{FUSION} has format {info["format"]} and this version reads format 1: update har_fastai')
+    if (version := info.get('format', 1)) != 1:
+        raise HARError(f'{FUSION} has format {version} and this version reads format 1: update har_fastai')
     streams = info['streams']
     known = set(streams) <= set(STREAMS) and ('image' in streams or 'person' not in streams)
     if not known or any(streams[k] != info['classes'] for k in OF_NETWORK if k in streams): raise ValueError('streams')
