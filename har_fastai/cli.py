@@ -8,7 +8,7 @@ import argparse, sys
 from pathlib import Path
 from .command import (SHIPPED_DEFAULT, SHIPPED_NAMES, add_address, add_device, add_faithfulness, add_former,
                                 add_layout, command, parser, registry_keys)
-from .files import HARError, RunError, plural
+from .files import HARError, plural
 
 # %% auto #0
 __all__ = ['har_train', 'har_evaluate', 'har_predict', 'har_explain', 'har_compare', 'har_draw', 'har_check', 'har_download',
@@ -210,11 +210,12 @@ def _predict_people(a:argparse.Namespace) -> None:
     from har_fastai.pose.people import PeoplePredictor, write_people
     from har_fastai.predict.inputs import find_sources
     from har_fastai.predict.onnx import open_predictor
+    from har_fastai.predict.outputs import report_unread
     sources, predictor = find_sources(a.paths, sys.stdin.buffer), open_predictor(a.model, a.device)
     predictor.at_least = a.at_least
     people = PeoplePredictor(predictor, PoseDetector(a.pose_model))
     n, bad = write_people(people.predict_sources(sources), sources, a.top, a.json, a.drawings)
-    if bad: raise (HARError if bad == n else RunError)(f'{bad} of {plural(n, "image")} could not be read')
+    report_unread(bad, n, 'images')
 
 # %% ../nbs/11_cli.ipynb #42f4fefa
 def _predict_clips(a:argparse.Namespace) -> None:

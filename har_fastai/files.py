@@ -125,7 +125,7 @@ def read_json(
     "Read JSON; a missing or damaged file raises a `HARError` with its name"
     try: return json.loads(Path(path).read_text(encoding='utf-8'))
     except FileNotFoundError: raise HARError(f'{path} does not exist') from None
-    except (ValueError, OSError) as e: raise HARError(f'{path} cannot be read as JSON: {first_sentence(e)}') from e
+    except (ValueError, OSError, RecursionError) as e: raise HARError(f'{path} cannot be read as JSON: {first_sentence(e)}') from e
 
 # %% ../nbs/00_files.ipynb #da86c611
 def sha256_file(path:str|os.PathLike) -> str:

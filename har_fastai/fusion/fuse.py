@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from fastai.learner import Learner
 from ..files import HARError, lock_folder, plural, sha256_file
-from ..predict.bundle import trained_on
+from ..predict.bundle import read_card, trained_on
 from ..data.splits import read_split, split_har
 from ..evaluate.metrics import accuracy, class_f1, confusion, difference_interval, macro_f1
 from ..evaluate.scoring import class_indices, format_score, labelled_images, predict_parts, score
@@ -22,7 +22,7 @@ from .streams import StreamExtractor, cached_streams
 from ..pose.encoding import mean_pose
 from .training import fit_head
 from ..predict.base import find_model
-from ..train.recipes import STREAMS
+from ..train.recipes import STREAMS, Recipe
 from ..train.runs import Run
 
 # %% auto #0
@@ -72,6 +72,8 @@ def fuse(
 )->dict: # Scores of the fused model on its validation and test images, and the difference to the image network with 95 % CI
     "Add the main person, poses, parts and objects to a trained model"
     folder = find_model(run)
+    Recipe(streams=streams) # an error for streams that do not go together
+    if 'image' in streams: read_card(folder) # an error before the images are read
     df, extractor = run_images(Run(folder), path, split), StreamExtractor(folder, pose_model, device, detector, streams=streams)
     with lock_folder(folder):
         _, scores, preds = fit_streams(folder, df, extractor, streams, seed=seed, **settings)
@@ -92,11 +94,13 @@ def fit_streams(
         raise HARError(f'the images have the class {unknown[0]}, which {folder} does not know')
     data, people = cached_streams(extractor, list(df.sha256), list(df.path), list(df.width / df.height))
     print(f'A person was found in {(people[:, 0, :, 3].sum(1) > 0).mean():.0%} of {plural(len(df), "image")}', flush=True)
+    train = (df.part == 'train').to_numpy()
+    if not people[train, 0, :, 3].any() and not {'image', 'objects'} & set(streams):
+        raise HARError(f'nobody was found in the {plural(int(train.sum()), "training image")}, so there are no poses to learn from')
     data, fit = {k: data[k] for k in data if k in streams}, (df.part != 'test').to_numpy()
     learn = fit_head({k: v[fit] for k, v in data.items()}, people[fit], df.label.map(vocab.index).to_numpy()[fit],
                      (df.part[fit] == 'valid').to_numpy(), len(vocab), **settings)
-    mean = mean_pose(people[(df.part == 'train').to_numpy()])
-    scores, preds = _finish(Path(folder), extractor, learn.model, df, data, vocab, mean)
+    scores, preds = _finish(Path(folder), extractor, learn.model, df, data, vocab, mean_pose(people[train]))
     if 'test' in scores: print(format_score('test' if extractor.image is None else 'test, fused', scores['test']), flush=True)
     if 'difference' in scores: print(format_difference(scores['difference']), flush=True)
     return learn, scores, preds

@@ -99,7 +99,7 @@ def standardize(
     for k, (there, features) in head.split(x).items():
         if k in OF_NETWORK: continue
         scale, own = head.classifiers[k][0], features[there[:, 0]]
-        scale.mean, scale.std = own.mean(0), own.std(0) + 1e-2
+        if len(own): scale.mean, scale.std = own.mean(0), own.std(0, correction=min(1, len(own) - 1)) + 1e-2
 
 # %% ../../nbs/fusion/00_head.ipynb #915e06d3
 def fit_scales(

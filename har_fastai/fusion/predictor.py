@@ -13,7 +13,7 @@ import torch
 from ..files import HARError, new_file, read_json, write_atomic, write_together
 from ..images import ImageError, open_image
 from ..models import weight_bytes
-from .head import FusionHead
+from .head import OF_NETWORK, FusionHead
 from .streams import StreamExtractor
 from ..pose.encoding import LIMBS, encode_people, flip_people, move_limb, people_array
 from ..pose.parts import Found, ObjectFinder
@@ -22,6 +22,7 @@ from ..predict.base import FUSION, BasePredictor, as_image, find_model, is_valid
 from ..predict.bundle import Card, load_bundle
 from ..predict.inputs import display_name
 from ..predict.predictor import single_thread_pool
+from ..train.recipes import STREAMS
 
 # %% auto #0
 __all__ = ['has_fusion', 'save_fusion', 'load_fusion', 'FusionExplanation', 'FusionPredictor', 'plot_limbs', 'write_limbs']
@@ -46,6 +47,18 @@ def save_fusion(
     text = json.dumps(info, indent=2, allow_nan=False)
     write_together(folder, {'fusion.safetensors': weight_bytes(head, True, more), FUSION: text.encode()})
 
+# %% ../../nbs/fusion/02_predictor.ipynb #bc779699
+def _check_settings(info:dict) -> None:
+    "Raise an error if the settings of a fused model cannot be used"
+    if not isinstance(info, dict): raise TypeError('not an object')
+    if (version := info.get('format', 1)) != 1:
+        raise HARError(f'{FUSION} has format {version} and this version reads format 1: update har_fastai')
+    streams = info['streams']
+    known = set(streams) <= set(STREAMS) and ('image' in streams or 'person' not in streams)
+    if not known or any(streams[k] != info['classes'] for k in OF_NETWORK if k in streams): raise ValueError('streams')
+    mean = np.array(info.get('mean_pose', np.zeros((33, 3))), np.float32)
+    if mean.shape != (33, 3) or not np.isfinite(mean).all(): raise ValueError('mean_pose')
+
 # %% ../../nbs/fusion/02_predictor.ipynb #88898dae
 def load_fusion(
     folder:str|Path # The folder of a run
@@ -60,9 +73,10 @@ def load_fusion(
         state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(folder/'fusion.safetensors').items()}
         weights = {k.removeprefix('finder.'): state.pop(k) for k in list(state) if k.startswith('finder.')}
         finder = ObjectFinder(weights=weights) if weights else None
-        head = FusionHead(info['streams'], info['classes'])
-        head.load_state_dict(state)
-    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError) as e:
+        _check_settings(info)
+        with torch.device('meta'): head = FusionHead(info['streams'], info['classes']) # takes no memory, whatever the file says
+        head.load_state_dict(state, assign=True)
+    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as e:
         raise HARError(f'the fused model in {folder} is damaged: make it again with har_fuse') from e
     return head.eval(), finder, info
 

@@ -72,7 +72,7 @@ def _first_sections(e:Evaluation, figures:dict[str, dict], difference:dict|None)
                         table(difference_table(difference), 'F1 by class', 3))]
     if e.of: return []
     split = read_split(e.run.file('split.csv'))
-    data = text(f'{plural(len(split), "image")}, {describe_split(e.run)}. {describe_duplicates(split)}')
+    data = text(f'{plural(len(split), "image")}, {describe_split(e.run)}. {describe_duplicates(split, e.run.info.get("copies", "near"))}')
     return [section('training', 'Training', table(_training_table(e), index=False, words=True), *filter(None, [figures.get('history')])),
             section('data', 'Data', data, table(split_table(split), 'Images of each class'))]
 

@@ -27,9 +27,10 @@ class PartsExtractor:
     "Compute the ImageNet features of images and of the parts of their main person"
     card = Card('efficientnet_lite0', ['a', 'b'], 224, [.5] * 3, [.5] * 3, 'keep') # of the whole image
     def __init__(self,
-        finder:ObjectFinder|None=None # The network; a new one if None
+        finder:ObjectFinder|None=None, # The network; a new one if None
+        detector:PoseDetector|None=None # Has found the people; part of the `fingerprint`
     ):
-        self.finder = finder or ObjectFinder()
+        self.finder, self.detector = finder or ObjectFinder(), detector
         self.n = self.finder.model.classifier.in_features
 
     def _one(self, image, pose) -> np.ndarray:
@@ -50,9 +51,10 @@ class PartsExtractor:
         return np.stack([self._one(open_image(as_image(src)), people[0] if len(people) else None) for src, people in items])
 
     def fingerprint(self) -> str: # 32 hexadecimal digits
-        "Identify the network and the crops"
+        "Identify the network, the crops and the pose model"
         weights = b''.join(v.numpy().tobytes() for v in self.finder.model.state_dict().values())
-        return hashlib.sha256(repr((self.card.size, self.finder.size, PARTS)).encode() + weights).hexdigest()[:32]
+        poses = self.detector and self.detector.fingerprint()
+        return hashlib.sha256(repr((self.card.size, self.finder.size, PARTS, poses)).encode() + weights).hexdigest()[:32]
 
 # %% ../../nbs/fusion/01_streams.ipynb #b8407ef2
 class PersonExtractor:
@@ -121,7 +123,7 @@ class StreamExtractor:
         self.image = FeatureExtractor(model, device, half=False) if 'image' in streams else None
         self.detector = detector or PoseDetector(pose_model)
         self.person = PersonExtractor(self.image, self.detector) if 'person' in streams else None
-        self.parts = PartsExtractor(finder) if {'parts', 'objects'} & set(streams) else None
+        self.parts = PartsExtractor(finder, self.detector) if {'parts', 'objects'} & set(streams) else None
 
     @property
     def finder(self) -> ObjectFinder|None:

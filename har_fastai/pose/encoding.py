@@ -114,9 +114,10 @@ LIMBS = dict(head=list(range(11)), **{f'{side}_{limb}': _ids(*(f'{side}_{k}' for
 # %% ../../nbs/pose/01_encoding.ipynb #e9bfa963
 def mean_pose(
     people:np.ndarray # From `people_array`, of training images
-)->np.ndarray: # float32 of shape (33, 3), the same for both sides
+)->np.ndarray: # float32 of shape (33, 3), the same for both sides; zeros without people
     "The average position of the keypoints of main persons, from the middle of the hips, in lengths of the torso"
     people = people[people[:, 0, :, 3].sum(1) > 0]
+    if not len(people): return np.zeros((33, 3), np.float32)
     both = np.concatenate([people, flip_people(people)])[:, 0]
     hip, unit, *_ = _frame(both)
     return np.clip((both[..., :3] - hip[:, None]) / unit[:, None], -5, 5).mean(0).astype(np.float32)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import atexit, hashlib, os, sys, weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock
@@ -36,7 +36,8 @@ def pose_model(
     given = file or os.environ.get('HAR_POSE_MODEL')
     found = Path(given) if given else cache_folder()/'pose'/'pose_landmarker_full.task'
     if found.is_file(): return found
-    raise HARError(f'there is no pose model at {found}: download it with har_download pose, or give its file with --pose-model')
+    raise HARError(f'there is no pose model at {found}: download it with har_download pose, or give its file with --pose-model '
+                   'or in the variable HAR_POSE_MODEL')
 
 # %% ../../nbs/pose/00_keypoints.ipynb #e9fd817f
 def download_pose(
@@ -51,7 +52,7 @@ def download_pose(
         with urlopen(url, timeout=60) as r: data = r.read(50_000_000) # five times the size of the file
     except OSError as e:
         raise HARError(f'the pose model cannot be downloaded from {url} ({e}): '
-                       'fetch it elsewhere, and give its file with --pose-model') from e
+                       'fetch it elsewhere, and give its file with --pose-model or in the variable HAR_POSE_MODEL') from e
     if hashlib.sha256(data).hexdigest() != sha256:
         raise HARError(f'the file at {url} is not the pose model that this version was tested with (its sha256 differs): try again later')
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -112,6 +113,9 @@ def distinct_people(
             kept.append(pose); sizes.append(size)
     return np.stack(kept).astype(np.float32) if kept else np.empty((0, 33, 4), np.float32)
 
+# %% ../../nbs/pose/00_keypoints.ipynb #3b98fe02
+_UNREAD = np.empty((0, 33, 4), np.float32) # the people in an image that cannot be opened; told from others by identity
+
 # %% ../../nbs/pose/00_keypoints.ipynb #65c224c4
 class PoseDetector:
     "Find people and their keypoints in images, in several threads"
@@ -121,7 +125,6 @@ class PoseDetector:
         least:float=0.3 # Smallest score of a person, 0–1
     ):
         self.file, self.most, self.least, self._free = pose_model(model), most, least, SimpleQueue()
-        self._found = False # has it found anybody?
         self._free.put(self._open()) # an error now instead of at the first image
 
     def _open(self):
@@ -144,9 +147,8 @@ class PoseDetector:
         "The keypoints of the people in an image"
         import mediapipe as mp
         pixels = np.array(open_image(as_image(src)))
-        with self._landmarker() as landmarker, nullcontext() if self._found else _quiet(): # the first person found causes a note
+        with self._landmarker() as landmarker:
             found = landmarker.detect(mp.Image(image_format=mp.ImageFormat.SRGB, data=pixels)).pose_landmarks
-        self._found |= bool(found)
         poses = np.array([[(k.x, k.y, k.z, k.visibility) for k in person] for person in found], np.float32).reshape(-1, 33, 4)
         return distinct_people(poses, pixels.shape[1] / pixels.shape[0])
 
@@ -161,7 +163,7 @@ class PoseDetector:
 
     def _try_detect(self, src) -> np.ndarray:
         try: return self.detect(src)
-        except ImageError: return np.empty((0, 33, 4), np.float32)
+        except ImageError: return _UNREAD
 
     def fingerprint(self) -> str: # 32 hexadecimal digits
         "Identify the model file and the settings"
@@ -177,13 +179,17 @@ _quiet_lock = Lock()
 
 @contextmanager
 def _quiet():
-    "Discard what libraries write to the file descriptor of standard error, such as notes on their start"
+    "Discard what libraries write to the file descriptor of standard error; what other threads print in Python is kept"
     with _quiet_lock, open(os.devnull, 'wb') as nowhere:
-        sys.stderr.flush()
-        kept = os.dup(2)
+        own, kept = sys.stderr, open(os.dup(2), 'w', encoding='utf-8', errors='backslashreplace', buffering=1)
+        if own: own.flush()
+        if own is sys.__stderr__: sys.stderr = kept # closed by the last thread that uses it
         os.dup2(nowhere.fileno(), 2)
         try: yield
-        finally: os.dup2(kept, 2); os.close(kept)
+        finally: os.dup2(kept.fileno(), 2); sys.stderr = own
+
+# %% ../../nbs/pose/00_keypoints.ipynb #d349bc3c
+_opened = [] # not empty once this process has opened a landmarker
 
 # %% ../../nbs/pose/00_keypoints.ipynb #d145e394
 def _open_landmarker(file:Path, most:int, least:float):
@@ -191,13 +197,17 @@ def _open_landmarker(file:Path, most:int, least:float):
     try: import mediapipe as mp
     except ImportError: raise HARError('poses need MediaPipe: pip install "har_fastai[pose]"') from None
     vision, base = mp.tasks.vision, mp.tasks.BaseOptions(model_asset_path=str(file))
-    options = vision.PoseLandmarkerOptions(base_options=base, num_poses=most, min_pose_detection_confidence=least)
     blank = mp.Image(image_format=mp.ImageFormat.SRGB, data=np.zeros((64, 64, 3), np.uint8))
+    def opened(n, score, **more):
+        options = vision.PoseLandmarkerOptions(base_options=base, num_poses=n, min_pose_detection_confidence=score, **more)
+        landmarker = vision.PoseLandmarker.create_from_options(options)
+        landmarker.detect(blank) # the first call prints notes as well
+        return landmarker
     try:
         with _quiet():
-            landmarker = vision.PoseLandmarker.create_from_options(options)
-            landmarker.detect(blank) # the first call prints notes as well
-        return landmarker
+            if not _opened: opened(1, 0., min_pose_presence_confidence=0.).close() # finds somebody, since the first person causes a note
+            _opened.append(True)
+            return opened(most, least)
     except (RuntimeError, ValueError) as e:
         raise HARError(f'{file} is not a pose model of MediaPipe: download it with har_download pose') from e
 
@@ -216,7 +226,7 @@ def cached_poses(
         what = f'Finding the people in {plural(len(new), "image")}'
         found = with_estimate(detector.detect_many, images, what, len(new)) if first else detector.detect_many(images)
         known.update(zip(sums, found))
-        _store(file, known)
+        _store(file, {s: p for s, p in known.items() if p is not _UNREAD}) # such an image may be readable next time
     return [known[s] for s in sha256]
 
 # %% ../../nbs/pose/00_keypoints.ipynb #2e490a43
@@ -236,6 +246,7 @@ def _load(file:Path) -> dict[str, np.ndarray]:
 def _store(file:Path, known:dict[str, np.ndarray]) -> None:
     "Write cached poses; nothing where there is no room"
     from safetensors.numpy import save
+    if not known: return
     names = np.frombuffer(bytes.fromhex(''.join(known)), np.uint8).reshape(len(known), -1)
     data = dict(sha256=names, people=np.array([len(p) for p in known.values()], np.int64), poses=np.concatenate([*known.values()]))
     try:

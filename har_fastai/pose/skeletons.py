@@ -68,10 +68,12 @@ def draw_boxes(
     draw, (w, h) = ImageDraw.Draw(image), image.size
     font = ImageFont.load_default(max(12, round(max(w, h) / 32)))
     colours = [BOX_COLOURS[i % len(BOX_COLOURS)] for i in range(len(boxes))]
-    for (x0, y0, x1, y1), colour in zip(boxes, colours):
-        draw.rectangle((x0 * w, y0 * h, x1 * w - 1, y1 * h - 1), outline=colour, width=max(2, round(max(w, h) / 200)))
+    for (x0, y0, x1, y1), colour in zip(boxes, colours): # the box of a person outside the image is empty
+        inside = x0 * w, y0 * h, max(x1 * w - 1, x0 * w), max(y1 * h - 1, y0 * h)
+        draw.rectangle(inside, outline=colour, width=max(2, round(max(w, h) / 200)))
     taken = []
     for (x0, y0, _, y1), label, colour in zip(boxes, labels, colours): # over all boxes
+        label = ' '.join(label.split()) # in one line
         _, _, right, bottom = draw.textbbox((0, 0), label, font=font, anchor='lt')
         size = right + 8, bottom + 6
         x, y = _free_place(min(max(x0 * w, 0), w - size[0]), y0 * h, y1 * h, size, h, taken)

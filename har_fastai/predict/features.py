@@ -39,7 +39,8 @@ class FeatureExtractor(Predictor):
         images:Sequence # Images as `Predictor.predict` accepts them
     )->np.ndarray: # float32 of shape (images, features); with TTA, averaged over the image and its horizontal flip
         "The features of many images"
-        return np.array(self._collect(images), dtype=np.float32)
+        one = isinstance(images, (list, tuple)) and len(images) == 1 # without a progress bar and a pool of threads
+        return np.array(self.predict_batch(images) if one else self._collect(images), dtype=np.float32)
 
     def fingerprint(self) -> str: # 32 hexadecimal digits
         "Identify the network without its last layer, and the preprocessing"

@@ -37,8 +37,9 @@ def test_a_model_of_poses_predicts_and_explains(drawn, tmp_path, monkeypatch):
     found = Standing(.3, .7)
     for module in ('core', 'fusion.streams'): monkeypatch.setattr(f'har_fastai.{module}.PoseDetector', lambda *_: found)
     monkeypatch.setenv('HAR_FASTAI_CACHE', str(tmp_path/'cache'))
-    done = call('har_train', '--data', drawn, '--recipe', 'pose', '--epochs', 2, '--out', tmp_path/'run')
+    done = call('har_train', '--data', drawn, '--recipe', 'pose', '--epochs', 2, '--copies', 'exact', '--out', tmp_path/'run')
     assert done.returncode == 0 and 'A person was found in 100%' in done.stdout, done.stderr
+    assert 'Exact duplicates were kept' in (tmp_path/'run'/'report.html').read_text()
     photo = next((drawn/'train').iterdir())
     done = call('har_predict', photo, '--model', tmp_path/'run', '--top', 3)
     assert done.returncode == 0 and len(done.stdout.split(': ')[-1].split(',')) == 3, done.stdout
@@ -63,3 +64,19 @@ def test_people_in_a_list_of_images(drawn, tmp_path, monkeypatch):
     assert done.returncode == 1 and done.stderr.count('broken.jpg') == 1, done.stderr
     assert [json.loads(line)['path'] for line in (tmp_path/'p.json').read_text().splitlines()] == list(map(str, names))
     assert sorted(f.name for f in (tmp_path/'drawn').iterdir()) == ['1-2.png', '1-3.png', '1.png']
+
+
+def test_images_without_people_teach_no_poses(drawn, tmp_path, monkeypatch):
+    "One sentence instead of a model of numbers that are not finite"
+    for module in ('core', 'fusion.streams'): monkeypatch.setattr(f'har_fastai.{module}.PoseDetector', lambda *_: Standing())
+    monkeypatch.setenv('HAR_FASTAI_CACHE', str(tmp_path/'cache'))
+    done = call('har_train', '--data', drawn, '--recipe', 'pose', '--epochs', 2, '--out', tmp_path/'run')
+    assert done.returncode == 2 and 'nobody was found' in done.stderr and done.stderr.count('\n') == 1, done.stderr
+
+
+def test_people_in_an_empty_list_of_images(monkeypatch):
+    "An error, as without --people"
+    monkeypatch.setattr('har_fastai.pose.keypoints.PoseDetector', lambda *_: Standing(.5))
+    monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO()))
+    done = call('har_predict', '-', '--people', '--model', 'baseline')
+    assert done.returncode == 2 and 'there are no images' in done.stderr, done.stderr
