@@ -163,6 +163,13 @@ def _map_ahead(f, *items):
 # %% ../../nbs/data/07_loaders.ipynb #308e186b
 _TOGETHER, _MOST_PIXELS = 256, 2**26 # training images, and pixels of their crops, that a GPU crops and augments at once
 
+# %% ../../nbs/data/07_loaders.ipynb #c819dcdb
+def _draw_crops(dl, idxs:torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    "A crop of each image and its number: a new one, whose number is 0, or one of the fixed crops"
+    if dl.crops is None: return random_crops(dl.height[idxs], dl.width[idxs], dl.crop_scale), torch.zeros_like(idxs)
+    which = torch.randint(dl.crops.shape[1], (len(idxs),))
+    return dl.crops[idxs, which], which
+
 # %% ../../nbs/data/07_loaders.ipynb #6d3b6e9c
 class CachedDL(WeightedDL):
     "A weighted loader of decoded images from an `ImageCache`"
@@ -217,7 +224,7 @@ class CachedDL(WeightedDL):
     def crop_all(self, batches):
         "Batches of training images, each cropped at random and resized to a square; all crops are drawn before the first is made"
         idxs = torch.cat(batches) if batches else torch.empty(0, dtype=torch.long)
-        drawn = (v.split([len(b) for b in batches]) for v in self.draw_crops(idxs))
+        drawn = (v.split([len(b) for b in batches]) for v in _draw_crops(self, idxs))
         batches, boxes, which = ([b[share_of(len(b))] for b in bs] for bs in (batches, *drawn)) # of several processes, each has a part
         self.batches,self.which = batches,which # row numbers of the images in each batch of this epoch, and numbers of their fixed crops
         def on_gpu(i, b):
@@ -226,12 +233,6 @@ class CachedDL(WeightedDL):
         def on_cpu(i, b): return self.pair(_crop_batch(self.cache, self.rows[i], b, self.size), i)
         if self.pixels is not None: return map(on_gpu, *(chunked(v, self.together()) for v in (batches, boxes)))
         return (map if self.device is None or self.device.type == 'cpu' else _map_ahead)(on_cpu, batches, boxes)
-
-    def draw_crops(self, idxs):
-        "A crop of each image and its number: a new one, whose number is 0, or one of the fixed crops"
-        if self.crops is None: return random_crops(self.height[idxs], self.width[idxs], self.crop_scale), torch.zeros_like(idxs)
-        which = torch.randint(self.crops.shape[1], (len(idxs),))
-        return self.crops[idxs, which], which
 
     def together(self):
         "Number of batches that a GPU crops and augments at once"

@@ -64,7 +64,9 @@ class FeatureCache(dict):
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
         self.file = cache_folder()/'features'/f'{extractor.fingerprint()}.safetensors'
-        try: d = load_file(self.file)
+        try:
+            d = load_file(self.file)
+            self.file.touch() # used now
         except (OSError, SafetensorError): d = {} # missing or damaged
         if set(d) == {'sha256', 'features'}: self.update(zip((s.tobytes() for s in d['sha256']), d['features']))
 

@@ -324,8 +324,9 @@ def published_notes(
     "Which results of the course report can be compared with this run"
     split = 'grouped' if 'test' in e.run.info.get('carved', ()) else e.run.info.get('split')
     copies = dict(near='duplicates', exact='exact duplicates').get(e.run.info.get('copies', 'near'))
-    parts = {'tail': 'the last 20 % of the rows, as in the course report' + (f', but without training on {copies} of them' if copies else ''),
-             'grouped': 'a random part' + (f', with all {copies} of an image on one side' if copies else '')}
+    apart = f', but without training on {copies} of them' if copies else ''
+    together = f', with all {copies} of an image on one side' if copies else ''
+    parts = dict(tail=f'the last 20 % of the rows, as in the course report{apart}', grouped=f'a random part{together}')
     how = ('The epoch was chosen and the temperature fitted on validation images; the test images are '
            f'{parts.get(split, "a part of the data set")}.') if e.validated else (
            'All images were used for training: no images were held out to choose the epoch or to test the model.')

@@ -180,8 +180,9 @@ def example_images() -> dict[str, Path]: # By class
 # %% ../../nbs/serve/01_models.ipynb #f597acce
 def _is_scored(s) -> bool:
     "Whether a part of a card's metrics has the scores that are shown"
-    try: return all(isinstance(v, (int, float)) for v in (*(s['macro_f1'][k] for k in ('value', 'low', 'high')), s['accuracy']['value'], s['n']))
+    try: numbers = *(s['macro_f1'][k] for k in ('value', 'low', 'high')), s['accuracy']['value'], s['n']
     except (KeyError, TypeError, IndexError): return False
+    return all(isinstance(v, (int, float)) for v in numbers)
 
 # %% ../../nbs/serve/01_models.ipynb #627c53c7
 def model_summary(

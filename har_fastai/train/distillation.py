@@ -59,7 +59,7 @@ class SoftLabels(Callback):
     "Replace a share of the loss by the divergence from probabilities that a teacher has predicted for fixed crops, see `fix_crops`"
     order, run_valid = 70, False
     def __init__(self,
-        probs:np.ndarray, # Probabilities of the crops of the training images, in the order of their dataset, of shape (images, crops, classes)
+        probs:np.ndarray, # For the training images in the order of their dataset, of shape (images, crops, classes)
         vocab:list[str], # The classes of the columns
         share:float=0.9 # Weight of these probabilities in the loss, 0–1; the labels have the rest
     ): self.probs, self.vocab, self.share = torch.from_numpy(probs), list(vocab), share
