@@ -15,7 +15,7 @@ from fastai.learner import Learner
 from fastcore.foundation import L
 from .files import HARError, RunError, expand_home, plural, sha256_file, with_estimate, write_atomic, write_json
 from .efficientnet_lite import has_imagenet_weights
-from .models import find_arch, torch_device
+from .models import check_size, find_arch, torch_device
 from .distributed import connected, from_main, is_main, main_first, share_of, world_size
 from .data.tables import read_har
 from .data.checks import check_har, usable
@@ -26,7 +26,7 @@ from .drawing.dataset import cached_sample
 from .evaluate.metrics import classification_table
 from .evaluate.scoring import class_indices, format_score, portable_columns, predict_parts, score_with_seen
 from .explain.gradcam import Explainer, show_cam
-from .predict.bundle import Card, load_bundle, save_bundle
+from .predict.bundle import Card, load_bundle, read_card, save_bundle
 from .predict.predictor import Predictor
 from .predict.features import FeatureExtractor, cached_features
 from .evaluate.unsure import class_means, fit_unsure
@@ -40,7 +40,7 @@ from .train.runs import Run, begin_run, locked_run, machine, run_folder
 from .train.callbacks import Compile, TimeEstimate
 from .train.probe import FitProbe
 from .train.learner import HARLearner, har_learner
-from .train.distillation import Distillation, SoftLabels
+from .train.distillation import Distillation, SoftLabels, _columns
 from .train.parallel import check_processes, parallel_cbs
 from .train.tracking import check_tracker, tracking
 
@@ -105,6 +105,7 @@ def recipe_dls(
               resize=recipe.resize_rule, **recipe.augment)
     cache = main_first(lambda: cache_images(df.path, df.sha256, cache_side(recipe))) if cached else None
     if cache: return _divisible(cached_dls(df, cache, **kw))
+    if cached and recipe.soft_labels: raise HARError('soft labels need cached images: free space for the cache')
     if world_size() > 1: raise HARError('several processes need cached images: leave out --cache no, or free space for the cache')
     return har_dls(df, num_workers=num_workers, **kw)
 
@@ -314,17 +315,27 @@ def probe_features(
         return x[train], y[train], x[~train], y[~train]
     return features
 
+# %% ../nbs/10_core.ipynb #7f482e67
+def _kept_probs(file:Path, shape:tuple[int, int]) -> np.ndarray|None:
+    "The teacher's probabilities that a run has kept; None if there are none, or the file is damaged"
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+    try: probs = load_file(file)['probs']
+    except (OSError, SafetensorError, KeyError): return None
+    return probs if probs.dtype == np.float32 and probs.shape == shape and np.isfinite(probs).all() else None
+
 # %% ../nbs/10_core.ipynb #c30fc238
 def _crop_probs(learn:HARLearner, model:nn.Module, card:Card) -> np.ndarray:
     "A teacher's probabilities for fixed crops of the training images, of shape (images, crops, classes); kept with the checkpoint"
     recipe, fixed = learn.recipe, find_arch(card.arch).fixed
     crops = learn.dls.train.fix_crops(recipe.soft_labels, recipe.seed)
-    size = card.size if fixed else min(card.size, round(1.5 * recipe.size))
+    least = 2 * find_arch(card.arch).min_size # also the shorter side of a crop is then large enough
+    size = card.size if fixed else min(card.size, max(least, round(1.5 * recipe.size)))
     teacher = Predictor((model, replace(card, size=size, temperature=1., tta=False)), learn.dls.device)
-    from safetensors.numpy import load_file, save
+    from safetensors.numpy import save
     file, what = learn.save_run.folder.file('checkpoint/teacher.safetensors'), f'The teacher predicts {plural(len(crops), "crop")}'
     def compute():
-        if file.is_file(): return load_file(file)['probs']
+        if (kept := _kept_probs(file, (len(crops), len(card.vocab)))) is not None: return kept
         probs = np.array(with_estimate(teacher.probs, crops, what), dtype=np.float32)
         with write_atomic(file) as f: f.write(save(dict(probs=probs)))
         return probs
@@ -346,7 +357,9 @@ def _fit(learn:HARLearner, df:pd.DataFrame, cbs:list) -> None:
     recipe = learn.recipe
     probe = [FitProbe(probe_features(learn, df), recipe.architecture.head, recipe.weighted)] if recipe.probe else []
     teacher = [distillation(learn)] if recipe.teacher else []
-    learn.fit_recipe(cbs=[TimeEstimate(recipe), *probe, *teacher, *parallel_cbs(), *cbs])
+    try: learn.fit_recipe(cbs=[TimeEstimate(recipe), *probe, *teacher, *parallel_cbs(), *cbs])
+    finally:
+        if recipe.soft_labels: learn.dls.train.crops = None # a further fit draws new crops
 
 # %% ../nbs/10_core.ipynb #82eaaf44
 def _fit_run(learn:HARLearner, run:Run, df:pd.DataFrame, faithfulness:int|None, cbs:list) -> HARLearner:
@@ -373,9 +386,20 @@ def _check_streams(recipe:Recipe, split:str) -> PoseDetector|None:
 # %% ../nbs/10_core.ipynb #625b99a4
 def _check_settings(recipe:Recipe, cached:bool, num_workers:int|None, faithfulness:int|None) -> None:
     "Raise an error for settings that cannot be used, before anything is written"
+    if recipe.teacher: load_bundle(recipe.teacher) # raises if it cannot be used
     if recipe.soft_labels and not cached: raise HARError('soft labels need cached images: leave out --cache no')
     for name, n in (('workers', num_workers), ('faithfulness', faithfulness)):
         if n is not None and n < 0: raise HARError(f'--{name} is {n} and must be 0 or more')
+
+# %% ../nbs/10_core.ipynb #1c509a18
+def _check_teacher(recipe:Recipe, dls) -> None:
+    "Raise an error for a teacher that cannot be used, before anything is written"
+    card = read_card(recipe.teacher)
+    _columns(card.vocab, dls)
+    if recipe.soft_labels: return # the teacher has its own size
+    try:
+        for size in {recipe.size_at(e) for e in range(recipe.epochs)}: check_size(card.arch, size)
+    except HARError as e: raise HARError(f'the teacher needs soft_labels, such as 8: {e}') from None
 
 # %% ../nbs/10_core.ipynb #85076540
 def add_streams(
@@ -428,7 +452,6 @@ def train_baseline(
         device, weights = same_device(run, device), initial_weights(run)
         if split not in ('grouped', run.info.get('split')): raise HARError("--resume uses the run's own split: leave out --split")
     else: device, recipe = torch_device(device), choose_recipe(recipe, path, weights, device, seed=seed, **changes)
-    if recipe.teacher: load_bundle(recipe.teacher) # an error before anything is written
     check_tracker(log)
     detector = _check_streams(recipe, split)
     _check_settings(recipe, cached, num_workers, faithfulness)
@@ -440,6 +463,7 @@ def train_baseline(
                         prepare(path, split, recipe.seed, cache_side(recipe) if cached and has_network else None, layout, copies))
         if has_network:
             learn = har_learner(recipe_dls(df, recipe, device, num_workers, cached), recipe, run, resume, weights)
+            if recipe.teacher: _check_teacher(recipe, learn.dls)
             if not resume and is_main(): _begin(run, recipe, df, path, layout, device, weights, learn.dls) # all has been checked by now
             with tracking(log, run) as more:
                 learn = _fit_run(learn, run, df, faithfulness, [*([Compile()] if compile else []), *more, *L(cbs)])

@@ -6,13 +6,12 @@
 from __future__ import annotations
 import os
 from functools import lru_cache
-from pathlib import Path
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
-from .files import HARError
+from .files import HARError, expand_home
 from .predict.embeddings import embed, open_extractor
 from .predict.inputs import Source
 from .train.probe import fit_linear
@@ -29,7 +28,7 @@ def _extractor(network, device:str, saved:int):
 # %% ../nbs/15_estimators.ipynb #7d3ac7b2
 def _saved(network) -> int:
     "When the card of a model was written, in nanoseconds; 0 for networks that are not a folder"
-    card = Path(str(network))/'model.json'
+    card = expand_home(str(network))/'model.json'
     return card.stat().st_mtime_ns if card.is_file() else 0
 
 # %% ../nbs/15_estimators.ipynb #a259cbe5

@@ -12,7 +12,7 @@ import numpy as np, torch
 from torch import nn
 from .. import __version__
 from ..figures import COMPONENT_CSS, PAGE_CSS
-from ..files import HARError, cache_folder, first_sentence, write_atomic
+from ..files import HARError, cache_folder, expand_home, first_sentence, write_atomic
 from ..images import MAX_ASPECT_RATIO, SIDE_STEP, eval_shape
 from ..models import find_arch
 from .base import LOW, UNLIKE
@@ -55,7 +55,7 @@ def web_runtime(
     kept = cache_folder()/'onnxruntime-web'/RUNTIME_SHA512[:16].replace('/', '_')
     if file is None and all((kept/n).is_file() for n in RUNTIME_FILES.values()):
         return {n: (kept/n).read_bytes() for n in RUNTIME_FILES.values()}
-    try: data = _checked(_download() if file is None else Path(file).read_bytes(), RUNTIME if file is None else str(file))
+    try: data = _checked(_download() if file is None else expand_home(file).read_bytes(), RUNTIME if file is None else str(file))
     except OSError as e: raise HARError(f'{file} cannot be read ({e.strerror}): give {RUNTIME.rpartition("/")[2]} with --runtime') from e
     with tarfile.open(fileobj=io.BytesIO(data)) as t: files = {to: t.extractfile(name).read() for name, to in RUNTIME_FILES.items()}
     files = {n: gzip.compress(d, 9, mtime=0) if n.endswith('.gz') else d for n, d in files.items()}
@@ -329,10 +329,11 @@ def _page_card(predictor:Predictor) -> dict:
 def _page_files(predictor:Predictor, model:bytes, runtime:dict[str, bytes], title:str) -> dict[str, bytes]:
     "All files of the page by name"
     card = predictor.card
-    f1 = card.metrics.get('test', {}).get('macro_f1', {}).get('value')
+    try: f1 = f', macro-F1 {card.metrics["test"]["macro_f1"]["value"]:.2f} on its test images'
+    except (KeyError, TypeError, ValueError): f1 = '' # a card may lack scores, or hold other ones
     parts = dict(TITLE=escape(title), STYLE=PAGE_CSS + COMPONENT_CSS + WEB_CSS,
                  SUBTITLE=escape(f'{len(card.vocab)} classes: {", ".join(card.vocab).replace("_", " ")}. Images are not uploaded.'),
-                 NOTE=escape(f'{card.arch}{f", macro-F1 {f1:.2f} on its test images" if f1 else ""}. Probabilities may be wrong on '
+                 NOTE=escape(f'{card.arch}{f1}. Probabilities may be wrong on '
                              f'images unlike the training images. Made with har_fastai {__version__} and ONNX Runtime Web (MIT licence).'),
                  CARD=json.dumps(_page_card(predictor)).replace('<', '\\u003c'))
     page = re.sub(rf'\b({"|".join(parts)})\b', lambda m: parts[m[0]], WEB_PAGE) # all at once, because a title may contain a name
@@ -349,7 +350,7 @@ def export_web(
     runtime:str|Path|None=None # As for `web_runtime`
 )->Path: # `folder`
     "Export a model as a web page that predicts in the browser"
-    folder = Path(folder)
+    folder = expand_home(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise HARError(f'{folder} exists: give --out another name, or delete it')
     model, predictor, _ = web_model(run)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np, torch
 from torch import nn
 from .. import __version__
-from ..files import HARError, RunError, first_sentence, write_atomic
+from ..files import HARError, RunError, expand_home, first_sentence, write_atomic
 from ..images import SIDE_STEP, MAX_ASPECT_RATIO, group_by_shape, eval_shape
 from ..drawing.dataset import DRAWN_ACTIONS, draw_action
 from .bundle import Card
@@ -139,7 +139,7 @@ def _verify(predictor:Predictor, exported:Callable, kind:str) -> None:
 # %% ../../nbs/predict/04_export.ipynb #2f3c275b
 def _new_file(file:str|Path) -> Path:
     "The path of a file that does not exist yet; exporting never overwrites"
-    file = Path(file)
+    file = expand_home(file)
     if file.exists(): raise HARError(f'{file} exists: give --out another name, or delete it')
     return file
 

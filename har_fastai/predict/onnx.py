@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
-from ..files import HARError, read_json, sha256_file
+from ..files import HARError, expand_home, read_json, sha256_file
 from ..images import group_by_shape
 from .base import BasePredictor, ClassProbs, find_model, is_valid_card
 
@@ -66,7 +66,7 @@ class OnnxPredictor(BasePredictor):
         file:str|Path|bytes, # An .onnx file, or its content
         threads:int|None=None # Maximum number of threads; all cores if None
     ):
-        self.file,self._threads = file if isinstance(file, bytes) else Path(file).absolute(),threads or _cores()
+        self.file,self._threads = file if isinstance(file, bytes) else expand_home(file).absolute(),threads or _cores()
         self.name = 'the exported model' if isinstance(file, bytes) else str(file)
         self.card = parse_description(self._session.get_modelmeta().custom_metadata_map.get('card', ''), self.name)
         self._input = self._session.get_inputs()[0].name

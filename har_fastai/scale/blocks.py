@@ -12,7 +12,7 @@ import numpy as np
 from ..files import HARError
 from ..predict.base import find_model
 from ..predict.inputs import display_name
-from ..predict.onnx import GRAPH, OnnxPredictor, open_predictor
+from ..predict.onnx import GRAPH, OnnxPredictor, _has_graph, open_predictor
 from ..predict.outputs import Prediction
 from .sources import Ref, import_arrow, open_refs
 from .parts import LabelJob, block_refs, part_schema, write_part
@@ -26,6 +26,7 @@ def pack_model(
 )->dict[str, bytes]: # Contents by file name
     "The files that a predictor needs"
     found = find_model(model)
+    if found.name == GRAPH and _has_graph(found.parent): found = found.parent # its weights are in another file
     files = [found] if found.suffix == '.onnx' else [found/name for name in (GRAPH, 'model.json', 'model.safetensors')]
     if not files[-1].is_file(): raise HARError(f'{model} holds no model: give the folder of a run, or an .onnx file')
     return {f.name: f.read_bytes() for f in files if f.is_file()}

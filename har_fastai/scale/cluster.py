@@ -13,7 +13,8 @@ from .parts import LabelJob, done_blocks, part_name
 from .blocks import label_block, unpack_model
 
 # %% auto #0
-__all__ = ['OBJECT_STORE', 'has_ray', 'is_client_address', 'import_ray', 'ray_session', 'BlockLabeller', 'label_on_ray']
+__all__ = ['OBJECT_STORE', 'has_ray', 'is_client_address', 'import_ray', 'ray_session', 'BlockLabeller', 'label_on_ray',
+           'cause_of']
 
 # %% ../../nbs/scale/04_cluster.ipynb #cef329ef
 def has_ray() -> bool:
@@ -142,11 +143,18 @@ def _rows_through_client(ray, job:LabelJob, *args) -> Iterator[dict]:
     with _explaining(ray, job):
         while (row := ray.get(rows.next.remote())) is not None: yield row
 
+# %% ../../nbs/scale/04_cluster.ipynb #3dc4fb7d
+def cause_of(
+    e:Exception # An error of Ray
+)->Exception: # The error that was raised in a worker, or `e` itself
+    "The error behind an error of Ray"
+    while isinstance(getattr(e, 'cause', None), Exception): e = e.cause
+    return e
+
 # %% ../../nbs/scale/04_cluster.ipynb #5b9dcff9
 def _explained(e:Exception, job:LabelJob) -> HARError:
     "The error behind an error of Ray"
-    cause = e
-    while isinstance(getattr(cause, 'cause', None), Exception): cause = cause.cause
+    cause = cause_of(e)
     if isinstance(cause, HARError): return type(cause)(str(cause))
     lines = [l for l in str(cause).strip().splitlines() if l.strip()] or ['unknown']
     return RunError(f'a worker failed ({lines[-1].strip()[:200]}): {job} keeps what was labelled; run the same command again to continue')

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import io, json, os, re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
 from ..files import HARError, first_sentence, write_atomic
@@ -62,9 +63,11 @@ class LabelJob:
     @cached_property
     def info(self) -> dict:
         "The content of _job.json"
-        try: return json.loads(self.read('_job.json'))
+        try: info = json.loads(self.read('_job.json'))
         except FileNotFoundError: raise HARError(f'{self} holds no labelling job: give the folder that har_label wrote') from None
         except (ValueError, OSError) as e: raise HARError(f'{self}/_job.json cannot be read: {first_sentence(e)}') from e
+        if isinstance(info, dict) and {'images', 'block'} <= info.keys(): return info
+        raise HARError(f'{self}/_job.json is damaged: choose another folder')
 
     @property
     def exists(self) -> bool: return '_job.json' in self.names()
@@ -104,6 +107,14 @@ def _manifest(blocks:list[list[Ref]]) -> bytes:
             w.write_table(pa.table(dict(zip(Ref._fields, rows)), schema), len(refs))
     return data.getvalue()
 
+# %% ../../nbs/scale/01_parts.ipynb #7585ba68
+@contextmanager
+def _explaining_damage(job:LabelJob, name:str, what:str):
+    "Convert the errors of a damaged Parquet file to `HARError`"
+    try: yield
+    except FileNotFoundError: raise
+    except (ValueError, OSError) as e: raise HARError(f'{job}/{name} is damaged ({first_sentence(e)}): {what}') from e
+
 # %% ../../nbs/scale/01_parts.ipynb #c8e7ed2d
 def block_refs(
     job:LabelJob, # An existing job
@@ -111,8 +122,9 @@ def block_refs(
 )->list[Ref]:
     "The references of a block"
     import pyarrow.parquet as pq
-    name = f'{job.root}/{manifest_name(i // GROUPS)}'
-    with job.fs.open(name, block_size=2**18) as f: table = pq.ParquetFile(f).read_row_group(i % GROUPS) # not the whole file
+    name = manifest_name(i // GROUPS)
+    with _explaining_damage(job, name, 'choose another folder'), job.fs.open(f'{job.root}/{name}', block_size=2**18) as f:
+        table = pq.ParquetFile(f).read_row_group(i % GROUPS) # not the whole file
     return [Ref(**r | dict(file=os.fsdecode(r['file']))) for r in table.to_pylist()] # text in jobs of older versions
 
 # %% ../../nbs/scale/01_parts.ipynb #43b20895
@@ -143,4 +155,6 @@ def read_parts(
     "The parts of a job, one at a time"
     import pyarrow.parquet as pq
     for i in sorted(done_blocks(job)) if blocks is None else blocks:
-        yield pq.read_table(io.BytesIO(job.read(part_name(i))), columns=columns)
+        data = io.BytesIO(job.read(part_name(i)))
+        with _explaining_damage(job, part_name(i), 'delete it, and label again'): table = pq.read_table(data, columns=columns)
+        yield table

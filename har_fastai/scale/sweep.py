@@ -8,8 +8,8 @@ import os
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from ..files import HARError, first_sentence, write_atomic
-from .cluster import ray_session
+from ..files import HARError, expand_home, first_sentence, write_atomic
+from .cluster import cause_of, ray_session
 
 # %% auto #0
 __all__ = ['sweep_folder', 'train_one', 'sweep', 'compare_sweep']
@@ -59,6 +59,8 @@ def sweep(
     if not recipes or not seeds: raise HARError('a sweep needs at least one recipe and one seed')
     out, data = Path(out).expanduser().resolve(), data and str(Path(data).expanduser().resolve())
     out.mkdir(parents=True, exist_ok=True)
+    files = {k: str(p.resolve()) for k in ('weights', 'teacher') if (p := expand_home(kwargs.get(k) or '')).name and p.exists()}
+    kwargs |= files # a run of Ray Tune has another working folder
     todo = [(r, s) for r, s in product(recipes, seeds) if not (sweep_folder(out, r, s)/'report.html').is_file()]
     if todo: _run_all(todo, data, out, cpus, gpus, address, dict(split=split, **kwargs))
     done = [sweep_folder(out, r, s) for r, s in product(recipes, seeds)]
@@ -79,7 +81,7 @@ def _run_all(todo:list[tuple], data, out:Path, cpus:float, gpus:float, address:s
         results = tune.Tuner(trainable, param_space=dict(run=tune.grid_search(todo)),
                              run_config=tune.RunConfig(storage_path=str(out/'.tune'), verbose=0)).fit()
     for r in results:
-        if r.error: print(f'note: a run failed: {first_sentence(r.error)}', flush=True)
+        if r.error: print(f'note: a run failed: {first_sentence(cause_of(r.error))}', flush=True)
 
 # %% ../../nbs/scale/07_sweep.ipynb #912a7e57
 def compare_sweep(
@@ -89,6 +91,6 @@ def compare_sweep(
     "Write the comparison of all runs as comparison.html"
     from har_fastai.report.compare import compare, comparison_page
     if len(runs) < 2: return None
-    html = comparison_page(compare([str(r) for r in runs]))
-    with write_atomic(Path(out)/'comparison.html', 'w') as f: f.write(html)
-    return Path(out)/'comparison.html'
+    html, file = comparison_page(compare([str(r) for r in runs])), expand_home(out)/'comparison.html'
+    with write_atomic(file, 'w') as f: f.write(html)
+    return file
