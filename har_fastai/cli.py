@@ -46,6 +46,7 @@ def _train_parser() -> argparse.ArgumentParser:
     add('--pretrained', choices=['yes', 'no'], help='start from pretrained weights (default: from the recipe)')
     for name, kind, text in (('epochs', int, 'number of epochs'), ('size', int, "side of the network's input, px"),
                              ('bs', int, 'batch size'), ('lr', float, 'maximum learning rate'),
+                             ('soft-labels', int, 'random crops of each image that --teacher predicts before the training; 0: all crops'),
                              ('seed', int, 'seed of split, weights, sampling and augmentation')):
         add(f'--{name}', type=kind, metavar='N', help=f'{text} (default: from the recipe)')
     add('--resize', choices=RESIZE_RULES,

@@ -54,7 +54,7 @@ PART = 2048 # images after which their features are written
 
 # %% ../../nbs/predict/09_features.ipynb #410fa26a
 _MOST = 200_000 # images in a file, about 1 GB; files of more are not written
-_FILES = 6 # files that are kept, those used last
+_FILES = 10 # files that are kept, those used last
 
 class FeatureCache(dict):
     "The features of images by the SHA-256 of their files (as bytes), kept in one file for each network and preprocessing"
