@@ -4,7 +4,7 @@
 
 # %% ../nbs/00_files.ipynb #953fe240
 from __future__ import annotations
-import atexit, ctypes, hashlib, io, json, multiprocessing, os, re, secrets, signal, sys, tempfile, time, warnings
+import atexit, ctypes, gc, hashlib, io, json, multiprocessing, os, re, secrets, signal, sys, tempfile, time, warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -246,6 +246,7 @@ def _start_worker(f:Callable) -> None:
     "Prepare a forked process: interrupts are left to its parent, and it ends with it"
     global _inherited
     _inherited = f
+    gc.freeze() # what its parent has left, such as a session of ONNX Runtime, would wait for threads that do not exist here
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(1, signal.SIGKILL) # PR_SET_PDEATHSIG
     if torch := sys.modules.get('torch'): torch.set_num_threads(1) # the threads of its parent do not exist here, and would be waited for
