@@ -28,7 +28,7 @@ def test_a_killed_call_leaves_no_table_and_an_interrupted_one_is_continued(tmp_p
     job = subprocess.Popen([sys.executable, '-c', code, 'photos', '--out', 'f.npz', *MODEL], cwd=tmp_path, stderr=subprocess.PIPE)
     end = time.monotonic() + 60
     while not list(tmp_path.glob('.f.npz.*.part')) and time.monotonic() < end: time.sleep(.05)
-    time.sleep(.5)
+    time.sleep(1.5)
     job.send_signal(2)
     assert job.wait(60) == 130 and not (tmp_path/'f.npz').exists() and not list(tmp_path.glob('.f*'))
     assert list((cache/'features').glob('*.safetensors')), 'what was computed is kept'
